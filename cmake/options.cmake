@@ -1,0 +1,29 @@
+# The options that llama.cpp is built with. Each is here for a reason that a user met.
+set(BUILD_SHARED_LIBS ON)
+set(GGML_BACKEND_DL ON)          # a CUDA backend can be added or removed without touching anything else
+set(GGML_NATIVE OFF)             # refused together with GGML_BACKEND_DL; cmake/cpu.cmake chooses instead
+set(GGML_OPENMP OFF)             # libgomp is missing in slim images
+set(GGML_CUDA_NCCL OFF)          # otherwise found by accident, and then a hidden dependency
+set(LLAMA_OPENSSL OFF)           # llama-server downloads nothing here
+set(LLAMA_BUILD_TESTS OFF)
+set(LLAMA_BUILD_EXAMPLES OFF)    # examples/embedding is added by name
+set(LLAMA_BUILD_APP OFF)
+set(LLAMA_BUILD_COMMON ON)
+set(LLAMA_BUILD_TOOLS ON)
+set(LLAMA_BUILD_SERVER ON)
+set(LLAMA_TOOLS_INSTALL OFF)
+set(LLAMA_USE_PREBUILT_UI OFF)   # a download
+option(LLAMA_BUILD_UI "Build llama.cpp's web UI with npm" OFF)
+
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)   # wheels hold no links: one file for each library
+set(CMAKE_BUILD_WITH_INSTALL_RPATH ON)
+set(CMAKE_INSTALL_RPATH "$ORIGIN")
+
+include(CheckPIESupported)
+check_pie_supported()
+add_link_options(-Wl,-z,relro,-z,now,-z,noexecstack)
+# Two builds in two places are the same bytes, and no path of the building machine is inside.
+add_compile_options(
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.>"
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffile-prefix-map=${CMAKE_BINARY_DIR}=build>")

@@ -1,0 +1,32 @@
+# What the package ships: executables, the libraries they need and the CPU backends, one stripped file each, and BUILD.json.
+set(LLCUDA_EXECUTABLES
+  llama-server llama-cli llama-bench llama-quantize llama-embedding llama-perplexity llama-gguf-split
+  llama-imatrix llama-batched-bench llama-fit-params
+  llcuda-guard)
+
+set(LLCUDA_LIBRARIES ggml-base ggml llama llama-common mtmd)
+foreach(executable IN LISTS LLCUDA_EXECUTABLES)
+  if(TARGET ${executable}-impl)
+    list(APPEND LLCUDA_LIBRARIES ${executable}-impl)
+  endif()
+endforeach()
+
+get_property(ggml_targets DIRECTORY vendor/llama.cpp/ggml/src PROPERTY BUILDSYSTEM_TARGETS)
+foreach(target IN LISTS ggml_targets)
+  get_target_property(type ${target} TYPE)
+  if(target MATCHES "^ggml-cpu" AND type STREQUAL "MODULE_LIBRARY")
+    list(APPEND LLCUDA_CPU_BACKENDS ${target})
+  endif()
+endforeach()
+
+set(LLCUDA_TARGETS ${LLCUDA_EXECUTABLES} ${LLCUDA_LIBRARIES} ${LLCUDA_CPU_BACKENDS})
+add_custom_target(llcuda ALL DEPENDS ${LLCUDA_TARGETS})
+
+# PIE for every executable; the libraries keep upstream's own flags.
+set_target_properties(${LLCUDA_EXECUTABLES} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+# Upstream sets public headers on these, which would be installed beside the libraries.
+set_target_properties(ggml llama mtmd PROPERTIES PUBLIC_HEADER "" PRIVATE_HEADER "")
+
+install(TARGETS ${LLCUDA_TARGETS}
+  RUNTIME DESTINATION . COMPONENT llcuda
+  LIBRARY DESTINATION . COMPONENT llcuda)

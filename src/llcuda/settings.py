@@ -1,0 +1,66 @@
+"""Every environment variable that llcuda reads, each on demand, and the default places on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from llcuda.errors import UsageError
+
+__all__ = ["get_count", "get_path", "home_dir", "is_offline", "is_set", "models_dir"]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"", "0", "false", "no", "off"})
+
+
+def is_set(name: str) -> bool:
+    """Return whether the variable says yes.
+
+    Raises UsageError for a value that is neither yes nor no.
+    """
+    value = os.environ.get(name, "").strip().lower()
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise UsageError(f"{name}={value!r} is neither yes nor no", hint=f"Set {name} to 1 or 0.")
+
+
+def get_count(name: str) -> int | None:
+    """Return the variable as a whole number, or None where it is not set.
+
+    Raises UsageError for anything else than a whole number.
+    """
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(f"{name}={value!r} is not a whole number") from None
+
+
+def get_path(name: str) -> Path | None:
+    """Return the variable as a path, or None where it is not set."""
+    value = os.environ.get(name, "")
+    return Path(value).expanduser() if value else None
+
+
+def is_offline() -> bool:
+    """Return whether nothing may be downloaded: LLCUDA_OFFLINE, or the hub's own HF_HUB_OFFLINE."""
+    return is_set("LLCUDA_OFFLINE") or is_set("HF_HUB_OFFLINE")
+
+
+def home_dir() -> Path:
+    """Return the folder for everything that llcuda keeps: LLCUDA_HOME, or ``llcuda`` in the XDG data folder."""
+    chosen = get_path("LLCUDA_HOME")
+    if chosen:
+        return chosen
+    data = get_path("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return data / "llcuda"
+
+
+def models_dir() -> Path:
+    """Return the folder of the model store."""
+    return home_dir() / "models"
+
