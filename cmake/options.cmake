@@ -23,7 +23,20 @@ set(CMAKE_INSTALL_RPATH "$ORIGIN")
 include(CheckPIESupported)
 check_pie_supported()
 add_link_options(-Wl,-z,relro,-z,now,-z,noexecstack)
-# Two builds in two places are the same bytes, and no path of the building machine is inside.
+# Two builds in two places are the same bytes, and no path of the building machine is inside. The relative path is how
+# ccache spells the source folder below.
+file(RELATIVE_PATH up "${CMAKE_BINARY_DIR}" "${CMAKE_SOURCE_DIR}/")
 add_compile_options(
-  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.>"
-  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffile-prefix-map=${CMAKE_BINARY_DIR}=build>")
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffile-prefix-map=${up}=>"
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=>"
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffile-prefix-map=${CMAKE_BINARY_DIR}/=>")
+
+# With ccache a second clone compiles nothing that the first one did. Without it nothing is missing.
+set(GGML_CCACHE OFF)
+find_program(LLCUDA_CCACHE ccache)
+find_program(LLCUDA_ENV env)
+if(LLCUDA_CCACHE AND LLCUDA_ENV AND NOT CMAKE_C_COMPILER_LAUNCHER)
+  set(launcher "${LLCUDA_ENV}" "CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}" CCACHE_NOHASHDIR=1 "${LLCUDA_CCACHE}")
+  set(CMAKE_C_COMPILER_LAUNCHER ${launcher})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${launcher})
+endif()

@@ -1,4 +1,4 @@
-# The vendored source: read its lock file, and fetch the tree once when a clean clone does not have it yet.
+# The vendored source: fetch the tree once when a clean clone does not have it yet, and read its lock file.
 find_package(Python3 3.10 REQUIRED COMPONENTS Interpreter)
 set(LLCUDA_LOCK "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp.lock")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${LLCUDA_LOCK}")
@@ -17,6 +17,9 @@ endif()
 
 file(READ "${LLCUDA_LOCK}" lock)
 string(JSON LLCUDA_LLAMA_TAG GET "${lock}" tag)
+string(JSON LLCUDA_LLAMA_VERSION GET "${lock}" version)
 string(REGEX REPLACE "^b" "" LLAMA_BUILD_NUMBER "${LLCUDA_LLAMA_TAG}")
 # The source package has no .git, so the commit is named by the tag that stands for it.
 set(LLAMA_BUILD_COMMIT "${LLCUDA_LLAMA_TAG}")
+# Otherwise ggml asks git, which answers for llcuda's own repository: another commit would be another build.
+set(GIT_EXE "" CACHE INTERNAL "ggml must not ask git which commit it is")

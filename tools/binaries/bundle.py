@@ -1,0 +1,107 @@
+"""Put binaries into the package and take them out again; pack them into a bundle whose bytes depend on the binaries alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tools.binaries.errors import PreparationError
+from tools.binaries.lock import ROOT, hash_file
+from tools.binaries.records import RECORD_NAME, check_directory, list_files, read_record
+
+__all__ = ["STAGED", "pack", "stage", "unstage", "verify"]
+
+STAGED = ROOT / "src" / "llcuda" / "binaries"
+
+
+def verify(directory: Path) -> None:
+    """Check a binaries folder against its BUILD.json and the rules of the wheel. Raises PreparationError naming every problem."""
+    if problems := check_directory(directory):
+        message = f"{directory} is not whole:\n" + "\n".join(f"  {problem}" for problem in problems)
+        raise PreparationError(message)
+
+
+def stage(source: Path, *, target: Path = STAGED) -> None:
+    """Put the binaries of a folder or a bundle into the package, after verifying them; what was staged before is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".stage-", dir=target.parent) as temporary:
+        new = Path(temporary) / "new"
+        if source.is_dir():
+            verify(source)
+            copy_recorded(source, new)
+        else:
+            unpack_bundle(source, new)
+        verify(new)
+        if target.exists():
+            target.rename(Path(temporary) / "old")
+        new.rename(target)
+
+
+def copy_recorded(source: Path, target: Path) -> None:
+    for path in [source / RECORD_NAME, *list_files(source)]:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+
+
+def unpack_bundle(bundle: Path, target: Path) -> None:
+    target.mkdir()
+    try:
+        with tarfile.open(bundle, mode="r:gz") as tar:
+            for member in tar:
+                path = Path(member.name)
+                content = tar.extractfile(member)
+                if not member.isreg() or path.is_absolute() or ".." in path.parts or content is None:
+                    message = f"{bundle} holds something other than a regular file below its folder: {member.name!r}"
+                    raise PreparationError(message)
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                with content, (target / path).open("xb") as file:
+                    shutil.copyfileobj(content, file)
+                (target / path).chmod(0o755 if member.mode & 0o100 else 0o644)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        message = f"{bundle} is damaged or missing ({error}). Get it again."
+        raise PreparationError(message) from error
+
+
+def unstage(*, target: Path = STAGED) -> bool:
+    """Remove the staged binaries; return False when there were none."""
+    if not target.exists():
+        return False
+    shutil.rmtree(target)
+    return True
+
+
+def pack(source: Path, *, output: Path) -> Path:
+    """Write `source` as a bundle into `output`, with a .sha256 file and an index entry (.json) beside it; return the bundle."""
+    verify(source)
+    record = read_record(source)
+    output.mkdir(parents=True, exist_ok=True)
+    bundle = output / f"llcuda-binaries-{record['llama_cpp']['tag']}-{record['profile']}-linux-x86_64.tar.gz"
+    with bundle.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as packed:
+        with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for path in [source / RECORD_NAME, *list_files(source)]:
+                add_member(tar, path, name=path.relative_to(source).as_posix())
+    write_index(bundle, record)
+    return bundle
+
+
+def add_member(tar: tarfile.TarFile, path: Path, *, name: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = path.stat().st_size
+    member.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+    with path.open("rb") as file:
+        tar.addfile(member, file)
+
+
+def write_index(bundle: Path, record: dict[str, Any]) -> None:
+    digest = hash_file(bundle)
+    bundle.with_name(bundle.name + ".sha256").write_text(f"{digest}  {bundle.name}\n", encoding="utf-8")
+    kept = ("llama_cpp", "profile", "cpu_variants", "toolkit", "architectures", "date")
+    entry = {"name": bundle.name, "sha256": f"sha256:{digest}", "bytes": bundle.stat().st_size}
+    entry |= {key: record[key] for key in kept}
+    bundle.with_name(bundle.name + ".json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")

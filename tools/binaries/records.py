@@ -1,0 +1,125 @@
+"""BUILD.json: what was built, from what, how, and the hash of every file. Written at install time, when files are stripped."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from tools.binaries.elf import ElfFile, is_elf, read_elf
+from tools.binaries.errors import PreparationError
+from tools.binaries.lock import hash_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["RECORD_NAME", "SYSTEM_LIBRARIES", "check_directory", "list_files", "read_record", "write_record"]
+
+RECORD_NAME = "BUILD.json"
+# The only libraries that may come from the machine; every x86-64 Linux with glibc and the C++ runtime has them.
+SYSTEM_LIBRARIES = frozenset(
+    {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2"}
+    | {"libgcc_s.so.1", "libstdc++.so.6"}
+)
+
+
+def list_files(directory: Path) -> list[Path]:
+    """Return every file that the record of `directory` covers: all but itself, and not a folder that has its own record."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        if path.is_dir() and not (path / RECORD_NAME).exists():
+            found += list_files(path)
+        elif path.is_file() and path.name != RECORD_NAME:
+            found.append(path)
+    return found
+
+
+def write_record(directory: Path, *, facts: dict[str, Any]) -> None:
+    """Write BUILD.json into `directory`: the build's facts, the date of SOURCE_DATE_EPOCH (else now), and each file's hash."""
+    files = {
+        path.relative_to(directory).as_posix(): {
+            "sha256": f"sha256:{hash_file(path)}",
+            "bytes": path.stat().st_size,
+            "executable": bool(path.stat().st_mode & 0o100),
+        }
+        for path in list_files(directory)
+    }
+    record = {"schema": 1, **facts, "date": build_date(), "files": files}
+    target = directory / RECORD_NAME
+    target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    target.chmod(0o644)
+
+
+def build_date() -> str:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.datetime.fromtimestamp(int(epoch), tz=datetime.timezone.utc) if epoch else now()
+    return moment.isoformat(timespec="seconds")
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(tz=datetime.timezone.utc)
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Read a folder's BUILD.json. Raises PreparationError when there is none or it cannot be read."""
+    path = directory / RECORD_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        message = f"{path}: {error.strerror}. Build first: python prepare_binaries.py build"
+        raise PreparationError(message) from error
+    except ValueError as error:
+        message = f"{path} is damaged: {error}. Build or stage again."
+        raise PreparationError(message) from error
+    if not isinstance(record, dict) or record.get("schema") != 1 or not isinstance(record.get("files"), dict):
+        message = f"{path} is not a record that this version reads"
+        raise PreparationError(message)
+    return record
+
+
+def check_directory(directory: Path) -> list[str]:
+    """Return what is wrong with a binaries folder, one line each; an empty list means that it is whole."""
+    record = read_record(directory)
+    present = {path.relative_to(directory).as_posix(): path for path in list_files(directory)}
+    problems = [f"{name}: in BUILD.json, but not there" for name in sorted(record["files"].keys() - present.keys())]
+    problems += [f"{name}: not in BUILD.json" for name in sorted(present.keys() - record["files"].keys())]
+    for name in sorted(record["files"].keys() & present.keys()):
+        problems += [f"{name}: {what}" for what in check_file(present[name], record["files"][name])]
+    libraries = {path.name for path in present.values()}
+    for name, path in present.items():
+        if is_elf(path):
+            problems += [f"{name}: {what}" for what in check_elf(read_elf(path), name=path.name, libraries=libraries)]
+    return problems
+
+
+def check_file(path: Path, entry: dict[str, Any]) -> Iterator[str]:
+    if path.is_symlink():
+        yield "is a link; a wheel holds none"
+    if path.stat().st_size != entry["bytes"]:
+        yield f"has {path.stat().st_size:,} bytes, BUILD.json says {entry['bytes']:,}"
+    elif f"sha256:{hash_file(path)}" != entry["sha256"]:
+        yield "its sha256 is not the one in BUILD.json"
+    if bool(path.stat().st_mode & 0o100) != entry["executable"]:
+        yield f"execute bit is {'missing' if entry['executable'] else 'set'}: chmod {'+' if entry['executable'] else '-'}x {path}"
+
+
+def check_elf(elf: ElfFile, *, name: str, libraries: set[str]) -> Iterator[str]:
+    missing = set(elf.needed) - libraries - SYSTEM_LIBRARIES
+    if missing:
+        yield f"needs {', '.join(sorted(missing))}, which is neither here nor part of every Linux"
+    path = elf.runpath or elf.rpath
+    if path != "$ORIGIN" and set(elf.needed) & libraries:
+        yield f"looks for its libraries in {path!r}, not in $ORIGIN"
+    if elf.soname not in (None, name):
+        yield f"calls itself {elf.soname}: one file for each library, under the name that is asked for"
+    if not elf.is_stripped:
+        yield "is not stripped"
+    hardening = {
+        "a position-independent executable": elf.is_pie or not elf.is_executable,
+        "linked with RELRO": elf.has_relro,
+        "linked with BIND_NOW": elf.binds_now,
+        "free of an executable stack": not elf.has_executable_stack,
+    }
+    yield from (f"is not {what}" for what, is_so in hardening.items() if not is_so)
