@@ -1,0 +1,54 @@
+"""`llcuda-client`: ask a server that runs already."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from llcuda import __version__
+from llcuda.cli import run_guarded
+from llcuda.cli.options import add_sampling_flags, add_system_flag, read_prompt, sampling_options
+from llcuda.cli.output import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="llcuda-client", description="Ask any llama-server or llcuda gateway.")
+    parser.add_argument("--version", action="version", version=f"llcuda {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
+    parser.add_argument("--host", default="localhost", help="where the server runs (default: localhost)")
+    parser.add_argument("--port", type=int, default=8090, help="the port it listens on (default: 8090)")
+    parser.add_argument("-p", "--prompt", required=True, help="the prompt, or - to read it from stdin")
+    parser.add_argument("--json", action="store_true", help="print the answer with its figures as JSON")
+    add_system_flag(parser)
+    add_sampling_flags(parser)
+    arguments = parser.parse_args(argv)
+    return run_guarded(run, arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask and print the answer as it is generated. The key is read from LLAMA_API_KEY, as llama-server's is."""
+    from llcuda.client import InferenceClient  # noqa: PLC0415 - `--help` needs no client
+
+    options = sampling_options(arguments)
+    if arguments.system is not None:
+        options["system"] = arguments.system
+    prompt = read_prompt(arguments.prompt)
+    with InferenceClient(arguments.host, arguments.port, api_key=os.environ.get("LLAMA_API_KEY")) as client:
+        if arguments.json:
+            print_json(dataclasses.asdict(client.infer(prompt, **options)))
+            return 0
+        with client.infer_stream(prompt, **options) as stream:
+            for piece in stream:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0

@@ -1,0 +1,44 @@
+"""`llcuda embed`: text to vectors."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from llcuda.cli.options import add_command, add_model_flags, loaded_engine, read_prompt
+from llcuda.cli.output import print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+    from llcuda.cli.options import Commands
+
+__all__ = ["add_parser"]
+
+_POOLINGS = ("mean", "cls", "last")
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, run, name="embed", summary="turn text into vectors")
+    parser.add_argument(
+        "-p", "--prompt", action="append", required=True, help="a text, or - to read it from stdin; may be repeated"
+    )
+    parser.add_argument(
+        "--pooling", choices=_POOLINGS, help="how the tokens' vectors become one (default: the model's own, else mean)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document with texts and vectors")
+    add_model_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one vector a line, as a JSON array of floats, in the order of the prompts."""
+    prompts = [read_prompt(prompt) for prompt in arguments.prompt]
+    with loaded_engine(arguments, embeddings=True, pooling=arguments.pooling) as engine:
+        vectors = engine.embed(prompts)
+    if arguments.json:
+        print_json([{"text": text, "embedding": vector} for text, vector in zip(prompts, vectors, strict=True)])
+    else:
+        for vector in vectors:
+            print(json.dumps(vector))
+    return 0

@@ -1,0 +1,81 @@
+"""`llcuda infer`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llcuda.cli.options import (
+    add_command,
+    add_model_flags,
+    add_sampling_flags,
+    add_system_flag,
+    loaded_engine,
+    read_prompt,
+    sampling_options,
+)
+from llcuda.cli.output import print_json
+from llcuda.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from llcuda.cli.options import Commands
+    from llcuda.engine import InferenceEngine
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, run, name="infer", summary="answer one prompt")
+    parser.add_argument("-p", "--prompt", required=True, help="the prompt, or - to read it from stdin")
+    add_system_flag(parser)
+    parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
+    parser.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer has to hold to")
+    parser.add_argument("--json", action="store_true", help="print the answer with its figures as JSON")
+    add_model_flags(parser)
+    add_sampling_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the model and print its answer as it is generated."""
+    options = _infer_options(arguments)
+    prompt = read_prompt(arguments.prompt)
+    with loaded_engine(arguments) as engine:
+        if arguments.json:
+            print_json(dataclasses.asdict(engine.infer(prompt, **options)))
+        elif arguments.schema:
+            print(engine.infer(prompt, **options).text)
+        else:
+            _print_stream(engine, prompt, options)
+    return 0
+
+
+def _infer_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    options = sampling_options(arguments)
+    if arguments.raw:
+        options["raw"] = True
+    if arguments.system is not None:
+        options["system"] = arguments.system
+    if arguments.schema:
+        options["schema"] = _read_schema(Path(arguments.schema))
+    return options
+
+
+def _read_schema(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--schema {path}: {error}", hint="Give a file that holds one JSON schema.") from error
+
+
+def _print_stream(engine: InferenceEngine, prompt: str, options: dict[str, Any]) -> None:
+    with engine.infer_stream(prompt, **options) as stream:
+        for piece in stream:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    sys.stdout.write("\n")

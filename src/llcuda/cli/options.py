@@ -1,0 +1,131 @@
+"""The flags that several commands share, and what they become: server options and sampling options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from llcuda.engine import InferenceEngine
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+__all__ = [
+    "add_command",
+    "add_model_flags",
+    "add_sampling_flags",
+    "add_system_flag",
+    "loaded_engine",
+    "read_prompt",
+    "sampling_options",
+]
+
+_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop_sequences")
+
+
+def add_command(
+    commands: Commands, run: Callable[[argparse.Namespace], int], *, name: str, summary: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command that ``run`` carries out."""
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=epilog)
+    parser.add_argument("--verbose", action="store_true", help="log what happens, and show tracebacks")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a model and how llama-server loads it."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        help="demo, a path, a name from `llcuda models list`, repo:file on the hub, a URL, or sha256:…",
+    )
+    group.add_argument("--ctx-size", type=int, metavar="N", help="context size in tokens (default: the model's)")
+    group.add_argument("--gpu-layers", type=int, metavar="N", help="layers to keep on the GPU (default: what fits)")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: llama-server decides)")
+    group.add_argument(
+        "--server-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of llama-server, such as cache-type-k=q8_0; may be repeated",
+    )
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose how tokens are sampled."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("-n", "--max-tokens", type=int, metavar="N", help="stop after N tokens")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 always takes the most likely token")
+    group.add_argument("--top-p", type=float, metavar="P", help="sample from the tokens that make up this probability")
+    group.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
+    group.add_argument("--min-p", type=float, metavar="P", help="leave out tokens less likely than P times the likeliest")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of the random numbers")
+    group.add_argument(
+        "--stop", action="append", dest="stop_sequences", metavar="TEXT", help="stop at this text; may be repeated"
+    )
+
+
+def add_system_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--system``, the text that goes before the conversation."""
+    parser.add_argument("-s", "--system", help="the system prompt")
+
+
+def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the sampling options that were given."""
+    return {name: getattr(arguments, name) for name in _SAMPLING if getattr(arguments, name) is not None}
+
+
+@contextmanager
+def loaded_engine(arguments: argparse.Namespace, **server_options: object) -> Iterator[InferenceEngine]:
+    """Run an engine with the model that the flags name."""
+    from llcuda.engine import InferenceEngine  # noqa: PLC0415 - `llcuda --help` needs no engine
+
+    with InferenceEngine() as engine:
+        engine.load_model(
+            arguments.model,
+            ctx_size=arguments.ctx_size,
+            gpu_layers=arguments.gpu_layers,
+            threads=arguments.threads,
+            verbose=arguments.verbose,
+            **server_options,
+            **_parse_server_options(arguments.server_option),
+        )
+        yield engine
+
+
+def _parse_server_options(pairs: list[str]) -> dict[str, object]:
+    return dict(_parse_server_option(pair) for pair in pairs)
+
+
+def _parse_server_option(pair: str) -> tuple[str, object]:
+    name, separator, value = pair.lstrip("-").partition("=")
+    if not name:
+        raise UsageError(f"--server-option {pair!r} has no name", hint="Write NAME=VALUE, such as cache-type-k=q8_0.")
+    return name.replace("-", "_"), _parse_value(value) if separator else True
+
+
+def _parse_value(text: str) -> object:
+    # Numbers, true and false as JSON writes them; everything else is text.
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def read_prompt(text: str) -> str:
+    """Return the prompt, read from stdin where it is ``-``."""
+    if text != "-":
+        return text
+    import sys  # noqa: PLC0415 - only here
+
+    return sys.stdin.read()

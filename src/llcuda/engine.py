@@ -1,0 +1,220 @@
+"""Run one model on one local llama-server, and talk to it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llcuda import settings
+from llcuda.client import InferenceClient
+from llcuda.errors import BinaryUnusableError, ConnectionFailedError, LlcudaError, UsageError
+from llcuda.metrics import RequestMetrics
+from llcuda.models import resolve_model
+from llcuda.native import check_binaries
+from llcuda.server import ServerManager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from os import PathLike
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from llcuda.client import InferResult, TextStream
+    from llcuda.models import ModelFile
+    from llcuda.options import SamplingOptions
+
+__all__ = ["InferenceEngine", "quick_infer"]
+
+
+class InferenceEngine:
+    """Answer prompts with a model that this engine loads, or with a server that runs already.
+
+    The engine is a context manager; leaving it stops the llama-server that it started, and so do garbage collection,
+    the interpreter's exit and the death of this process. One engine may be used from several threads.
+    """
+
+    def __init__(self, server_url: str | None = None, *, api_key: str | None = None) -> None:
+        """Attach to the server at ``server_url`` with its ``api_key``, or stay empty until :meth:`load_model`."""
+        self._server = ServerManager()
+        self._metrics = RequestMetrics()
+        self._client = InferenceClient(url=server_url, api_key=api_key) if server_url else None
+        self._attached = server_url is not None
+        self.model: ModelFile | None = None
+
+    def load_model(
+        self,
+        name: str | PathLike[str],
+        *,
+        gpu_layers: int | None = None,
+        ctx_size: int | None = None,
+        n_parallel: int = 1,
+        verbose: bool | None = None,
+        silent: bool = False,
+        **server_options: Any,
+    ) -> ModelFile:
+        """Find the model, start llama-server with it, wait until it answers, and return which file it was.
+
+        A model that was loaded before is unloaded first. ``name`` is ``demo``, a path, a registry name, ``repo:file``
+        or ``repo`` on the hub, a URL, or ``sha256:…``. ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to
+        choose where they are None. ``silent`` hides the progress bar of a download; ``verbose`` logs llama-server's
+        lines to the logger ``llcuda``. ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
+        :meth:`llcuda.server.ServerManager.start_server`: ``port``, ``timeout``, ``stall_timeout``.
+
+        Raises ModelError where the model cannot be had, BinaryError where the executables are not whole, ServerError
+        or DeviceError where llama-server does not start, UsageError for an option it does not know.
+        """
+        if self._attached:
+            raise UsageError(
+                "this engine is attached to a server that runs already", hint="Load with an InferenceEngine() of its own."
+            )
+        self.unload_model()
+        _require_whole_binaries()
+        model = resolve_model(name, progress=not silent)
+        self._server.start_server(
+            model.path,
+            gpu_layers=_first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS")),
+            ctx_size=ctx_size,
+            n_parallel=n_parallel,
+            verbose=_first(verbose, settings.is_set("LLAMACPP_VERBOSE")),
+            **_complete_options(model, server_options),
+        )
+        self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key)
+        self.model = model
+        return model
+
+    def unload_model(self) -> None:
+        """Stop llama-server and free its memory; do nothing where no model is loaded."""
+        if self._client is not None and not self._attached:
+            self._client.close()
+            self._client = None
+        self._server.stop_server()
+        self.model = None
+
+    def infer(self, prompt: str, **options: Unpack[SamplingOptions]) -> InferResult:
+        """Answer one prompt; :meth:`llcuda.InferenceClient.infer` names the options and the errors."""
+        with self._measured() as client:
+            result = client.infer(prompt, **self._with_template(options))
+        self._metrics.record(result)
+        return result
+
+    def infer_stream(self, prompt: str, **options: Unpack[SamplingOptions]) -> TextStream:
+        """Answer one prompt piece by piece; closing the stream early stops the answer."""
+        with self._measured() as client:
+            return client.infer_stream(prompt, on_result=self._metrics.record, **self._with_template(options))
+
+    def batch_infer(self, prompts: Sequence[str], **options: Any) -> list[InferResult]:
+        """Answer many prompts, as many at once as there are slots, and return the answers in the prompts' order."""
+        with self._measured() as client:
+            results = client.batch_infer(prompts, **self._with_template(options))
+        for result in results:
+            self._metrics.record(result)
+        return results
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> InferResult:
+        """Answer a conversation; :meth:`llcuda.InferenceClient.chat` names the options and the errors."""
+        with self._measured() as client:
+            result = client.chat(messages, **options)
+        self._metrics.record(result)
+        return result
+
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
+        """Answer a conversation piece by piece; closing the stream early stops the answer."""
+        with self._measured() as client:
+            return client.stream_chat(messages, on_result=self._metrics.record, **options)
+
+    def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
+        """Return one vector for each text; the model must be loaded with ``embeddings=True``."""
+        with self._measured() as client:
+            return client.embed(texts)
+
+    @property
+    def client(self) -> InferenceClient:
+        """The client of the server, for everything that the engine has no method for.
+
+        Raises UsageError where no model is loaded.
+        """
+        if self._client is None:
+            raise UsageError("no model is loaded", hint='Call engine.load_model("demo") first.')
+        return self._client
+
+    @property
+    def url(self) -> str:
+        """The server's address without a path, for any OpenAI client: add ``/v1``."""
+        return self.client.url
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that the server asks for."""
+        return self.client.api_key
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a model is there to answer."""
+        return self._client is not None and self.check_server()
+
+    def check_server(self) -> bool:
+        """Return whether the server answers its health check."""
+        return self._client is not None and self._client.is_healthy()
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Return counts, tokens, latencies and rates of the requests since the start or the last reset."""
+        return self._metrics.snapshot()
+
+    def reset_metrics(self) -> None:
+        """Forget what was measured."""
+        self._metrics.reset()
+
+    def __enter__(self) -> Self:
+        """Return the engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server that this engine started."""
+        self.unload_model()
+
+    def _with_template(self, options: Any) -> Any:
+        # A model without a chat template is a plain text completer: a made-up template would only confuse it.
+        if self.model is None or self.model.info.has_chat_template or "raw" in options:
+            return options
+        return {**options, "raw": True}
+
+    @contextmanager
+    def _measured(self) -> Iterator[InferenceClient]:
+        try:
+            yield self.client
+        except LlcudaError as error:
+            self._metrics.record_failure()
+            if isinstance(error, ConnectionFailedError) and not self._attached:
+                self._server.raise_if_exited()
+            raise
+
+
+def quick_infer(prompt: str, *, model: str = "demo", **options: Any) -> str:
+    """Load the model, answer one prompt, unload the model, and return the text."""
+    with InferenceEngine() as engine:
+        engine.load_model(model)
+        return engine.infer(prompt, **options).text
+
+
+def _require_whole_binaries() -> None:
+    for problem in check_binaries():
+        raise BinaryUnusableError(problem.path, problem.what, hint=problem.remedy)
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _complete_options(model: ModelFile, options: dict[str, Any]) -> dict[str, Any]:
+    completed = dict(options)
+    completed["threads"] = _first(options.get("threads"), settings.get_count("LLAMACPP_N_THREADS"))
+    if model.mmproj is not None:
+        completed.setdefault("mmproj", str(model.mmproj))
+    if options.get("embeddings") and options.get("pooling") is None:
+        # llama-server refuses to pool for a model that does not say how.
+        known = model.info.metadata.get(f"{model.info.architecture}.pooling_type")
+        completed["pooling"] = None if known else "mean"
+    return completed
