@@ -1,0 +1,235 @@
+"""Gather a streamed answer, event by event, into a result. No I/O."""
+
+from __future__ import annotations
+
+from json import JSONDecodeError, JSONDecoder
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from llcuda.client.results import InferResult, ToolCall
+from llcuda.errors import ResponseError, SchemaMismatchError
+
+if TYPE_CHECKING:
+    from llcuda.schema import Schema
+
+__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "parse_json", "read_error"]
+
+_OK = 200
+_MANY = 300
+_decode = JSONDecoder().decode
+_SHAPE_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+_HINTS = {
+    400: "The message says what the server did not accept.",
+    401: "Give the key that the server was started with: api_key=…, or engine.api_key.",
+    403: "Give the key that the server was started with: api_key=…, or engine.api_key.",
+    404: "Is this the address of a llama-server or an llcuda gateway, without a path? Is the endpoint switched on?",
+    501: "The server has to be started for this; the message says with which option.",
+    503: "The model is still loading: try again when client.health() is true.",
+}
+
+
+class Answer:
+    """One answer while it comes. ``finished`` says whether the server has said that it is whole."""
+
+    __slots__ = (
+        "finish_reason", "first_token_at", "model", "pieces", "probabilities", "reasoning", "schema", "started",
+        "timings", "tool_calls", "usage",
+    )  # fmt: skip
+
+    def __init__(self, *, started: float, schema: Schema | None) -> None:
+        """Begin; ``started`` is when the request began, on the clock of ``time.monotonic``."""
+        self.started = started
+        self.schema = schema
+        self.first_token_at: float | None = None
+        self.pieces: list[str] = []
+        self.reasoning: list[str] = []
+        self.tool_calls: dict[int, dict[str, str]] = {}
+        self.probabilities: list[dict[str, Any]] = []
+        self.finish_reason = self.model = ""
+        self.timings: dict[str, Any] = {}
+        self.usage: dict[str, Any] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether a reason for the end has come."""
+        return bool(self.finish_reason)
+
+    def add(self, event: bytes) -> str:
+        """Take an event's data, and return the piece of text in it, often empty.
+
+        Raises ResponseError for an error sent within the stream, and for an event that is not what it should be.
+        """
+        if event == b"[DONE]":
+            return ""
+        try:
+            data = _decode(event.decode())
+            if "error" in data:
+                raise read_error(_OK, event)
+            return self._add(data)
+        except _SHAPE_ERRORS as error:
+            # ResponseError is none of these, so it passes.
+            reason = f"the server sent an event that is not understood ({type(error).__name__}: {error})"
+            raise ResponseError(_OK, reason, body=_shorten(event)) from None
+
+    def result(self) -> InferResult:
+        """Return the result.
+
+        Raises SchemaMismatchError for a text that does not hold to the schema, or was cut off before its end, and for
+        a tool call whose arguments are not a JSON object.
+        """
+        ended = monotonic()
+        text = "".join(self.pieces)
+        timings, usage = self.timings, self.usage
+        latency = ended - self.started
+        generated = int(timings.get("predicted_n", usage.get("completion_tokens", len(self.pieces))))
+        cached = int(timings.get("cache_n", (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)))
+        rate = timings.get("predicted_per_second") if generated > 1 else None
+        first = self.first_token_at
+        return InferResult(
+            text=text,
+            tokens_generated=generated,
+            prompt_tokens=int(usage.get("prompt_tokens", timings.get("prompt_n", 0) + cached)),
+            latency_ms=latency * 1e3,
+            time_to_first_token_ms=None if first is None else (first - self.started) * 1e3,
+            tokens_per_sec=float(generated / latency if rate is None else rate),
+            finish_reason=self.finish_reason,
+            value=self._parse_value(text),
+            reasoning="".join(self.reasoning),
+            tool_calls=tuple(_parse_call(call) for _, call in sorted(self.tool_calls.items())),
+            model=self.model,
+            cached_tokens=cached,
+            prompt_ms=float(timings.get("prompt_ms", 0.0)),
+            generation_ms=float(timings.get("predicted_ms", 0.0)),
+            draft_tokens=int(timings.get("draft_n", 0)),
+            draft_tokens_accepted=int(timings.get("draft_n_accepted", 0)),
+            probabilities=tuple(self.probabilities),
+        )
+
+    def _add(self, data: dict[str, Any]) -> str:
+        raise NotImplementedError
+
+    def _keep(self, piece: str) -> str:
+        """Keep a piece of text that is not empty."""
+        if self.first_token_at is None:
+            self.first_token_at = monotonic()
+        self.pieces.append(piece)
+        return piece
+
+    def _parse_value(self, text: str) -> Any:  # noqa: ANN401 - whatever the schema describes
+        if self.schema is None or self.finish_reason == "tool_calls":
+            return None
+        if self.finish_reason == "length":
+            raise SchemaMismatchError("the answer was cut off at the limit of tokens", text=text)
+        return self.schema.parse(text)
+
+
+class ChatAnswer(Answer):
+    """The answer of /v1/chat/completions."""
+
+    __slots__ = ()
+
+    def _add(self, data: dict[str, Any]) -> str:
+        choices = data["choices"]
+        piece = self._add_choice(choices[0]) if choices else ""
+        if "timings" in data:
+            self.timings = dict(data["timings"])
+        if data.get("usage"):
+            self.usage = dict(data["usage"])
+            self.model = str(data.get("model", ""))
+        return piece
+
+    def _add_choice(self, choice: dict[str, Any]) -> str:
+        delta = choice["delta"]
+        piece = delta.get("content")
+        if piece:
+            self._keep(_require_str(piece))
+        if len(delta) > 1 or not piece:
+            self._add_rest(delta)
+        if choice["finish_reason"] is not None:
+            self.finish_reason = _require_str(choice["finish_reason"])
+        if choice.get("logprobs"):
+            self.probabilities += choice["logprobs"]["content"]
+        return piece or ""
+
+    def _add_rest(self, delta: dict[str, Any]) -> None:
+        if delta.get("reasoning_content"):
+            self.reasoning.append(_require_str(delta["reasoning_content"]))
+        for part in delta.get("tool_calls") or ():
+            call = self.tool_calls.setdefault(part["index"], {"id": "", "name": "", "arguments": ""})
+            function = part.get("function") or {}
+            call["id"] += part.get("id") or ""
+            call["name"] += function.get("name") or ""
+            call["arguments"] += function.get("arguments") or ""
+        if self.first_token_at is None and (self.reasoning or self.tool_calls):
+            self.first_token_at = monotonic()
+
+
+class CompletionAnswer(Answer):
+    """The answer of /completion and /infill."""
+
+    __slots__ = ()
+
+    def _add(self, data: dict[str, Any]) -> str:
+        piece = data["content"]
+        if piece:
+            self._keep(_require_str(piece))
+        if "completion_probabilities" in data:
+            self.probabilities += data["completion_probabilities"]
+        if data["stop"]:
+            self.finish_reason = "length" if data.get("stop_type") == "limit" else "stop"
+            self.model = str(data.get("model", ""))
+            self.timings = dict(data.get("timings", {}))
+            self.usage = {
+                "prompt_tokens": data.get("tokens_evaluated", 0),
+                "completion_tokens": data.get("tokens_predicted", len(self.pieces)),
+            }
+        return str(piece)
+
+
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 - whatever the server sent
+    """Return the JSON of a whole answer, raising ResponseError where it is none."""
+    try:
+        return _decode(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(_OK, f"the answer is not JSON ({error})", body=_shorten(body)) from None
+
+
+def read_error(status: int, body: bytes) -> ResponseError:
+    """Return the error that an answer is: the message of OpenAI's envelope, or else the text itself."""
+    text = _shorten(body)
+    kind, message = "", text.strip() or "no explanation"
+    try:
+        error = _decode(body.decode())["error"]
+    except (JSONDecodeError, *_SHAPE_ERRORS, RecursionError):
+        error = None
+    if isinstance(error, dict):
+        kind, message = str(error.get("type", "")), str(error.get("message", message))
+        code = error.get("code")
+        status = code if status < _MANY and isinstance(code, int) else status
+    elif isinstance(error, str):
+        message = error
+    hint = _HINTS.get(status, "")
+    if kind == "exceed_context_size_error":
+        hint = "Shorten the prompt, or load the model with a larger ctx_size."
+    return ResponseError(status, message, body=text, hint=hint)
+
+
+def _parse_call(call: dict[str, str]) -> ToolCall:
+    try:
+        arguments = _decode(call["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        reason = f"the arguments of the call of {call['name']} are not a JSON object"
+        raise SchemaMismatchError(reason, text=call["arguments"])
+    return ToolCall(call["id"], call["name"], arguments)
+
+
+def _require_str(value: Any) -> str:  # noqa: ANN401
+    if not isinstance(value, str):
+        raise TypeError("a string was expected")  # noqa: TRY003, EM101 - becomes the reason of a ResponseError
+    return value
+
+
+def _shorten(body: bytes) -> str:
+    return body[:2000].decode(errors="replace")

@@ -1,0 +1,398 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llcuda.client import requests
+from llcuda.client.answers import read_error
+from llcuda.client.settings import build_address, choose_concurrency, choose_timeout, user_agent
+from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ResponseError, UsageError
+from llcuda.transport import Deadline
+from llcuda.transport.events import EventDecoder
+from llcuda.transport.sync import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from llcuda.client.answers import Answer
+    from llcuda.client.results import InferResult, RerankResult
+    from llcuda.options import SamplingOptions
+    from llcuda.transport.sync import Exchange
+
+__all__ = ["InferenceClient", "TextStream"]
+
+T = TypeVar("T")
+_OK = 200
+
+
+class TextStream:
+    """The pieces of a text, as soon as the server has generated them.
+
+    Iterate over it. Closing it before the end, leaving its ``with`` block or dropping it closes the connection, and the
+    server stops generating. After the end, ``result`` is what ``infer`` would have returned.
+    """
+
+    def __init__(
+        self, exchange: Exchange, answer: Answer, *, url: str, on_result: Callable[[InferResult], object] | None
+    ) -> None:
+        """Read an answer whose head has come; made by the client."""
+        self._exchange = exchange
+        self._answer = answer
+        self._url = url
+        self._on_result = on_result
+        self._decoder = EventDecoder()
+        self._events: list[bytes] = []
+        self._result: InferResult | None = None
+
+    @property
+    def text(self) -> str:
+        """Return what was generated so far."""
+        return "".join(self._answer.pieces)
+
+    @property
+    def result(self) -> InferResult:
+        """Return the result, raising UsageError before the end and after a stream that was closed early."""
+        if self._result is None:
+            raise UsageError("the stream has not come to its end, so there is no result yet")
+        return self._result
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the stream itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Wait for the next piece.
+
+        Raises ResponseError for an error that the server reports within the stream, ConnectionFailedError where the
+        stream is cut, RequestTimeoutError, and at the end SchemaMismatchError.
+        """
+        try:
+            piece = self._next_piece()
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        """Stop: the server stops generating too. Does nothing after the end."""
+        self._events.clear()
+        self._exchange.close()
+
+    def abort(self) -> None:
+        """Stop from another thread: the one that waits for a piece gets ConnectionFailedError."""
+        self._exchange.abort()
+
+    def __enter__(self) -> Self:
+        """Return the stream, to be closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Close: nobody waits for the rest any more."""
+        if hasattr(self, "_exchange"):
+            self._exchange.close()
+
+    def _next_piece(self) -> str:
+        """Return the next piece that is not empty; nothing at the end."""
+        answer, exchange = self._answer, self._exchange
+        while self._result is None and not exchange.closed:
+            while self._events:
+                piece = answer.add(self._events.pop())
+                if piece:
+                    return piece
+            data = exchange.read()
+            if not data:
+                self._end()
+                break
+            self._events = self._decoder.feed(data)
+            self._events.reverse()
+        return ""
+
+    def _end(self) -> None:
+        if not self._answer.finished:
+            raise ConnectionFailedError(self._url, "the server ended the stream before the answer was complete")
+        self._exchange.close()
+        self._result = self._answer.result()
+        if self._on_result is not None:
+            self._on_result(self._result)
+
+
+class InferenceClient:
+    """Ask a running llama-server, or anything that speaks its API.
+
+    One client can be used from several threads: each request in flight has a connection of its own, which is kept for
+    the next one. No request goes through a proxy. Every method raises ConnectionFailedError where nobody answers,
+    RequestTimeoutError after its time-out, ResponseError for an error that the server reports, and UsageError for
+    arguments that cannot be used, before anything is sent.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 8090,
+        *,
+        api_key: str | None = None,
+        url: str | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        """Remember where the server is; nothing is opened before the first request.
+
+        ``url`` takes the place of ``host`` and ``port`` and can have ``https`` and a base path. ``timeout`` is in
+        seconds, for each request as a whole, and each method that generates can be given another.
+        """
+        self._address = build_address(host, port, url=url)
+        self.api_key = api_key
+        self._timeout = choose_timeout(timeout, default=600.0)
+        self._transport = Transport(self._address, api_key=api_key, user_agent=user_agent())
+
+    @property
+    def url(self) -> str:
+        """Return the server's address."""
+        return self._address.url
+
+    def infer(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        schema: object = None,
+        raw: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> InferResult:
+        """Answer a prompt.
+
+        It goes through the model's own chat template, after the ``system`` message if there is one; with ``raw`` it is
+        continued as it stands. ``schema`` is a JSON schema or a Python type: the result's ``value`` then holds to it,
+        or SchemaMismatchError is raised.
+        """
+        asked = requests.infer(prompt, system=system, raw=raw, schema=schema, options=options)
+        return self._generate(asked, timeout)
+
+    def infer_stream(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        schema: object = None,
+        raw: bool = False,
+        timeout: float | None = None,
+        on_result: Callable[[InferResult], object] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> TextStream:
+        """Answer a prompt piece by piece; see ``infer``. ``on_result`` is given the result at the end."""
+        asked = requests.infer(prompt, system=system, raw=raw, schema=schema, options=options)
+        return self._stream(asked, timeout, on_result=on_result)
+
+    def batch_infer(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_concurrency: int | None = None,
+        system: str | None = None,
+        schema: object = None,
+        raw: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> list[InferResult]:
+        """Answer several prompts, as many at a time as the server has slots, and return the results in their order.
+
+        ``timeout`` is for each prompt. The first failure ends the others and is raised.
+        """
+        asked = [requests.infer(prompt, system=system, raw=raw, schema=schema, options=options) for prompt in prompts]
+        if not asked:
+            return []
+        from llcuda.client.batch import run_all  # noqa: PLC0415 - concurrent.futures costs 20 ms
+
+        slots = None if max_concurrency is not None or len(asked) == 1 else self._count_slots()
+        workers = choose_concurrency(max_concurrency, slots=slots, count=len(asked))
+        return run_all(lambda generation: self._stream(generation, timeout), asked, workers=workers)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        schema: object = None,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> InferResult:
+        """Return the next message of a conversation.
+
+        ``messages`` and ``tools`` are as in OpenAI's API; the result's ``message`` can be appended to them. Calls of
+        tools are in ``tool_calls``, their arguments parsed; arguments that are not a JSON object raise
+        SchemaMismatchError.
+        """
+        asked = requests.chat(messages, tools=tools, tool_choice=tool_choice, schema=schema, options=options)
+        return self._generate(asked, timeout)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        schema: object = None,
+        timeout: float | None = None,
+        on_result: Callable[[InferResult], object] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> TextStream:
+        """Return the next message of a conversation piece by piece; see ``chat``."""
+        asked = requests.chat(messages, tools=tools, tool_choice=tool_choice, schema=schema, options=options)
+        return self._stream(asked, timeout, on_result=on_result)
+
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        schema: object = None,
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> InferResult:
+        """Continue a text, or tokens, with no chat template around it."""
+        return self._generate(requests.complete(prompt, schema=schema, options=options), timeout)
+
+    def stream_complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        schema: object = None,
+        timeout: float | None = None,
+        on_result: Callable[[InferResult], object] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> TextStream:
+        """Continue a text piece by piece; see ``complete``."""
+        asked = requests.complete(prompt, schema=schema, options=options)
+        return self._stream(asked, timeout, on_result=on_result)
+
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        prompt: str = "",
+        timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> InferResult:
+        """Write what stands between two pieces of code, for models that were trained to; ``prompt`` is its start."""
+        return self._generate(requests.infill(prefix, suffix, prompt=prompt, options=options), timeout)
+
+    def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
+        """Return a vector for each text, in their order; for a single string, a list with one vector."""
+        return self._call(requests.embed(texts))
+
+    def rerank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[RerankResult]:
+        """Return how well each document answers the query, the best first."""
+        return self._call(requests.rerank(query, documents, top_n=top_n))
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        """Return the tokens of a text; ``add_special`` puts those before it that a prompt begins with."""
+        return self._call(requests.tokenize(text, add_special=add_special, parse_special=parse_special))
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        return self._call(requests.detokenize(tokens))
+
+    def apply_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the prompt that the model's chat template makes of messages."""
+        return self._call(requests.apply_template(messages))
+
+    def health(self) -> dict[str, Any]:
+        """Return ``{"status": "ok"}``, or raise: ResponseError with status 503 while the model is being loaded."""
+        return self._call(requests.health())
+
+    def is_healthy(self) -> bool:
+        """Return whether the server can answer now: false where nobody listens, and while the model is loaded."""
+        try:
+            return self.health().get("status") == "ok"
+        except (ConnectionFailedError, RequestTimeoutError, ResponseError):
+            return False
+
+    def props(self) -> dict[str, Any]:
+        """Return llama-server's properties: the model, its chat template, the number of slots, defaults."""
+        return self._call(requests.props())
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models that are served."""
+        return self._call(requests.models())
+
+    def slots(self) -> list[dict[str, Any]]:
+        """Return what each slot is doing."""
+        return self._call(requests.slots())
+
+    def metrics(self) -> dict[str, float]:
+        """Return llama-server's own counters by their Prometheus names; it has to be started with ``metrics=True``."""
+        return self._call(requests.metrics())
+
+    def lora_adapters(self) -> list[dict[str, Any]]:
+        """Return the LoRA adapters that are loaded, with their scales."""
+        return self._call(requests.lora_adapters())
+
+    def set_lora_adapters(self, scales: Mapping[int, float]) -> None:
+        """Set the scales of the LoRA adapters by their ids; 0 switches one off."""
+        self._call(requests.set_lora_adapters(scales))
+
+    def save_slot(self, slot: int, filename: str) -> dict[str, Any]:
+        """Save a slot's cache to a file in the server's ``slot_save_path``."""
+        return self._call(requests.slot_action(slot, "save", filename=filename))
+
+    def restore_slot(self, slot: int, filename: str) -> dict[str, Any]:
+        """Restore a slot's cache from a file in the server's ``slot_save_path``."""
+        return self._call(requests.slot_action(slot, "restore", filename=filename))
+
+    def erase_slot(self, slot: int) -> dict[str, Any]:
+        """Erase a slot's cache."""
+        return self._call(requests.slot_action(slot, "erase", filename=None))
+
+    def close(self) -> None:
+        """Close the connections that are kept. A later request opens a new one."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        """Return the client, to be closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _call(self, call: requests.Call[T]) -> T:
+        exchange = self._transport.exchange(call.method, call.target, body=call.body, deadline=Deadline(self._timeout))
+        return call.read(exchange.status, exchange.read_all())
+
+    def _generate(self, generation: requests.Generation, timeout: float | None) -> InferResult:
+        stream = self._stream(generation, timeout)
+        for _ in stream:
+            pass
+        return stream.result
+
+    def _stream(
+        self,
+        generation: requests.Generation,
+        timeout: float | None,
+        *,
+        on_result: Callable[[InferResult], object] | None = None,
+    ) -> TextStream:
+        deadline = Deadline(choose_timeout(timeout, default=self._timeout))
+        exchange = self._transport.exchange("POST", generation.target, body=generation.body, deadline=deadline)
+        if exchange.status != _OK:
+            raise read_error(exchange.status, exchange.read_all())
+        answer = generation.answer(started=deadline.started)
+        return TextStream(exchange, answer, url=self.url, on_result=on_result)
+
+    def _count_slots(self) -> int:
+        return int(self.props().get("total_slots", 1))

@@ -1,0 +1,250 @@
+"""The options of one request, typed and checked once, for the client, the engine and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from llcuda.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["OPTIONS", "Option", "SamplingOptions", "check_options", "suggest_names"]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """What can be said about how a text is generated. An option that is left out, or None, is the server's to choose.
+
+    The meanings and defaults are llama-server's own; ``max_tokens`` is its ``n_predict`` (-1: no limit but the
+    context), ``stop_sequences`` its ``stop``. The last four are for the chat endpoint only.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    seed: int | None
+    stop_sequences: Sequence[str] | str | None
+    repeat_penalty: float | None
+    repeat_last_n: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    typical_p: float | None
+    top_n_sigma: float | None
+    dynatemp_range: float | None
+    dynatemp_exponent: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_penalty_last_n: int | None
+    dry_sequence_breakers: Sequence[str] | None
+    mirostat: int | None
+    mirostat_tau: float | None
+    mirostat_eta: float | None
+    min_keep: int | None
+    n_probs: int | None
+    n_keep: int | None
+    t_max_predict_ms: int | None
+    id_slot: int | None
+    cache_prompt: bool | None
+    ignore_eos: bool | None
+    logit_bias: Mapping[str, float | bool] | Sequence[Sequence[Any]] | None
+    samplers: Sequence[str] | None
+    grammar: str | None
+    lora: Mapping[int, float] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    reasoning_effort: str | None
+    reasoning_format: str | None
+    reasoning_budget_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is checked of one option: its ``kind``, and the numbers it may take, both ends included.
+
+    ``above`` is a lower end that is itself not allowed. ``field`` is its name in a request where that is another.
+    """
+
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    field: str = ""
+    chat_only: bool = False
+
+
+_COUNT = Option("int", low=0)
+_COUNT_OR_ALL = Option("int", low=-1)
+_SHARE = Option("float", low=0, high=1)
+_PENALTY = Option("float", low=-2, high=2)
+_POSITIVE = Option("float", low=0)
+_FLOAT = Option("float")
+_BOOL = Option("bool")
+
+OPTIONS: dict[str, Option] = {
+    "max_tokens": _COUNT_OR_ALL,
+    "temperature": _POSITIVE,
+    "top_p": Option("float", above=0, high=1),
+    "top_k": _COUNT,
+    "min_p": _SHARE,
+    "seed": Option("int", low=-1, high=2**32 - 1),
+    "stop_sequences": Option("strings", field="stop"),
+    "repeat_penalty": Option("float", above=0),
+    "repeat_last_n": _COUNT,
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "typical_p": Option("float", above=0, high=1),
+    "top_n_sigma": _FLOAT,
+    "dynatemp_range": _POSITIVE,
+    "dynatemp_exponent": _POSITIVE,
+    "xtc_probability": _SHARE,
+    "xtc_threshold": _SHARE,
+    "dry_multiplier": _POSITIVE,
+    "dry_base": Option("float", low=1),
+    "dry_allowed_length": _COUNT,
+    "dry_penalty_last_n": _COUNT,
+    "dry_sequence_breakers": Option("strings"),
+    "mirostat": Option("int", low=0, high=2),
+    "mirostat_tau": _POSITIVE,
+    "mirostat_eta": _POSITIVE,
+    "min_keep": _COUNT,
+    "n_probs": _COUNT,
+    "n_keep": _COUNT_OR_ALL,
+    "t_max_predict_ms": _COUNT_OR_ALL,
+    "id_slot": _COUNT_OR_ALL,
+    "cache_prompt": _BOOL,
+    "ignore_eos": _BOOL,
+    "logit_bias": Option("json"),
+    "samplers": Option("strings"),
+    "grammar": Option("str"),
+    "lora": Option("lora"),
+    "chat_template_kwargs": Option("json", chat_only=True),
+    "reasoning_effort": Option("str", chat_only=True),
+    "reasoning_format": Option("str", chat_only=True),
+    "reasoning_budget_tokens": Option("int", low=-1, chat_only=True),
+}
+
+# What other libraries and llama-server itself call our options, where spelling alone would not lead to them.
+_OTHER_NAMES = {
+    "stop": "stop_sequences",
+    "temp": "temperature",
+    "n_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "num_predict": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "repetition_penalty": "repeat_penalty",
+    "logprobs": "n_probs",
+    "response_format": "schema",
+    "json_schema": "schema",
+}
+
+
+def check_options(options: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+    """Return the options as fields of a request, those that are None left out.
+
+    Numbers come out as plain ``int`` and ``float``, whatever numeric type they had. Raises UsageError for a name that
+    is not known, a value of the wrong kind or out of range, and an option that the endpoint does not have.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in options.items():
+        option = OPTIONS.get(name)
+        if option is None:
+            raise _unknown(name)
+        if value is None:
+            continue
+        if option.chat_only and not chat:
+            raise UsageError(f"{name} is an option of chat; this request has no chat template")
+        field = "n_predict" if name == "max_tokens" and not chat else option.field or name
+        fields[field] = _CHECKS[option.kind](name, value, option)
+    return fields
+
+
+def suggest_names(name: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the ``known`` names that ``name`` may have been meant to be, the nearest first, at most three."""
+    from difflib import get_close_matches  # noqa: PLC0415 - 14 ms of CPU, for an error only
+
+    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    return tuple(near or [candidate for candidate in known if candidate.startswith(name)][:3])
+
+
+def _unknown(name: str) -> UsageError:
+    meant = (_OTHER_NAMES[name],) if name in _OTHER_NAMES else suggest_names(name, tuple(OPTIONS))
+    hint = f"Did you mean {' or '.join(meant)}?" if meant else f"The options are {', '.join(OPTIONS)}."
+    return UsageError(f"there is no option {name!r}", hint=hint)
+
+
+def _check_int(name: str, value: Any, option: Option) -> int:  # noqa: ANN401
+    try:
+        number = int(value.__index__())
+    except (AttributeError, TypeError):
+        raise UsageError(f"{name}={value!r} is not a whole number") from None
+    if isinstance(value, bool):
+        raise UsageError(f"{name}={value!r} is not a whole number")
+    _check_range(name, number, option)
+    return number
+
+
+def _check_float(name: str, value: Any, option: Option) -> float:  # noqa: ANN401
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"{name}={value!r} is not a number") from None
+    if isinstance(value, (bool, str)) or number != number or number in {float("inf"), float("-inf")}:  # noqa: PLR0124
+        raise UsageError(f"{name}={value!r} is not a number")
+    _check_range(name, number, option)
+    return number
+
+
+def _check_range(name: str, number: float, option: Option) -> None:
+    if option.low is not None and number < option.low:
+        raise UsageError(f"{name}={number} is below {option.low}")
+    if option.above is not None and number <= option.above:
+        raise UsageError(f"{name}={number} is not above {option.above}")
+    if option.high is not None and number > option.high:
+        raise UsageError(f"{name}={number} is above {option.high}")
+
+
+def _check_bool(name: str, value: Any, _option: Option) -> bool:  # noqa: ANN401
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}={value!r} is neither True nor False")
+    return value
+
+
+def _check_str(name: str, value: Any, _option: Option) -> str:  # noqa: ANN401
+    if not isinstance(value, str):
+        raise UsageError(f"{name}={value!r} is not a string")
+    return value
+
+
+def _check_strings(name: str, value: Any, _option: Option) -> list[str]:  # noqa: ANN401
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, (list, tuple)) or not all(isinstance(string, str) and string for string in strings):
+        raise UsageError(f"{name}={value!r} is not a list of strings that are not empty")
+    return list(strings)
+
+
+def _check_lora(name: str, value: Any, _option: Option) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Take ``{adapter id: scale}``."""
+    try:
+        return [{"id": int(adapter), "scale": float(scale)} for adapter, scale in value.items()]
+    except (AttributeError, TypeError, ValueError):
+        raise UsageError(f"{name}={value!r} does not map the ids of adapters to their scales") from None
+
+
+def _check_json(_name: str, value: Any, _option: Option) -> Any:  # noqa: ANN401
+    return value
+
+
+_CHECKS = {
+    "int": _check_int,
+    "float": _check_float,
+    "bool": _check_bool,
+    "str": _check_str,
+    "strings": _check_strings,
+    "lora": _check_lora,
+    "json": _check_json,
+}

@@ -1,0 +1,12 @@
+"""HTTP/1.1 to one server over kept-alive connections, for threads and for asyncio. Never through a proxy.
+
+``http1`` and ``events`` are framing without I/O, used by both twins; ``sync`` and ``aio`` move the bytes. They import
+nothing heavy until the first request, and so does this package: it exports what is needed to build a client.
+"""
+
+from __future__ import annotations
+
+from llcuda.transport.address import Address, parse_address
+from llcuda.transport.deadline import Deadline
+
+__all__ = ["Address", "Deadline", "parse_address"]
