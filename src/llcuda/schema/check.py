@@ -1,0 +1,185 @@
+"""Refuse a JSON schema that an answer could not be held against, before anything is sent."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import UsageError
+from llcuda.options import suggest_names
+from llcuda.schema.validate import KEYWORDS, resolve_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["check_schema"]
+
+MAX_SCHEMA_DEPTH = 60
+
+# They say something about the schema and nothing about which values hold to it. That ``format`` is among them is what
+# the draft says, and llama-server generates dates and times by it all the same. ``discriminator`` comes from pydantic,
+# beside the ``oneOf`` that carries its meaning.
+_ANNOTATIONS = frozenset({
+    "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description", "discriminator",
+    "examples", "format", "readOnly", "title", "writeOnly",
+})  # fmt: skip
+_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+
+
+def check_schema(document: dict[str, Any]) -> None:
+    """Check that every keyword is known and has an argument of its kind, and that references lead somewhere.
+
+    Raises UsageError with the place.
+    """
+    _check(document, document, place="#")
+    _check_cycles(document, document, [])
+
+
+def _check(schema: Any, document: dict[str, Any], *, place: str) -> None:
+    if isinstance(schema, bool):
+        return
+    if not isinstance(schema, dict):
+        raise UsageError(f"the schema has at {place} a {type(schema).__name__}, not an object or a boolean")
+    if place.count("/") > 2 * MAX_SCHEMA_DEPTH:
+        raise UsageError(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
+    for keyword, argument in schema.items():
+        _check_keyword(keyword, argument, place=place)
+    if "$id" in schema and schema is not document:
+        raise UsageError(f"the schema has at {place} an $id of its own, which would change what $ref means")
+    if "$ref" in schema:
+        _resolve(schema["$ref"], document)
+    for name, part in _parts(schema):
+        _check(part, document, place=f"{place}/{name}")
+
+
+def _check_keyword(keyword: Any, argument: Any, *, place: str) -> None:
+    if keyword not in KEYWORDS:
+        if keyword not in _ANNOTATIONS:
+            raise _unknown(keyword, place)
+    elif not _ARGUMENTS[keyword](argument):
+        raise UsageError(f"the schema has at {place} a {keyword} that it cannot have: {argument!r}")
+
+
+def _unknown(keyword: Any, place: str) -> UsageError:
+    near = suggest_names(str(keyword), tuple(KEYWORDS))
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(KEYWORDS)}."
+    return UsageError(f"the schema has at {place} the keyword {keyword!r}, which is not checked in answers", hint=hint)
+
+
+def _resolve(reference: str, document: dict[str, Any]) -> Any:
+    try:
+        return resolve_reference(reference, document)
+    except (KeyError, IndexError, TypeError):
+        raise UsageError(f"the schema refers to {reference}, which is not in it") from None
+
+
+def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Return the schemas directly inside of a schema, with their places."""
+    for keyword in ("additionalProperties", "items", "not"):
+        if keyword in schema:
+            yield keyword, schema[keyword]
+    for keyword in ("allOf", "anyOf", "oneOf", "prefixItems"):
+        for index, part in enumerate(schema.get(keyword, ())):
+            yield f"{keyword}/{index}", part
+    for keyword in ("$defs", "definitions", "patternProperties", "properties"):
+        parts = schema.get(keyword, {})
+        if not isinstance(parts, dict):
+            raise UsageError(f"the schema has a {keyword} that is not an object")
+        for name, part in parts.items():
+            yield f"{keyword}/{name}", part
+
+
+def _check_cycles(schema: Any, document: dict[str, Any], above: list[int]) -> None:
+    """Refuse schemas that refer to themselves for the same value: validation would never end."""
+    if not isinstance(schema, dict):
+        return
+    if id(schema) in above:
+        raise UsageError("the schema refers to itself without a property or an item in between")
+    for part in _same_value(schema, document):
+        _check_cycles(part, document, [*above, id(schema)])
+    if not above:
+        for _, part in _parts(schema):
+            _check_cycles(part, document, [])
+
+
+def _same_value(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[Any]:
+    """Return the schemas that are held against the same value as this one."""
+    if "$ref" in schema:
+        yield _resolve(schema["$ref"], document)
+    if "not" in schema:
+        yield schema["not"]
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        yield from schema.get(keyword, ())
+
+
+def _is_count(argument: Any) -> bool:
+    return isinstance(argument, int) and not isinstance(argument, bool) and argument >= 0
+
+
+def _is_number(argument: Any) -> bool:
+    return isinstance(argument, (int, float)) and not isinstance(argument, bool) and argument - argument == 0
+
+
+def _is_schema(argument: Any) -> bool:
+    return isinstance(argument, (bool, dict))
+
+
+def _is_schemas(argument: Any) -> bool:
+    return isinstance(argument, list) and bool(argument) and all(map(_is_schema, argument))
+
+
+def _is_named_schemas(argument: Any) -> bool:
+    return isinstance(argument, dict) and all(map(_is_schema, argument.values()))
+
+
+def _is_names(argument: Any) -> bool:
+    return isinstance(argument, list) and all(isinstance(name, str) for name in argument)
+
+
+def _is_types(argument: Any) -> bool:
+    if isinstance(argument, str):
+        return argument in _TYPES
+    return _is_names(argument) and bool(argument) and _TYPES.issuperset(argument)
+
+
+def _is_pattern(argument: Any) -> bool:
+    try:
+        re.compile(argument)
+    except (re.error, TypeError):
+        return False
+    return isinstance(argument, str)
+
+
+def _is_patterns(argument: Any) -> bool:
+    return _is_named_schemas(argument) and all(map(_is_pattern, argument))
+
+
+_ARGUMENTS: dict[str, Callable[[Any], bool]] = {
+    "type": _is_types,
+    "enum": lambda argument: isinstance(argument, list) and bool(argument),
+    "const": lambda _: True,
+    "$ref": lambda argument: isinstance(argument, str) and (argument == "#" or argument.startswith("#/")),
+    "allOf": _is_schemas,
+    "anyOf": _is_schemas,
+    "oneOf": _is_schemas,
+    "not": _is_schema,
+    "properties": _is_named_schemas,
+    "patternProperties": _is_patterns,
+    "additionalProperties": _is_schema,
+    "required": _is_names,
+    "minProperties": _is_count,
+    "maxProperties": _is_count,
+    "prefixItems": _is_schemas,
+    "items": _is_schema,
+    "minItems": _is_count,
+    "maxItems": _is_count,
+    "uniqueItems": lambda argument: isinstance(argument, bool),
+    "minLength": _is_count,
+    "maxLength": _is_count,
+    "pattern": _is_pattern,
+    "minimum": _is_number,
+    "maximum": _is_number,
+    "exclusiveMinimum": _is_number,
+    "exclusiveMaximum": _is_number,
+    "multipleOf": lambda argument: _is_number(argument) and argument > 0,
+}

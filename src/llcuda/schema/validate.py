@@ -1,0 +1,289 @@
+"""Hold a value against a JSON schema that was checked before (the 2020-12 draft's meaning of its keywords)."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["KEYWORDS", "find_mismatch", "freeze", "resolve_reference"]
+
+# Both bounds are far above what a model writes. They are there for schemas that refer to themselves, where the work can
+# double with every level of the value.
+MAX_DEPTH = 100
+MAX_STEPS = 1_000_000
+
+
+def find_mismatch(value: Any, document: dict[str, Any]) -> str | None:
+    """Return where and why a value does not hold to the schema, None where it does.
+
+    A value nested deeper than 100 levels, or one that takes more than a million steps, does not hold.
+    """
+    try:
+        return _Site(_Run(document), document, place="$", depth=0).find(value, document)
+    except RecursionError:
+        return "it is nested too deeply to be checked"
+
+
+def freeze(value: Any) -> Any:
+    """Return something hashable that is equal for values that are equal in JSON: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, list):
+        return ("array", tuple(freeze(item) for item in value))
+    if isinstance(value, dict):
+        return ("object", frozenset((name, freeze(item)) for name, item in value.items()))
+    return value
+
+
+def resolve_reference(reference: str, document: Any) -> Any:
+    """Return the part of the document that ``#/a/b`` points to, raising KeyError where there is none."""
+    from urllib.parse import unquote  # noqa: PLC0415 - only for schemas with references
+
+    part = document
+    for name in unquote(reference).split("/")[1:]:
+        key = name.replace("~1", "/").replace("~0", "~")
+        part = part[int(key)] if isinstance(part, list) and key.isdecimal() else part[key]
+    return part
+
+
+class _Run:
+    """One validation: the document for its references, and how many steps were taken."""
+
+    __slots__ = ("document", "references", "steps")
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.references: dict[str, Any] = {}
+        self.steps = 0
+
+    def resolve(self, reference: str) -> Any:
+        if reference not in self.references:
+            self.references[reference] = resolve_reference(reference, self.document)
+        return self.references[reference]
+
+
+class _Site:
+    """Where a keyword stands: the schema around it, the place of the value, and how deep that is."""
+
+    __slots__ = ("depth", "place", "run", "schema")
+
+    def __init__(self, run: _Run, schema: dict[str, Any], *, place: str, depth: int) -> None:
+        self.run = run
+        self.schema = schema
+        self.place = place
+        self.depth = depth
+
+    def find(self, value: Any, schema: Any, *, at: str = "") -> str | None:
+        """Hold a value against a schema; ``at`` is how to get there from this place."""
+        if schema is True:
+            return None
+        place = self.place + at
+        if schema is False:
+            return f"{place}: nothing is allowed here"
+        self.run.steps += 1
+        if self.depth > MAX_DEPTH or self.run.steps > MAX_STEPS:
+            raise RecursionError
+        site = _Site(self.run, schema, place=place, depth=self.depth + 1)
+        for keyword, argument in schema.items():
+            check = KEYWORDS.get(keyword)
+            reason = check and check(value, argument, site)
+            if reason:
+                return reason
+        return None
+
+
+def _is_type(value: Any, name: str) -> bool:
+    if name == "null":
+        return value is None
+    if name == "integer":
+        return _is_number(value) and value == int(value)
+    if name == "number":
+        return _is_number(value)
+    return isinstance(value, {"boolean": bool, "string": str, "array": list, "object": dict}[name])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _type(value: Any, names: Any, site: _Site) -> str | None:
+    names = [names] if isinstance(names, str) else names
+    if any(_is_type(value, name) for name in names):
+        return None
+    return f"{site.place}: {_show(value)} is not of type {' or '.join(names)}"
+
+
+def _enum(value: Any, allowed: list[Any], site: _Site) -> str | None:
+    if any(freeze(value) == freeze(one) for one in allowed):
+        return None
+    return f"{site.place}: {_show(value)} is not one of {_show(allowed)}"
+
+
+def _const(value: Any, only: Any, site: _Site) -> str | None:
+    return None if freeze(value) == freeze(only) else f"{site.place}: {_show(value)} is not {_show(only)}"
+
+
+def _reference(value: Any, reference: str, site: _Site) -> str | None:
+    return site.find(value, site.run.resolve(reference))
+
+
+def _all_of(value: Any, schemas: list[Any], site: _Site) -> str | None:
+    for schema in schemas:
+        if reason := site.find(value, schema):
+            return reason
+    return None
+
+
+def _any_of(value: Any, schemas: list[Any], site: _Site) -> str | None:
+    reasons = []
+    for schema in schemas:
+        reason = site.find(value, schema)
+        if reason is None:
+            return None
+        reasons.append(reason)
+    return f"{site.place}: none of {len(schemas)} alternatives fits ({reasons[0]})"
+
+
+def _one_of(value: Any, schemas: list[Any], site: _Site) -> str | None:
+    fitting = sum(site.find(value, schema) is None for schema in schemas)
+    return None if fitting == 1 else f"{site.place}: {fitting} of {len(schemas)} alternatives fit, not one"
+
+
+def _not(value: Any, schema: Any, site: _Site) -> str | None:
+    return f"{site.place}: {_show(value)} is what it must not be" if site.find(value, schema) is None else None
+
+
+def _properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    for name, schema in schemas.items():
+        if name in value and (reason := site.find(value[name], schema, at=f".{name}")):
+            return reason
+    return None
+
+
+def _pattern_properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    for pattern, schema in schemas.items():
+        for name in value:
+            if re.search(pattern, name) and (reason := site.find(value[name], schema, at=f".{name}")):
+                return reason
+    return None
+
+
+def _additional_properties(value: Any, schema: Any, site: _Site) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    known, patterns = site.schema.get("properties", {}), site.schema.get("patternProperties", {})
+    for name, item in value.items():
+        if name in known or any(re.search(pattern, name) for pattern in patterns):
+            continue
+        if schema is False:
+            return f"{site.place}: there is no property {name!r}"
+        if reason := site.find(item, schema, at=f".{name}"):
+            return reason
+    return None
+
+
+def _required(value: Any, names: list[str], site: _Site) -> str | None:
+    missing = [name for name in names if name not in value] if isinstance(value, dict) else []
+    return f"{site.place}: {', '.join(missing)} is missing" if missing else None
+
+
+def _prefix_items(value: Any, schemas: list[Any], site: _Site) -> str | None:
+    if not isinstance(value, list):
+        return None
+    for index, (item, schema) in enumerate(zip(value, schemas, strict=False)):
+        if reason := site.find(item, schema, at=f"[{index}]"):
+            return reason
+    return None
+
+
+def _items(value: Any, schema: Any, site: _Site) -> str | None:
+    if not isinstance(value, list):
+        return None
+    for index in range(len(site.schema.get("prefixItems", ())), len(value)):
+        if reason := site.find(value[index], schema, at=f"[{index}]"):
+            return reason
+    return None
+
+
+def _unique_items(value: Any, wanted: bool, site: _Site) -> str | None:  # noqa: FBT001
+    if not wanted or not isinstance(value, list) or len({freeze(item) for item in value}) == len(value):
+        return None
+    return f"{site.place}: an item is there twice"
+
+
+def _pattern(value: Any, pattern: str, site: _Site) -> str | None:
+    if not isinstance(value, str) or re.search(pattern, value):
+        return None
+    return f"{site.place}: {_show(value)} does not match {pattern}"
+
+
+def _multiple_of(value: Any, divisor: Any, site: _Site) -> str | None:
+    # By decimal digits, as a reader of the JSON would: 0.3 is a multiple of 0.1, which binary fractions deny.
+    if not _is_number(value) or Fraction(repr(value)) % Fraction(repr(divisor)) == 0:
+        return None
+    return f"{site.place}: {_show(value)} is not a multiple of {divisor}"
+
+
+def _bound(applies: Callable[[Any], bool], holds: Callable[[Any, Any], bool], words: str) -> Any:
+    def check(value: Any, bound: Any, site: _Site) -> str | None:
+        if not applies(value) or holds(value, bound):
+            return None
+        return f"{site.place}: {_show(value)} {words} {bound}"
+
+    return check
+
+
+def _is_str(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+
+
+KEYWORDS: dict[str, Callable[[Any, Any, _Site], str | None]] = {
+    "type": _type,
+    "enum": _enum,
+    "const": _const,
+    "$ref": _reference,
+    "allOf": _all_of,
+    "anyOf": _any_of,
+    "oneOf": _one_of,
+    "not": _not,
+    "properties": _properties,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+    "required": _required,
+    "minProperties": _bound(_is_dict, lambda value, bound: len(value) >= bound, "has fewer properties than"),
+    "maxProperties": _bound(_is_dict, lambda value, bound: len(value) <= bound, "has more properties than"),
+    "prefixItems": _prefix_items,
+    "items": _items,
+    "minItems": _bound(_is_list, lambda value, bound: len(value) >= bound, "has fewer items than"),
+    "maxItems": _bound(_is_list, lambda value, bound: len(value) <= bound, "has more items than"),
+    "uniqueItems": _unique_items,
+    "minLength": _bound(_is_str, lambda value, bound: len(value) >= bound, "is shorter than"),
+    "maxLength": _bound(_is_str, lambda value, bound: len(value) <= bound, "is longer than"),
+    "pattern": _pattern,
+    "minimum": _bound(_is_number, lambda value, bound: value >= bound, "is below"),
+    "maximum": _bound(_is_number, lambda value, bound: value <= bound, "is above"),
+    "exclusiveMinimum": _bound(_is_number, lambda value, bound: value > bound, "is not above"),
+    "exclusiveMaximum": _bound(_is_number, lambda value, bound: value < bound, "is not below"),
+    "multipleOf": _multiple_of,
+}
