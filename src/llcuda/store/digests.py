@@ -1,0 +1,111 @@
+"""Digests: ``sha256:<64 hex>`` everywhere, and a memory of which files have been hashed already."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING, BinaryIO
+
+from llcuda import settings
+from llcuda.errors import ChecksumMismatchError, ModelError, UsageError
+from llcuda.store.placing import place_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["get_digest", "hash_file", "hash_stream", "parse_digest", "remember_digest", "verify_file"]
+
+_DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+_CHUNK_BYTES = 1 << 20
+_MAX_VERIFIED = 1000
+
+
+def parse_digest(text: str) -> str:
+    """Return ``text`` as ``sha256:<64 hex>``; ``sha256-`` and capitals are taken too.
+
+    Every digest that comes from outside goes through here before it becomes part of a path. Raises UsageError.
+    """
+    match = _DIGEST.fullmatch(text)
+    if not match:
+        raise UsageError(f"{text!r} is not a digest", hint="A digest is sha256: and 64 hexadecimal digits.")
+    return f"sha256:{match[1].lower()}"
+
+
+def hash_file(path: Path | str) -> str:
+    """Read the whole file and return its digest as ``sha256:<64 hex>``."""
+    with open(path, "rb") as file:  # noqa: PTH123 - paths come as text too
+        return hash_stream(file)
+
+
+def hash_stream(stream: BinaryIO, sink: Callable[[bytes], object] | None = None) -> str:
+    """Read the stream to its end, hand each piece to ``sink``, and return the digest of it all."""
+    state = hashlib.sha256()
+    while piece := stream.read(_CHUNK_BYTES):
+        state.update(piece)
+        if sink:
+            sink(piece)
+    return f"sha256:{state.hexdigest()}"
+
+
+def get_digest(path: Path | str) -> str:
+    """Return the file's digest, hashing it only if it has changed since it was last hashed.
+
+    Unchanged means the same device, inode, size, and times of the last change of content and of inode.
+    """
+    known = _read_verified()
+    key, state = _state_of(path)
+    if known.get(key, [])[1:] == state:
+        return str(known[key][0])
+    digest = hash_file(path)
+    if _state_of(path) == (key, state):
+        _write_verified({**known, key: [digest, *state]})
+    return digest
+
+
+def remember_digest(path: Path | str, digest: str) -> None:
+    """Note the digest of a file that was hashed while it was written."""
+    key, state = _state_of(path)
+    _write_verified({**_read_verified(), key: [digest, *state]})
+
+
+def verify_file(path: Path | str, digest: str) -> None:
+    """Compare the file with its ``digest``; a file that has not changed since the last time is not read again.
+
+    Raises ChecksumMismatchError.
+    """
+    expected = parse_digest(digest)
+    actual = get_digest(path)
+    if actual != expected:
+        raise ChecksumMismatchError(path, expected=expected, actual=actual)
+
+
+def _state_of(path: Path | str) -> tuple[str, list[int]]:
+    status = os.stat(path)  # noqa: PTH116 - paths come as text too
+    return f"{status.st_dev}:{status.st_ino}", [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _verified_path() -> Path:
+    return settings.models_dir() / "verified.json"
+
+
+def _read_verified() -> dict[str, list[str | int]]:
+    import json  # noqa: PLC0415 - loaded only when needed
+
+    try:
+        known = json.loads(_verified_path().read_bytes())
+    except (OSError, ValueError):
+        return {}
+    usable = isinstance(known, dict) and all(isinstance(value, list) for value in known.values())
+    return known if usable else {}
+
+
+def _write_verified(known: dict[str, list[str | int]]) -> None:
+    """Write the newest entries. A lost entry costs one more hashing, so a folder that is read-only is no error."""
+    import json  # noqa: PLC0415 - loaded only when needed
+
+    newest = dict(list(known.items())[-_MAX_VERIFIED:])
+    with contextlib.suppress(ModelError), place_file(_verified_path()) as file:
+        file.write(json.dumps(newest).encode())

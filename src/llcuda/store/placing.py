@@ -1,0 +1,103 @@
+"""The one way in which a file comes to lie where it will be read: whole and on the disk, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from llcuda.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["TEMPORARY", "move_into_place", "open_temporary", "place_file", "writing"]
+
+TEMPORARY = ".part"
+_ABANDONED_AFTER = 60.0
+"""Seconds after which a temporary file that nobody holds locked is taken for a dead process's."""
+
+
+@contextlib.contextmanager
+def place_file(path: Path, *, verify: Callable[[Path], object] | None = None) -> Iterator[BinaryIO]:
+    """Yield a file to write, which appears at ``path`` when it is whole and on the disk, or not at all.
+
+    It has a unique temporary name in the same folder, is synced, shown to ``verify`` and renamed, and the folder is
+    synced. Raises ModelError where it cannot be written, as on a full disk.
+    """
+    with open_temporary(path.parent, path.name) as (file, temporary):
+        with writing(path):
+            yield file
+            sync(file)
+        if verify:
+            verify(temporary)
+        move_into_place(temporary, path)
+
+
+@contextlib.contextmanager
+def open_temporary(folder: Path, label: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """Yield a new file in ``folder`` and its path; what has not been moved away by the end is removed."""
+    with writing(folder / label):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        temporary = folder / f".{label[:80]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}"
+        file = temporary.open("xb")
+    try:
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file, temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(file: BinaryIO) -> None:
+    """Put everything that was written on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Rename a synced file of the same disk, and sync the folder so that the name survives a power cut too."""
+    with writing(path):
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ModelError):
+            raise
+        raise _describe(error, path) from error
+
+
+def _describe(error: OSError, path: Path) -> ModelError:
+    # EFBIG: a limit of the shell (ulimit -f) looks like this.
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return ModelError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="Free some space (`llcuda models list` shows what is there, `llcuda models rm` removes it), "
+            "or set LLCUDA_HOME to a larger disk.",
+        )
+    return ModelError(f"{path} cannot be written: {error}", hint="Set LLCUDA_HOME to a folder that can be written.")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: old, and locked by nobody."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > _ABANDONED_AFTER:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
