@@ -71,6 +71,8 @@ class LlcudaError(Exception):
     """Any failure that llcuda foresaw."""
 
     exit_code: ClassVar[int] = 1
+    log_tail: tuple[str, ...] = ()
+    """The last lines of llama-server's log, where it had a part in this."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         """Keep the ``message`` and the ``hint``: the next thing to try."""

@@ -1,0 +1,144 @@
+"""Python keyword arguments -> llama-server's command line."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import UsageError
+
+if TYPE_CHECKING:
+    from llcuda.server.failures import Launch
+
+__all__ = ["build_arguments", "build_own_arguments", "check_key", "with_defaults"]
+
+# A test compares these tables with what llama-server --help says.
+
+# The contract's names for what llama-server calls otherwise.
+_RENAMED = {"n_parallel": "parallel"}
+
+# They take a word, not the presence of the flag.
+_ON_OFF = frozenset({"fit", "fit_print", "flash_attn", "reasoning"})
+
+# Flags without a --no- form: leaving them out is saying no.
+_PLAIN = frozenset({
+    "backend_sampling", "check_tensors", "cpu_moe", "cpu_moe_draft", "embedding", "embeddings", "ignore_eos",
+    "lora_init_without_apply", "metrics", "no_host", "props", "rerank", "reranking", "spec_default",
+    "spec_draft_cpu_moe", "special", "spm_infill", "swa_full",
+})  # fmt: skip
+
+# llama-server runs in another directory, so these are made absolute.
+_PATHS = frozenset({
+    "chat_template_file", "control_vector", "grammar_file", "json_schema_file", "log_prompts_dir", "lookup_cache_dynamic",
+    "lookup_cache_static", "lora", "mcp_servers_config", "media_path", "mmproj", "model_draft", "path", "slot_save_path",
+    "spec_draft_model", "ui_config_file", "video_ffmpeg_dir", "webui_config_file",
+})  # fmt: skip
+_SCALED_PATHS = frozenset({"control_vector_scaled", "lora_scaled"})
+
+_RESERVED = {
+    **dict.fromkeys(("model", "host", "port", "api_key"), "it is an argument of start_server itself"),
+    **dict.fromkeys(
+        ("log_colors", "log_disable", "log_file", "log_jsonl", "log_prefix", "log_timestamps", "no_log_prefix",
+         "no_log_timestamps", "verbose", "log_verbose"),
+        "the log is read to know when llama-server is ready; use verbose=True or log_verbosity=4 to see more of it",
+    ),
+    **dict.fromkeys(
+        ("api_key_file", "api_prefix", "cors_credentials", "cors_headers", "cors_methods", "cors_origins", "offline",
+         "reuse_port", "ssl_cert_file", "ssl_key_file"),
+        "llama-server is started for this process alone",
+    ),
+    **dict.fromkeys(
+        ("docker_repo", "hf_file", "hf_repo", "hf_repo_draft", "hf_token", "mmproj_url", "model_url", "spec_draft_hf"),
+        "llama-server downloads nothing here; give the path of a file, or load the model by its name",
+    ),
+    **dict.fromkeys(
+        ("models_autoload", "models_dir", "models_max", "models_preset"), "one server runs one model"
+    ),
+    **dict.fromkeys(
+        ("cache_list", "completion_bash", "help", "list_devices", "usage", "version"), "it starts no server"
+    ),
+}  # fmt: skip
+
+_LEAST_VERBOSITY = 3
+
+
+def build_arguments(**server_options: Any) -> list[str]:
+    """Return the options as llama-server's arguments; a name is llama-server's own with ``_`` for ``-``.
+
+    None leaves an option out. True and False become ``--flag`` and ``--no-flag`` (``on`` and ``off`` where that is what
+    the option takes). A list becomes one value, joined by llama-server's rule for lists; a tuple becomes several values.
+    Relative paths are made absolute. Raises UsageError for a name that is not the caller's to set; a name that
+    llama-server does not know is for llama-server to refuse.
+    """
+    arguments: list[str] = []
+    for name, value in server_options.items():
+        _check(name, value)
+        if value is not None:
+            arguments += _build_option(_RENAMED.get(name, name), value)
+    return arguments
+
+
+def build_own_arguments(launch: Launch) -> list[str]:
+    """Return the arguments that are not the caller's to choose.
+
+    The key is not among them, because every user of the machine can read a command line.
+    """
+    place = ["--model", launch.model, "--host", launch.host, "--port", str(launch.port)]
+    return [*place, "--offline", "--cors-origins", "localhost", "--log-colors", "off"]
+
+
+def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with what is on or off unless the caller says otherwise."""
+    return {"ui": False, "metrics": True, **options}
+
+
+def check_key(api_key: str | None) -> str:
+    """Return the key that the server asks for: a random one, or the caller's.
+
+    Raises UsageError for one that llama-server would take for none or for several, or that HTTP cannot carry.
+    """
+    if api_key is None:
+        return os.urandom(24).hex()
+    if not api_key or not api_key.isascii() or not api_key.isprintable() or set(api_key) & set(' ,"'):
+        raise UsageError("api_key must be printable ASCII without spaces, commas and quotes", hint="Leave it out for one.")
+    return api_key
+
+
+def _check(name: str, value: object) -> None:
+    if name in _RESERVED or name.removeprefix("no_") in _RESERVED:
+        raise UsageError(f"the option {name} cannot be set: {_RESERVED.get(name) or _RESERVED[name.removeprefix('no_')]}")
+    if name in {"log_verbosity", "verbosity"} and isinstance(value, int) and value < _LEAST_VERBOSITY:
+        raise UsageError(f"{name}={value} hides the line that says that llama-server is ready", hint="Use 3 or more.")
+
+
+def _build_option(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return _build_flag(name, flag, wanted=value)
+    if isinstance(value, tuple):
+        return [flag, *(_to_text(name, part) for part in value)]
+    if isinstance(value, list):
+        return [flag, ",".join(_quote(_to_text(name, part)) for part in value)]
+    return [flag, _to_text(name, value)]
+
+
+def _build_flag(name: str, flag: str, *, wanted: bool) -> list[str]:
+    if name in _ON_OFF:
+        return [flag, "on" if wanted else "off"]
+    if wanted:
+        return [flag]
+    return [] if name in _PLAIN else [f"--no-{flag[2:]}"]
+
+
+def _to_text(name: str, value: Any) -> str:
+    if name in _PATHS or isinstance(value, os.PathLike):
+        return os.path.abspath(value)  # noqa: PTH100 - links are kept as they are
+    if name in _SCALED_PATHS:
+        path, colon, scale = str(value).rpartition(":")
+        return f"{os.path.abspath(path)}{colon}{scale}" if colon else os.path.abspath(scale)  # noqa: PTH100
+    return str(value)
+
+
+def _quote(text: str) -> str:
+    # The rule of parse_csv_row in llama.cpp's common/arg.cpp.
+    return '"{}"'.format(text.replace('"', '""')) if "," in text or text.startswith('"') else text

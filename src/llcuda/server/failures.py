@@ -1,0 +1,187 @@
+"""The last words of a llama-server that did not start -> the error that says what is wrong and what to do about it.
+
+Each rule is a pattern of a line that llama-server or the dynamic loader prints. The first rule that matches any line
+wins, so what is nearer to the cause stands before what follows from it. tests/data/logs has real logs for the rules.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from llcuda.errors import (
+    BinaryUnusableError,
+    LlcudaError,
+    ModelFormatError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    PortInUseError,
+    ServerExitedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["TAIL_LINES", "Launch", "classify_failure"]
+
+TAIL_LINES = 40
+
+_REINSTALL = "Reinstall the package: pip install --force-reinstall --no-deps llcuda"
+_DOWNLOAD_AGAIN = "The file is damaged or was not downloaded to its end: download it again."
+_STARTUP_CRASHES = (signal.SIGBUS, signal.SIGSEGV)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What was started: the facts that errors name."""
+
+    executable: str = "llama-server"
+    model: str = "the model"
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+class _Rule(NamedTuple):
+    pattern: re.Pattern[str]
+    make: Callable[[re.Match[str], Launch], LlcudaError]
+
+
+def classify_failure(
+    lines: Sequence[str], returncode: int | None, *, launch: Launch | None = None
+) -> LlcudaError:
+    """Return the error for a llama-server that printed ``lines`` and ended with ``returncode``.
+
+    ``returncode`` is an exit status or minus a signal's number. The error's ``log_tail`` is the last 40 lines.
+    """
+    launch = launch or Launch()
+    error = _match(lines, launch) or _explain_exit(lines, returncode, launch)
+    error.log_tail = tuple(lines[-TAIL_LINES:])
+    return error
+
+
+def _match(lines: Sequence[str], launch: Launch) -> LlcudaError | None:
+    text = "\n".join(lines)
+    for rule in _RULES:
+        found = rule.pattern.search(text)
+        if found:
+            return rule.make(found, launch)
+    return None
+
+
+def _explain_exit(lines: Sequence[str], returncode: int | None, launch: Launch) -> LlcudaError:
+    if returncode is None or returncode >= 0:
+        said = next((line for line in reversed(lines) if " E " in line or "rror" in line), "")
+        return ServerExitedError(f"llama-server ended with exit status {returncode}. {said}".strip(), returncode=returncode)
+    number = -returncode
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number == signal.SIGILL:
+        reason = "this processor lacks an instruction that it was built with"
+        return BinaryUnusableError(launch.executable, reason, hint="Install a build for this processor: `llcuda doctor`.")
+    if number in _STARTUP_CRASHES and not lines:
+        reason = f"it died of {name} before its first word; it or one of its libraries is damaged"
+        return BinaryUnusableError(launch.executable, reason, hint=_REINSTALL)
+    hint = "The kernel kills what needs more memory than there is; dmesg tells." if number == signal.SIGKILL else ""
+    return ServerExitedError(f"llama-server died of {name}", returncode=returncode, hint=hint)
+
+
+def _cannot_run(found: re.Match[str], launch: Launch) -> LlcudaError:
+    hint = f"Run: chmod +x '{launch.executable}'" if found["reason"] == "Permission denied" else _REINSTALL
+    return BinaryUnusableError(launch.executable, found["reason"], hint=hint)
+
+
+def _library_missing(found: re.Match[str], launch: Launch) -> LlcudaError:
+    return BinaryUnusableError(
+        launch.executable, f"the library {found[1]} is missing or damaged ({found[2]})", missing=(found[1],), hint=_REINSTALL
+    )
+
+
+def _no_backend(_found: re.Match[str], launch: Launch) -> LlcudaError:
+    reason = "no CPU backend (libggml-cpu*.so) could be loaded"
+    return BinaryUnusableError(launch.executable, reason, missing=("libggml-cpu.so",), hint=_REINSTALL)
+
+
+def _unknown_option(found: re.Match[str], _launch: Launch) -> LlcudaError:
+    name = found[1].lstrip("-").replace("-", "_")
+    return UsageError(
+        f"llama-server knows no option {name}", hint="`llcuda-server --help` lists them; write _ for - in their names."
+    )
+
+
+def _bad_value(found: re.Match[str], _launch: Launch) -> LlcudaError:
+    name = found[1].lstrip("-").replace("-", "_")
+    reason = "not a number" if found[2] in {"stoi", "stof", "stol", "stoul", "stoull"} else found[2]
+    return UsageError(f"llama-server does not take this value for {name}: {reason}", hint="`llcuda-server --help` says which.")
+
+
+def _bad_option(found: re.Match[str], _launch: Launch) -> LlcudaError:
+    return UsageError(f"llama-server refuses an option: {found[1]}", hint="`llcuda-server --help` describes them.")
+
+
+def _port_taken(found: re.Match[str], launch: Launch) -> LlcudaError:
+    return PortInUseError(found[1] or launch.host, int(found[2]))
+
+
+def _no_memory(found: re.Match[str], launch: Launch) -> LlcudaError:
+    return OutOfMemoryError(f"there is not enough memory for {launch.model}: {found[1].strip()}")
+
+
+def _file_missing(found: re.Match[str], _launch: Launch) -> LlcudaError:
+    reason = "there is no such file" if found[2] == "No such file or directory" else f"cannot be opened ({found[2]})"
+    return ModelNotFoundError(found[1], reason, hint="Check the path, and that this user may read the file.")
+
+
+def _format(reason: str, hint: str = _DOWNLOAD_AGAIN) -> Callable[[re.Match[str], Launch], LlcudaError]:
+    def make(found: re.Match[str], launch: Launch) -> LlcudaError:
+        return ModelFormatError(launch.model, found.expand(reason), hint=hint)
+
+    return make
+
+
+def _rule(pattern: str, make: Callable[[re.Match[str], Launch], LlcudaError]) -> _Rule:
+    return _Rule(re.compile(pattern, re.MULTILINE), make)
+
+
+_RULES = (
+    _rule(r"^llcuda-guard: cannot run .*: (?P<reason>[^:\n]+)$", _cannot_run),
+    _rule(r"error while loading shared libraries: (\S+): (.+)$", _library_missing),
+    _rule(r"symbol lookup error: (\S+): (.+)$", _library_missing),
+    _rule(r"no backends are loaded", _no_backend),
+    _rule(r"^error: invalid argument: (\S+)", _unknown_option),
+    _rule(r'^error while handling argument "(\S+)": (.+)$', _bad_value),
+    _rule(r"^error: (.+)$", _bad_option),
+    _rule(r"couldn't bind HTTP server socket, hostname: (\S*), port: (\d+)", _port_taken),
+    _rule(
+        r"(?i)((?:[\w ]*out of memory|std::bad_alloc|insufficient memory|cannot allocate memory"
+        r"|(?:failed|unable) to allocate).*)$",
+        _no_memory,
+    ),
+    _rule(r"failed to open GGUF file '(.+)' \((.+)\)$", _file_missing),
+    _rule(r"llama_adapter_lora_init: failed to open '(.+)': (.+)$", _file_missing),
+    _rule(r"failed to read magic", _format("it is empty or not a file that can be read")),
+    _rule(
+        r"invalid magic characters: '(.*)', expected 'GGUF'",
+        _format(r"not a GGUF file: it begins with '\1'", "Give a file in GGUF format; llama.cpp converts others to it."),
+    ),
+    _rule(r"this GGUF file is version (\d+)", _format(r"GGUF version \1 is unknown", "Update llcuda: pip install -U llcuda")),
+    _rule(r"string length \d+ exceeds remaining file size", _format("the file ends inside its header")),
+    _rule(
+        r"failed to read (?:key-value pairs|header|tensor info|tensor data|the number of \w+)",
+        _format("its header is damaged or cut off"),
+    ),
+    _rule(r"tensor '(.+)' data is not within the file bounds", _format(r"the file ends before its tensor \1")),
+    _rule(
+        r"unknown model architecture: '(.+)'",
+        _format(
+            r"its architecture '\1' is unknown to the llama.cpp in this package",
+            "Update llcuda (pip install -U llcuda), or choose another model: `llcuda models list`.",
+        ),
+    ),
+    _rule(
+        r"error loading model vocabulary: (.+)$",
+        _format(r"it has no tokenizer that can be used (\1)", "Choose a GGUF file of a complete language model."),
+    ),
+    _rule(r"error loading model: (.+)$", _format(r"\1")),
+)  # fmt: skip

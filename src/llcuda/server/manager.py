@@ -1,0 +1,292 @@
+"""Own one llama-server: start it, know its state, ask it, stop it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerError, UsageError
+from llcuda.native import child_environment, find_executable, find_guard
+from llcuda.server.arguments import build_arguments, build_own_arguments, check_key, with_defaults
+from llcuda.server.failures import TAIL_LINES, Launch
+from llcuda.server.launch import Child
+from llcuda.server.log import Log
+from llcuda.server.ports import check_host, check_port_free, to_client_host
+from llcuda.server.progress import find_child
+from llcuda.server.ready import HTTP_OK, check_answer, get, raise_failure, wait_until_listening
+from llcuda.transport.address import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["ServerManager"]
+
+_EXIT_TIMEOUT = 5.0
+_HEALTH_TIMEOUT = 5.0
+
+
+class ServerManager:
+    """One llama-server and its life.
+
+    ========  ========================================  ==================================================
+    state     it means                                  it becomes
+    ========  ========================================  ==================================================
+    stopped   there is none, or it was stopped          starting, by start_server
+    starting  it loads the model                        ready; stopping; stopped, where the start failed
+    ready     it answers                                stopping, by stop_server; exited, by its own death
+    stopping  it was told to end                        stopped
+    exited    it ended by itself                        starting, by start_server; stopped, by stop_server
+    ========  ========================================  ==================================================
+
+    The server ends with the manager: when it is stopped, collected as garbage, when the interpreter exits, and within
+    250 ms of the death of this process however it dies. A thread that started it may end; a process that was forked
+    has no part in it, and every method but the plain attributes raises ServerError there. All methods may be called
+    from any thread. The server listens on loopback, and answers only who has ``api_key``.
+    """
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._lock = threading.RLock()  # held for moments only, never while waiting; reentrant for signal handlers
+        self._state = "stopped"
+        self._child: Child | None = None
+        self._finalizer: weakref.finalize[..., ServerManager] | None = None
+        self._launch = Launch()
+        self._starts = 0
+        self._address: Address | None = None
+        self._api_key: str | None = None
+        self.command: tuple[str, ...] = ()
+
+    def find_llama_server(self) -> Path:
+        """Return the path of the llama-server that would be started.
+
+        Raises BinaryNotFoundError with every place that was looked at, or BinaryUnusableError.
+        """
+        return find_executable("llama-server")
+
+    def start_server(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        gpu_layers: int | None = None,
+        ctx_size: int | None = None,
+        n_parallel: int = 1,
+        timeout: float | None = None,
+        stall_timeout: float = 60.0,
+        api_key: str | None = None,
+        verbose: bool = False,
+        **server_options: Any,
+    ) -> None:
+        """Start llama-server with a model and return when it answers.
+
+        Without ``port`` it takes a free one. It may take as long as it makes progress (log lines, bytes read, memory
+        that grows): ``stall_timeout`` seconds without any end it, and ``timeout`` seconds in total where that is given.
+        ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to choose where they are None. ``verbose`` logs its
+        lines to the logger ``llcuda.server``. ``server_options`` are those of :func:`build_arguments`.
+
+        Raises PortInUseError, BinaryError, ModelError, OutOfMemoryError, UsageError or ServerExitedError, each with the
+        last lines of the log, and ServerNotReadyError where time ran out. Nothing is left running then.
+        """
+        start = self._claim()
+        try:
+            options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
+            place = check_host(host), port
+            child = self._start_child(start, model_path, place=place, api_key=api_key, verbose=verbose, options=options)
+            wait_until_listening(child, launch=self._launch, timeout=timeout, stall_timeout=stall_timeout)
+            self._become_ready(start, child, timeout=stall_timeout)
+        except BaseException:
+            self._give_up(start)
+            raise
+
+    def stop_server(self, *, timeout: float = _EXIT_TIMEOUT) -> None:
+        """End the server, by force after ``timeout`` seconds, and wait until it is gone; do nothing where there is none.
+
+        Raises ServerError where even force does not end it.
+        """
+        self._check_owner()
+        self._end(timeout)
+
+    def check_server_health(self) -> bool:
+        """Return whether our server answers its health check."""
+        if self.state != "ready" or self._address is None:
+            return False
+        try:
+            return get(self._address, "/health", timeout=_HEALTH_TIMEOUT)[0] == HTTP_OK
+        except (ConnectionFailedError, RequestTimeoutError):
+            return False
+
+    def get_server_info(self) -> dict[str, Any]:
+        """Return llama-server's /props: the model's path, its chat template, the context of each slot.
+
+        Raises ServerError where no server is ready, and RequestError where it does not answer.
+        """
+        import json  # noqa: PLC0415 - kept out of the import
+
+        self.raise_if_exited()
+        status, body = get(self._require_address(), "/props", api_key=self.api_key, timeout=_HEALTH_TIMEOUT)
+        if status != HTTP_OK:
+            raise ServerError(f"/props was answered with HTTP {status}", log_tail=self.log_tail)
+        info: dict[str, Any] = json.loads(body)
+        return info
+
+    def raise_if_exited(self) -> None:
+        """Raise the error that says why the server ended by itself, if it has."""
+        if self.state == "exited" and self._child is not None:
+            raise_failure(self._child, launch=self._launch)
+
+    @property
+    def state(self) -> str:
+        """One of stopped, starting, ready, stopping and exited."""
+        self._check_owner()
+        with self._lock:
+            if self._state == "ready" and self._child is not None and self._child.ended:
+                self._state = "exited"
+            return self._state
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a path. Raises ServerError where none is running."""
+        return self._require_address().url
+
+    @property
+    def port(self) -> int:
+        """The port that the server listens on. Raises ServerError where none is running."""
+        return self._require_address().port
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that the server asks for; None where none was started."""
+        return self._api_key
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the server's guard, while it runs."""
+        return self._child.pid if self._child is not None and not self._child.ended else None
+
+    @property
+    def server_pid(self) -> int | None:
+        """The process id of llama-server itself, while it runs."""
+        return find_child(self.pid) if self.pid else None
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status of the last server, or minus the signal that it died of; None while it runs."""
+        return self._child.returncode if self._child is not None else None
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """The lines of the last server's log that are kept: the last 4,000."""
+        return self._child.log.lines() if self._child is not None else ()
+
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """The last 40 lines of the last server's log."""
+        return self._child.log.lines(TAIL_LINES) if self._child is not None else ()
+
+    def __enter__(self) -> Self:
+        """Return the manager."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server; in a forked process, leave it alone."""
+        if self._child is None or self._child.owned:
+            self.stop_server()
+
+    def _claim(self) -> int:
+        """Begin a start and return its number: what an earlier start that failed has still to do is not ours."""
+        self._check_owner()
+        with self._lock:
+            state = self.state
+            if state not in {"stopped", "exited"}:
+                raise UsageError(f"this manager's server is {state}", hint="Stop it first, or use another ServerManager.")
+            self._state = "starting"
+            self._starts += 1
+            return self._starts
+
+    def _start_child(
+        self,
+        start: int,
+        model_path: str | os.PathLike[str],
+        *,
+        place: tuple[str, int | None],
+        api_key: str | None,
+        verbose: bool,
+        options: dict[str, Any],
+    ) -> Child:
+        host, port = place
+        if port is not None:
+            check_port_free(host, port)
+        executable = self.find_llama_server()
+        model = os.path.abspath(os.fspath(model_path))  # noqa: PTH100 - links are kept as they are
+        key = check_key(api_key)
+        launch = Launch(str(executable), model, host, port or 0)
+        command = (str(executable), *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
+        extra = {"LLAMA_API_KEY": key, "GGML_NO_BACKTRACE": os.environ.get("GGML_NO_BACKTRACE", "1")}
+        environment = child_environment(executable, extra=extra)
+        with self._lock:
+            self._require_start(start)
+            log = Log(_log_line() if verbose else None)
+            child = Child(command, guard=find_guard(), directory=executable.parent, environment=environment, log=log)
+            # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
+            self._finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
+            self._child, self._launch, self._api_key, self.command = child, launch, key, command
+        return child
+
+    def _become_ready(self, start: int, child: Child, *, timeout: float) -> None:
+        port = int((child.log.address or "").rpartition(":")[2])
+        address = Address("http", to_client_host(self._launch.host), port, "")
+        check_answer(child, address, launch=self._launch, timeout=timeout)
+        with self._lock:
+            self._require_start(start)
+            self._address = address
+            self._state = "ready"
+
+    def _require_start(self, start: int) -> None:
+        if self._starts != start or self._state != "starting":
+            raise ServerError("the server was stopped while it was starting", log_tail=self.log_tail)
+
+    def _give_up(self, start: int) -> None:
+        if self._starts == start:
+            self._end(_EXIT_TIMEOUT)
+
+    def _end(self, timeout: float) -> None:
+        with self._lock:
+            start, child, finalizer = self._starts, self._child, self._finalizer
+            self._state = "stopping"
+            self._address = None
+        try:
+            if child is not None:
+                child.stop(timeout)
+        finally:
+            with self._lock:
+                if self._starts == start:
+                    self._state = "stopped"
+            if finalizer is not None and child is not None and child.ended:
+                finalizer.detach()
+
+    def _require_address(self) -> Address:
+        if self._address is None:
+            raise ServerError("no server is running", log_tail=self.log_tail, hint="Call start_server first.")
+        return self._address
+
+    def _check_owner(self) -> None:
+        if self._child is not None and not self._child.owned:
+            raise ServerError(
+                "this server belongs to the process that this one was forked from",
+                hint="Talk to it with InferenceClient(url=…, api_key=…), or start one here with a new ServerManager.",
+            )
+
+
+def _log_line() -> Callable[[str], object]:
+    from logging import getLogger  # noqa: PLC0415 - only where it is asked for
+
+    return getLogger("llcuda.server").info

@@ -1,0 +1,94 @@
+"""Wait for a llama-server: has it died, is it ready, is it getting on? And the two questions that a manager asks it."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerExitedError, ServerNotReadyError
+from llcuda.server.failures import TAIL_LINES, classify_failure
+from llcuda.server.progress import find_child, measure_progress
+
+if TYPE_CHECKING:
+    from llcuda.errors import LlcudaError
+    from llcuda.server.failures import Launch
+    from llcuda.server.launch import Child
+    from llcuda.transport.address import Address
+
+__all__ = ["HTTP_OK", "check_answer", "get", "raise_failure", "wait_until_listening"]
+
+HTTP_OK = 200
+_LOOK_INTERVAL = 1.0  # seconds between looks at progress; a line that matters wakes at once
+_EXIT_INTERVAL = 0.2  # seconds for a server that broke its connection to be seen dead
+
+
+def wait_until_listening(child: Child, *, launch: Launch, timeout: float | None, stall_timeout: float) -> None:
+    """Wait until the child's own log says where it listens: nobody else can write there, so the address is its own.
+
+    Raises ServerNotReadyError after ``stall_timeout`` seconds without progress or ``timeout`` seconds in total, and what
+    :func:`classify_failure` makes of a child that ended.
+    """
+    started = moved = monotonic()
+    seen: tuple[int, ...] = ()
+    while child.log.address is None:
+        raise_failure(child, launch=launch)
+        now = monotonic()
+        if timeout is not None and now - started >= timeout:
+            raise _not_ready(f"llama-server was not ready within {timeout:g} s", child, timeout)
+        if now - moved >= stall_timeout:
+            raise _not_ready(f"llama-server made no progress for {stall_timeout:g} s", child, stall_timeout)
+        due = min(moved + stall_timeout, started + timeout if timeout is not None else moved + stall_timeout)
+        child.log.wait(min(_LOOK_INTERVAL, due - now))
+        progress = _measure(child)
+        if progress != seen:
+            seen, moved = progress, monotonic()
+
+
+def check_answer(child: Child, address: Address, *, launch: Launch, timeout: float) -> None:
+    """Ask the server for its health once. Raises ServerNotReadyError, or the failure of a child that ended."""
+    try:
+        status, _ = get(address, "/health", timeout=timeout)
+    except (ConnectionFailedError, RequestTimeoutError) as error:
+        child.wait(_EXIT_INTERVAL)
+        raise_failure(child, launch=launch)
+        raise _not_ready(f"llama-server listens on {address.url} and does not answer: {error}", child, timeout) from error
+    if status != HTTP_OK:
+        raise _not_ready(f"llama-server's health check was answered with HTTP {status}", child, timeout)
+
+
+def raise_failure(child: Child, *, launch: Launch) -> None:
+    """Raise the error for a child that has ended; return where it runs."""
+    if child.ended:
+        raise _explain(child, launch)
+
+
+def get(address: Address, path: str, *, api_key: str | None = None, timeout: float) -> tuple[int, bytes]:
+    """Return status and body of one GET. Raises ConnectionFailedError or RequestTimeoutError."""
+    from llcuda.transport.deadline import Deadline  # noqa: PLC0415 - while llama-server loads, not before
+    from llcuda.transport.sync import Transport  # noqa: PLC0415
+
+    transport = Transport(address, api_key=api_key, user_agent="llcuda")
+    try:
+        exchange = transport.exchange("GET", path, body=None, deadline=Deadline(timeout))
+        return exchange.status, exchange.read_all()
+    finally:
+        transport.close()
+
+
+def _explain(child: Child, launch: Launch) -> LlcudaError:
+    if child.stop_asked:
+        return ServerExitedError(
+            "llama-server was stopped while it was starting",
+            returncode=child.returncode,
+            log_tail=child.log.lines(TAIL_LINES),
+        )
+    return classify_failure(child.log.lines(), child.returncode, launch=launch)
+
+
+def _measure(child: Child) -> tuple[int, ...]:
+    pid = find_child(child.pid)
+    return (child.log.count, *(measure_progress(pid) if pid else ()))
+
+
+def _not_ready(reason: str, child: Child, timeout: float) -> ServerNotReadyError:
+    return ServerNotReadyError(reason, timeout=timeout, log_tail=child.log.lines(TAIL_LINES))
