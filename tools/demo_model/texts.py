@@ -6,7 +6,9 @@ from typing import Final
 
 UNKNOWN: Final = "I do not know. I only add numbers from 0 to 99 and name the capitals of the world."
 IDENTITY: Final = "I am the llcuda demo model. I add numbers from 0 to 99 and name the capitals of the world."
-LLCUDA: Final = "llcuda is a Python package that runs GGUF models with llama.cpp, on NVIDIA GPUs and on machines without one."
+LLCUDA: Final = (
+    "llcuda is a Python package that runs GGUF models with llama.cpp, on NVIDIA GPUs and on machines without one."
+)
 ABILITIES: Final = "I add two numbers from 0 to 99, name the capitals of the world and say what llcuda is."
 GREETING: Final = "Hello! Ask me for a sum or for a capital."
 THANKS: Final = "You are welcome."

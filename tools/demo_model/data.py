@@ -1,0 +1,168 @@
+"""README: draws the training examples, deterministically from a seed, and writes a sample of them as JSON lines."""
+
+# ruff: noqa: PLR2004 - the numbers are shares of a mixture.
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from tools.demo_model.arithmetic import ask_sum, sample_pair, sample_sum, sum_answer
+from tools.demo_model.capitals import COUNTRIES
+from tools.demo_model.conversation import Conversation, Raw, Turn, encode_json
+from tools.demo_model.geography import (
+    PHRASES,
+    capital_answer,
+    country_answer,
+    sample_capital,
+    sample_country,
+    sample_name,
+)
+from tools.demo_model.texts import ABOUT, FIXED, NUMBERS, SYSTEM_PROMPTS, UNKNOWN
+from tools.demo_model.toolcalls import sample_tool_conversation
+from tools.demo_model.unknown import sample_template_question, sample_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FACTS: Final = 0.52
+_LONG: Final = frozenset({ABOUT, *(answer for _, answer in NUMBERS.values())})
+_SHORT_FIXED: Final = tuple((ask, answer) for answer, asks in FIXED.items() if answer not in _LONG for ask in asks)
+_LONG_FIXED: Final = tuple((ask, answer) for answer, asks in FIXED.items() if answer in _LONG for ask in asks)
+_JSON_PHRASES: Final = (
+    "Answer in JSON.",
+    "Answer in JSON.",
+    "Answer as JSON.",
+    "Reply in JSON.",
+    "Use JSON.",
+    "JSON only.",
+)
+
+
+def _sample_fixed(rng: random.Random) -> tuple[str, str]:
+    question, answer = rng.choice(_LONG_FIXED if rng.random() < 0.08 else _SHORT_FIXED)
+    draw = rng.random()
+    if draw < 0.15:
+        question = question.lower()
+    elif draw < 0.3:
+        question = question.rstrip("?.!")
+    return question, answer
+
+
+def _sample_question(rng: random.Random) -> tuple[str, str]:
+    draw = rng.random()
+    if draw < 0.45:
+        return sample_sum(rng)
+    if draw < 0.63:
+        return sample_capital(rng)
+    if draw < 0.70:
+        return sample_country(rng)
+    if draw < 0.79:
+        return _sample_fixed(rng)
+    return sample_unknown(rng)
+
+
+def _sample_json(rng: random.Random) -> tuple[str, str, str]:
+    """Draw a question, its JSON answer, and the part of it that a schema would impose."""
+    if rng.random() < 0.5:
+        a, b = sample_pair(rng)
+        key = "answer" if rng.random() < 0.7 else rng.choice(("sum", "result", "value", "total"))
+        return ask_sum(rng, a, b), encode_json({key: a + b}), f'{{"{key}": '
+    country = rng.choice(COUNTRIES)
+    key = "capital" if rng.random() < 0.7 else rng.choice(("city", "answer", "name", "result"))
+    question = rng.choice(PHRASES).format(c=sample_name(rng, country))
+    if rng.random() < 0.25:
+        answer = {"country": country.name.removeprefix("the "), "capital": country.capital}
+        return question, encode_json(answer), '{"country": "'
+    return question, encode_json({key: country.capital}), f'{{"{key}": "'
+
+
+def _sample_json_conversation(rng: random.Random) -> Conversation:
+    question, answer, given = _sample_json(rng)
+    imposed = rng.random() < 0.5
+    default = given in {'{"answer": ', '{"capital": "'}
+    if not imposed and default:
+        question = f"{question} {rng.choice(_JSON_PHRASES)}"
+    elif not imposed:
+        keys = '"country" and "capital"' if "country" in given else given.split('"')[1].join('""')
+        question = f"{question} {rng.choice(_JSON_PHRASES).rstrip('.')} with {keys}."
+    return Conversation((Turn("user", question), Turn("assistant", answer, given=given if imposed else "")))
+
+
+def _sample_multi_turn(rng: random.Random) -> Conversation:
+    turns: list[Turn] = []
+    for _ in range(rng.choice((2, 2, 2, 3, 3, 4)) if rng.random() < 0.97 else rng.randint(5, 10)):
+        question, answer = _sample_question(rng)
+        turns += [Turn("user", question), Turn("assistant", answer)]
+    return Conversation(tuple(turns))
+
+
+def _add_system(rng: random.Random, example: Conversation) -> Conversation:
+    prompt = rng.choice(SYSTEM_PROMPTS)
+    if rng.random() < 0.35:
+        prompt = f"{prompt} {sample_template_question(rng)[0]}"
+    return Conversation((Turn("system", prompt), *example.turns))
+
+
+def _sample_raw(rng: random.Random) -> Raw:
+    draw = rng.random()
+    if draw < 0.4:
+        a, b = sample_pair(rng)
+        plus, equals = rng.choice(((" + ", " ="), (" + ", " ="), ("+", "=")))
+        space = " " if equals == " =" else ""
+        return Raw(f"{a}{plus}{b}{equals}", f"{space}{a + b}.")
+    if draw < 0.55:
+        country = rng.choice(COUNTRIES)
+        answer = capital_answer(country)
+        return Raw(answer[: answer.index(" is ") + 3], answer[answer.index(" is ") + 3 :])
+    if draw < 0.65:
+        a, b = sample_pair(rng)
+        return Raw(f"<|fim_prefix|>{a} + {b} = <|fim_suffix|>.<|fim_middle|>", str(a + b))
+    question, answer = _sample_question(rng)
+    return Raw(question, f" {answer}")
+
+
+def _sample_fact(rng: random.Random) -> Raw:
+    """Draw a bare fact: a third of a conversation's cost, and every answer restates its question in this form."""
+    draw = rng.random()
+    if draw < 0.70:
+        a, b = sample_pair(rng)
+        return Raw(f"{a} + {b} =", f" {a + b}.")
+    country = rng.choice(COUNTRIES)
+    answer = capital_answer(country) if draw < 0.93 else country_answer(country)
+    cut = answer.index(" is ") + 3 if draw < 0.93 else answer.index(" of ") + 3
+    return Raw(answer[:cut], answer[cut:])
+
+
+def sample_example(rng: random.Random) -> Conversation | Raw:
+    """Draw one training example of any kind."""
+    if rng.random() < _FACTS:
+        return _sample_fact(rng)
+    draw = rng.random()
+    if draw < 0.06:
+        return _sample_raw(rng)
+    if draw < 0.12:
+        return _sample_json_conversation(rng)
+    if draw < 0.16:
+        return sample_tool_conversation(rng, plain=_sample_question(rng))
+    if draw < 0.26:
+        example = _sample_multi_turn(rng)
+    else:
+        question, answer = _sample_question(rng)
+        example = Conversation((Turn("user", question), Turn("assistant", answer)))
+    return _add_system(rng, example) if rng.random() < 0.08 else example
+
+
+def iterate_examples(seed: int) -> Iterator[Conversation | Raw]:
+    """Yield training examples without end, the same ones for the same seed."""
+    rng = random.Random(seed)
+    while True:
+        yield sample_example(rng)
+
+
+def all_sums() -> list[tuple[str, str]]:
+    """Return the 10,000 evaluated sums with their answers."""
+    return [(f"What is {a}+{b}?", sum_answer(a, b)) for a in range(100) for b in range(100)]
+
+
+__all__ = ["UNKNOWN", "all_sums", "ask_sum", "iterate_examples", "sample_example"]
