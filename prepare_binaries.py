@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Everything that puts binaries into the package: fetch, bump, build, stage, unstage, verify, pack.
 
-It needs the standard library alone; what it does is in tools/binaries. The build itself calls `fetch`, `record` and `sbom`.
+It needs the standard library alone; what it does is in tools/binaries. The build itself calls `fetch`, `record`
+and `sbom`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def run_fetch(options: argparse.Namespace) -> str:
 
 def run_bump(options: argparse.Namespace) -> str:
     lock = bump(options.wanted, archive=options.archive)
-    return f"vendor/llama.cpp.lock pins {lock.package} {lock.package_version} ({lock.tag}); now: python prepare_binaries.py fetch"
+    pinned = f"{lock.package} {lock.package_version} ({lock.tag})"
+    return f"vendor/llama.cpp.lock pins {pinned}; now: python prepare_binaries.py fetch"
 
 
 def run_build(options: argparse.Namespace) -> str:

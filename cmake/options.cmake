@@ -36,7 +36,9 @@ set(GGML_CCACHE OFF)
 find_program(LLCUDA_CCACHE ccache)
 find_program(LLCUDA_ENV env)
 if(LLCUDA_CCACHE AND LLCUDA_ENV AND NOT CMAKE_C_COMPILER_LAUNCHER)
-  set(launcher "${LLCUDA_ENV}" "CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}" CCACHE_NOHASHDIR=1 "${LLCUDA_CCACHE}")
+  # The prefix maps name this clone's folder, but their result does not depend on it.
+  set(launcher "${LLCUDA_ENV}"
+    "CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}" CCACHE_NOHASHDIR=1 CCACHE_IGNOREOPTIONS=-ffile-prefix-map=* "${LLCUDA_CCACHE}")
   set(CMAKE_C_COMPILER_LAUNCHER ${launcher})
   set(CMAKE_CXX_COMPILER_LAUNCHER ${launcher})
 endif()

@@ -1,1 +1,1 @@
-"""What puts binaries into the package: the vendored source, the build, BUILD.json, bundles. `prepare_binaries.py` is the one door."""
+"""What puts binaries into the package: source, build, BUILD.json, bundles. `prepare_binaries.py` is the one door."""

@@ -7,7 +7,7 @@ needed before CMake runs. An sdist carries the source: building from it asks for
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from scikit_build_core import build as backend
 
@@ -15,10 +15,7 @@ from tools.binaries.errors import PreparationError
 from tools.binaries.fetch import fetch, tree_is_right
 from tools.binaries.lock import read_lock
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    Settings = Mapping[str, Any] | None
+Settings: TypeAlias = "dict[str, Any] | None"
 
 __all__ = [
     "build_editable",
@@ -73,7 +70,9 @@ def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata
     return backend.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
-def build_editable(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
+def build_editable(
+    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
+) -> str:
     fetch_first()
     return backend.build_editable(wheel_directory, config_settings, metadata_directory)
 

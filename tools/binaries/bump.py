@@ -24,7 +24,7 @@ def parse_tag(text: str) -> tuple[str, str]:
 
 
 def bump(wanted: str, *, archive: Path | None = None, lock_path: Path = LOCK_PATH) -> Lock:
-    """Rewrite the lock file for `wanted` from its source package, downloaded or given. The vendored tree is left alone."""
+    """Rewrite the lock file for `wanted` from its source package, downloaded or given; leave the tree alone."""
     tag, version = parse_tag(wanted)
     old = read_lock(lock_path)
     with tempfile.TemporaryDirectory(prefix=".bump-", dir=ROOT / "vendor") as temporary:
@@ -51,6 +51,6 @@ def read_version(tree: Path) -> str:
     text = (tree / "CMakeLists.txt").read_text(encoding="utf-8")
     found = [re.search(rf"set\(LLAMA_VERSION_{part}\s+(\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH")]
     if not all(found):
-        message = "upstream's CMakeLists.txt states its version in a new way: read_version() in tools/binaries/bump.py must learn it"
+        message = "upstream states its version in a new way: read_version() in tools/binaries/bump.py must learn it"
         raise PreparationError(message)
     return ".".join(match[1] for match in found if match)

@@ -1,4 +1,4 @@
-"""Put binaries into the package and take them out again; pack them into a bundle whose bytes depend on the binaries alone."""
+"""Put binaries into the package and take them out; pack them into a bundle whose bytes depend on the binaries alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ STAGED = ROOT / "src" / "llcuda" / "binaries"
 
 
 def verify(directory: Path) -> None:
-    """Check a binaries folder against its BUILD.json and the rules of the wheel. Raises PreparationError naming every problem."""
+    """Check a folder against its BUILD.json and the wheel's rules. Raises PreparationError naming every problem."""
     if problems := check_directory(directory):
         message = f"{directory} is not whole:\n" + "\n".join(f"  {problem}" for problem in problems)
         raise PreparationError(message)
 
 
 def stage(source: Path, *, target: Path = STAGED) -> None:
-    """Put the binaries of a folder or a bundle into the package, after verifying them; what was staged before is replaced."""
+    """Put the binaries of a folder or a bundle into the package, verified, in place of what was staged before."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".stage-", dir=target.parent) as temporary:
         new = Path(temporary) / "new"
@@ -77,15 +77,18 @@ def unstage(*, target: Path = STAGED) -> bool:
 
 
 def pack(source: Path, *, output: Path) -> Path:
-    """Write `source` as a bundle into `output`, with a .sha256 file and an index entry (.json) beside it; return the bundle."""
+    """Write `source` as a bundle into `output`, hash and index entry (.sha256, .json) beside it; return the bundle."""
     verify(source)
     record = read_record(source)
     output.mkdir(parents=True, exist_ok=True)
     bundle = output / f"llcuda-binaries-{record['llama_cpp']['tag']}-{record['profile']}-linux-x86_64.tar.gz"
-    with bundle.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as packed:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for path in [source / RECORD_NAME, *list_files(source)]:
-                add_member(tar, path, name=path.relative_to(source).as_posix())
+    with (
+        bundle.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for path in [source / RECORD_NAME, *list_files(source)]:
+            add_member(tar, path, name=path.relative_to(source).as_posix())
     write_index(bundle, record)
     return bundle
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["STAMP_NAME", "download", "fetch", "hash_tree", "tree_is_right", "unpack", "verify_archive"]
 
 STAMP_NAME = ".llcuda-lock"
-# What the source package's own metadata step imports. With these at hand pip needs no isolated environment: 9 s, not 70.
+# What the source package's own metadata step imports. With these pip needs no isolated environment: 9 s, not 70.
 METADATA_NEEDS = ("setuptools", "setuptools_scm", "wheel")
 MAX_UNPACKED_BYTES = 1 << 28
 
@@ -138,7 +138,7 @@ def write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, *, target: Path)
 
 
 def download(requirement: str, *, sha256: str | None, folder: Path) -> Path:
-    """Get a source package with pip from whatever index pip is set up with; pip checks the hash before it opens the file.
+    """Get a source package with pip, from the index it is set up with; it checks the hash before opening the file.
 
     Raises PreparationError with pip's last lines when there is no pip, no network or no such version.
     """
@@ -157,7 +157,9 @@ def download(requirement: str, *, sha256: str | None, folder: Path) -> Path:
     archives = sorted(folder.glob("*.tar.*"))
     if done.returncode or len(archives) != 1:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
-        message = f"pip could not get {requirement}:\n{last}\nCheck the network and try again, or {by_hand(requirement)}"
+        message = (
+            f"pip could not get {requirement}:\n{last}\nCheck the network and try again, or {by_hand(requirement)}"
+        )
         raise PreparationError(message)
     return archives[0]
 
@@ -171,6 +173,6 @@ def by_hand(requirement: str) -> str:
 
 
 def pip_environment() -> dict[str, str]:
-    """Return this environment without what an enclosing pip tells its build backend: it is not meant for a second pip."""
+    """Return this environment without what an enclosing pip tells its build backend; a second pip must not see it."""
     ours = ("_PYPROJECT_HOOKS_", "PEP517_", "PIP_BUILD_TRACKER", "PIP_REQ_TRACKER", "PIP_TARGET", "PIP_PREFIX")
     return {key: value for key, value in os.environ.items() if not key.startswith(ours)}

@@ -1,8 +1,8 @@
-"""BUILD.json: what was built, from what, how, and the hash of every file. Written at install time, when files are stripped."""
+"""BUILD.json: what was built, from what, how, and each file's hash. Written at install time, after stripping."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ SYSTEM_LIBRARIES = frozenset(
 
 
 def list_files(directory: Path) -> list[Path]:
-    """Return every file that the record of `directory` covers: all but itself, and not a folder that has its own record."""
+    """Return every file that the record of `directory` covers: all but itself and folders that have their own."""
     found = []
     for path in sorted(directory.iterdir()):
         if path.is_dir() and not (path / RECORD_NAME).exists():
@@ -37,7 +37,7 @@ def list_files(directory: Path) -> list[Path]:
 
 
 def write_record(directory: Path, *, facts: dict[str, Any]) -> None:
-    """Write BUILD.json into `directory`: the build's facts, the date of SOURCE_DATE_EPOCH (else now), and each file's hash."""
+    """Write BUILD.json into `directory`: the build's facts, SOURCE_DATE_EPOCH (else now) as date, each file's hash."""
     files = {
         path.relative_to(directory).as_posix(): {
             "sha256": f"sha256:{hash_file(path)}",
@@ -54,12 +54,12 @@ def write_record(directory: Path, *, facts: dict[str, Any]) -> None:
 
 def build_date() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.datetime.fromtimestamp(int(epoch), tz=datetime.timezone.utc) if epoch else now()
+    moment = dt.datetime.fromtimestamp(int(epoch), tz=dt.timezone.utc) if epoch else now()
     return moment.isoformat(timespec="seconds")
 
 
-def now() -> datetime.datetime:
-    return datetime.datetime.now(tz=datetime.timezone.utc)
+def now() -> dt.datetime:
+    return dt.datetime.now(tz=dt.timezone.utc)
 
 
 def read_record(directory: Path) -> dict[str, Any]:
@@ -102,7 +102,8 @@ def check_file(path: Path, entry: dict[str, Any]) -> Iterator[str]:
     elif f"sha256:{hash_file(path)}" != entry["sha256"]:
         yield "its sha256 is not the one in BUILD.json"
     if bool(path.stat().st_mode & 0o100) != entry["executable"]:
-        yield f"execute bit is {'missing' if entry['executable'] else 'set'}: chmod {'+' if entry['executable'] else '-'}x {path}"
+        what, sign = ("missing", "+") if entry["executable"] else ("set", "-")
+        yield f"execute bit is {what}: chmod {sign}x {path}"
 
 
 def check_elf(elf: ElfFile, *, name: str, libraries: set[str]) -> Iterator[str]:

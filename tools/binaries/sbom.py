@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_sbom"]
 
-# Name, licence, and for each the file of the vendored tree and the pattern in it that states the version, where one does.
+# Name, licence, a file of the vendored tree, and the pattern in it that states the version, where there is one.
 BUNDLED = (
     ("cpp-httplib", "MIT", "vendor/cpp-httplib/httplib.h", r'CPPHTTPLIB_VERSION "([^"]+)"'),
     ("nlohmann-json", "MIT", "vendor/nlohmann/json.hpp", r"version (\d+\.\d+\.\d+)"),
@@ -66,7 +66,7 @@ def llama_cpp(lock: Lock, reference: str) -> dict[str, Any]:
     }
 
 
-def component(tree: Path, name: str, licence: str, path: str, pattern: str | None) -> dict[str, Any]:  # noqa: PLR0913, PLR0917
+def component(tree: Path, name: str, licence: str, path: str, pattern: str | None) -> dict[str, Any]:  # noqa: PLR0917
     found = re.search(pattern, (tree / path).read_text(encoding="utf-8", errors="replace")) if pattern else None
     return {
         "type": "library",
