@@ -80,7 +80,8 @@ def verify_archive(lock: Lock, archive: Path) -> None:
         raise PreparationError(message)
     if (actual := hash_file(archive)) != lock.sha256:
         message = (
-            f"{archive} is not the file that vendor/llama.cpp.lock pins: its sha256 is {actual}, pinned is {lock.sha256}. "
+            f"{archive} is not the file that vendor/llama.cpp.lock pins: "
+            f"its sha256 is {actual}, pinned is {lock.sha256}. "
             f"Get {lock.package} {lock.package_version} again; "
             f"to move to another version: python prepare_binaries.py bump --version VERSION"
         )
@@ -138,7 +139,7 @@ def write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, *, target: Path)
 
 
 def download(requirement: str, *, sha256: str | None, folder: Path) -> Path:
-    """Get a source package with pip, from the index it is set up with; it checks the hash before opening the file.
+    """Get a source package with pip, from the index it is set up with; pip checks the hash before it opens it.
 
     Raises PreparationError with pip's last lines when there is no pip, no network or no such version.
     """
