@@ -1,0 +1,20 @@
+"""Models by name: on this disk if they are here, from the hub or an address if not."""
+
+from __future__ import annotations
+
+from llcuda.models.manage import ListedModel, Removal, inspect_model, list_models, pull_model, remove_model
+from llcuda.models.registry import RegistryEntry, read_registry
+from llcuda.models.resolve import ModelFile, resolve_model
+
+__all__ = [
+    "ListedModel",
+    "ModelFile",
+    "RegistryEntry",
+    "Removal",
+    "inspect_model",
+    "list_models",
+    "pull_model",
+    "read_registry",
+    "remove_model",
+    "resolve_model",
+]

@@ -1,0 +1,101 @@
+"""What the hub's own cache on this disk holds. Nothing here opens a connection or loads huggingface_hub.
+
+::
+
+    models--org--name/
+    ├── refs/main                  the commit that ``main`` was when something was last downloaded
+    ├── snapshots/<commit>/…       links to the blobs under the names they have in the repository
+    └── blobs/<sha256>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from llcuda.settings import get_path
+
+__all__ = ["cache_dir", "cached_digest", "list_cached", "list_cached_repositories", "remove_cached"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def cache_dir() -> Path:
+    """Return the hub's cache: HF_HUB_CACHE, else ``hub`` in HF_HOME, else in the XDG cache folder."""
+    chosen = get_path("HF_HUB_CACHE") or get_path("HUGGINGFACE_HUB_CACHE")
+    if chosen:
+        return chosen
+    cache = get_path("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (get_path("HF_HOME") or cache / "huggingface") / "hub"
+
+
+def _folder(repository: str) -> Path:
+    return cache_dir() / f"models--{repository.replace('/', '--')}"
+
+
+def list_cached(repository: str, revision: str = "main") -> dict[str, Path]:
+    """Return the GGUF files of the repository that are on the disk, by their names in it.
+
+    The commit that ``revision`` was at the last download comes first; files that only older commits have are added.
+    """
+    folder = _folder(repository)
+    found: dict[str, Path] = {}
+    for snapshot in _order_snapshots(folder, revision):
+        for path in sorted(snapshot.rglob("*.gguf")):
+            if path.is_file():
+                found.setdefault(path.relative_to(snapshot).as_posix(), path)
+    return found
+
+
+def _order_snapshots(folder: Path, revision: str) -> list[Path]:
+    try:
+        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        commit = revision
+    snapshots = [path for path in (folder / "snapshots").glob("*") if path.is_dir()]
+    if revision != "main":
+        # Another commit's file would not be what was asked for.
+        return [path for path in snapshots if path.name == commit]
+    return sorted(snapshots, key=lambda path: (path.name != commit, -path.stat().st_mtime))
+
+
+def cached_digest(path: Path) -> str | None:
+    """Return the digest that the cache keeps the file under, as ``sha256:<64 hex>``, or None where it has none."""
+    name = path.resolve().name
+    return f"sha256:{name}" if _SHA256.fullmatch(name) else None
+
+
+def list_cached_repositories() -> tuple[str, ...]:
+    """Return the repositories that have a GGUF file on the disk."""
+    folders = sorted(cache_dir().glob("models--*--*"))
+    names = [folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders]
+    return tuple(name for name in names if list_cached(name))
+
+
+def remove_cached(repository: str, file: str) -> int:
+    """Remove the file from every snapshot, and its blob where nothing else links to it; return the bytes freed."""
+    folder = _folder(repository)
+    paths = [path for path in (folder / "snapshots").glob(f"*/{_escape(file)}") if path.is_symlink() or path.is_file()]
+    blobs = {path.resolve() for path in paths}
+    freed = sum(path.stat().st_size for path in paths if not path.is_symlink())
+    for path in paths:
+        path.unlink()
+    return freed + sum(_remove_blob(blob, folder) for blob in blobs)
+
+
+def _remove_blob(blob: Path, folder: Path) -> int:
+    if blob.parent != (folder / "blobs").resolve() or not blob.is_file():
+        return 0
+    if any(path.resolve() == blob for path in (folder / "snapshots").rglob("*") if path.is_symlink()):
+        return 0
+    size = blob.stat().st_size
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(blob)  # noqa: PTH108 - Path.unlink would do the same
+        return size
+    return 0
+
+
+def _escape(file: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", file)

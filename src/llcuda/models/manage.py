@@ -1,0 +1,171 @@
+"""What is on this disk and what could be: list models, download one ahead of time, free its space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llcuda.errors import ModelNotFoundError, UsageError
+from llcuda.models import hub_cache, names
+from llcuda.models.choose import choose_file, is_model, list_parts, parse_quantisation
+from llcuda.models.registry import find_entry, read_registry, suggest_names
+from llcuda.models.resolve import ModelFile, resolve_model
+from llcuda.store import ModelStore, verify_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ListedModel", "Removal", "inspect_model", "list_models", "pull_model", "remove_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """One line of ``llcuda models list``."""
+
+    name: str
+    source: str
+    """``demo``, ``registry``, ``hub``, or ``store``."""
+    quantisation: str | None
+    parameters: int | None
+    bytes: int
+    """Of the files on the disk, else about what a download takes."""
+    on_disk: bool
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What removing a model did."""
+
+    name: str
+    files: tuple[str, ...]
+    bytes_freed: int
+
+
+def list_models() -> tuple[ListedModel, ...]:
+    """Return the demo models, the registry, and whatever else is on this disk, in this order."""
+    listed = [*_list_demos(), *_list_registry()]
+    taken = {model.path for model in listed}
+    return (*listed, *(model for model in _list_cached() if model.path not in taken), *_list_store())
+
+
+def inspect_model(name: str) -> ModelFile:
+    """Return what is known of a model that is on this disk; nothing is downloaded.
+
+    Raises ModelNotFoundError where it is not here.
+    """
+    parsed = names.parse_name(name, is_file=Path(name).is_file())
+    if _is_remote(parsed) and not _files_of(parsed):
+        raise ModelNotFoundError(name, "it is not on this disk", hint=f"`llcuda models pull {name}` downloads it.")
+    return resolve_model(name, progress=False)
+
+
+def pull_model(name: str, *, progress: bool = True) -> ModelFile:
+    """Have the model on this disk, compared with its digest where one is known, and return it.
+
+    Raises what :func:`resolve_model` raises, and ChecksumMismatchError.
+    """
+    model = resolve_model(name, progress=progress)
+    for path in (*model.parts, *([model.mmproj] if model.mmproj else [])):
+        digest = hub_cache.cached_digest(path) if model.source in {"registry", "hub"} else None
+        if digest:
+            verify_file(path, digest)
+    if model.digest and model.source in {"store", "url"}:
+        verify_file(model.parts[0], model.digest)
+    return model
+
+
+def remove_model(name: str) -> Removal:
+    """Remove what is on this disk of a model, and return what that freed.
+
+    Models inside the package and files given by their path are not removed: UsageError. Raises ModelNotFoundError
+    where there is nothing to remove.
+    """
+    parsed = names.parse_name(name)
+    if isinstance(parsed, (names.DemoName, names.PathName)):
+        raise UsageError(f"{name} is not a downloaded model", hint="Remove a file of your own with rm.")
+    found = _files_of(parsed)
+    if not found:
+        raise ModelNotFoundError(name, "it is not on this disk", suggestions=_suggest_removable(name))
+    hub = _as_hub(parsed)
+    if hub:
+        freed = sum(hub_cache.remove_cached(hub.repository, file) for file in found)
+    else:
+        freed = sum(ModelStore().remove(digest) for digest in found)
+    return Removal(name, tuple(found), freed)
+
+
+def _is_remote(parsed: names.ModelName) -> bool:
+    return isinstance(parsed, (names.HubName, names.UrlName)) or _as_hub(parsed) is not None
+
+
+def _as_hub(parsed: names.ModelName) -> names.HubName | None:
+    if isinstance(parsed, names.HubName):
+        return parsed
+    entry = find_entry(parsed.name) if isinstance(parsed, names.RegistryName) else None
+    return entry.hub_name if entry else None
+
+
+def _files_of(parsed: names.ModelName) -> list[str]:
+    """Return what is on the disk of a model: names in a repository, or digests in the store."""
+    hub = _as_hub(parsed)
+    if hub:
+        return _cached_files(hub)
+    store = ModelStore()
+    if isinstance(parsed, names.DigestName):
+        return [parsed.digest] if store.get(parsed.digest) else []
+    if isinstance(parsed, names.UrlName):
+        links = [store.get_link(url) for url in names.list_part_urls(parsed.url).values()]
+        return [digest for digest in links if digest]
+    link = store.get_link(parsed.name) if isinstance(parsed, names.RegistryName) else None
+    return [link] if link else []
+
+
+def _cached_files(hub: names.HubName) -> list[str]:
+    cached = hub_cache.list_cached(hub.repository, hub.revision)
+    chosen = hub.file if hub.file in cached else choose_file(cached, hub.quantisation) if not hub.file else None
+    if chosen is None:
+        return []
+    parts = [part for part in list_parts(chosen) if part in cached]
+    # The projector goes with the last model of the repository.
+    others = [file for file in cached if is_model(file) and file not in parts]
+    return parts if others else [*parts, *(file for file in cached if not is_model(file))]
+
+
+def _suggest_removable(name: str) -> tuple[str, ...]:
+    return suggest_names(name, (model.name for model in list_models() if model.on_disk))
+
+
+def _list_demos() -> Iterator[ListedModel]:
+    for name in names.DEMOS:
+        path = Path(str(files("llcuda"))) / "models_data" / f"{name}.gguf"
+        if path.is_file():
+            model = resolve_model(name)
+            yield ListedModel(
+                name, "demo", model.info.quantisation, model.info.parameters, model.info.file_bytes, True, path
+            )
+
+
+def _list_registry() -> Iterator[ListedModel]:
+    for entry in read_registry():
+        path = hub_cache.list_cached(entry.repository).get(entry.file)
+        size = path.stat().st_size if path else entry.bytes
+        yield ListedModel(entry.name, "registry", entry.quantisation, entry.parameters, size, path is not None, path)
+
+
+def _list_cached() -> Iterator[ListedModel]:
+    for repository in hub_cache.list_cached_repositories():
+        cached = hub_cache.list_cached(repository)
+        for first in sorted({list_parts(file)[0] for file in cached if is_model(file)}):
+            parts = [cached[part] for part in list_parts(first) if part in cached]
+            size = sum(part.stat().st_size for part in parts)
+            name = f"{repository}:{first}"
+            yield ListedModel(name, "hub", parse_quantisation(first), None, size, True, cached.get(first))
+
+
+def _list_store() -> Iterator[ListedModel]:
+    for blob in ModelStore().list():
+        name = blob.names[0] if blob.names else blob.digest
+        yield ListedModel(name, "store", parse_quantisation(name), None, blob.bytes, True, blob.path)

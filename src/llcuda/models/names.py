@@ -1,0 +1,170 @@
+"""What the name of a model means: a demo, a path, a digest, a file on the hub, a URL, or a name of the registry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from llcuda.errors import UsageError
+from llcuda.models.choose import list_parts
+from llcuda.store import parse_digest
+
+__all__ = [
+    "DEMOS",
+    "DemoName",
+    "DigestName",
+    "HubName",
+    "ModelName",
+    "PathName",
+    "RegistryName",
+    "UrlName",
+    "list_part_urls",
+    "parse_name",
+]
+
+DEMOS = ("demo", "demo-draft")
+"""The models inside the package."""
+
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_REPOSITORY = re.compile(rf"{_WORD}/{_WORD}")
+_REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
+_QUANTISATION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+_HUB_FILE = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoName:
+    """A model inside the package."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathName:
+    """A file on this machine."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class DigestName:
+    """A file in the store, by its digest ``sha256:<64 hex>``."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A repository on the hub, with a file in it, a quantisation, or neither."""
+
+    repository: str
+    file: str | None = None
+    quantisation: str | None = None
+    revision: str = "main"
+
+    @property
+    def label(self) -> str:
+        """The name as it is written."""
+        revision = "" if self.revision == "main" else f"@{self.revision}"
+        suffix = self.file or self.quantisation
+        return f"{self.repository}{revision}:{suffix}" if suffix else f"{self.repository}{revision}"
+
+
+@dataclass(frozen=True, slots=True)
+class UrlName:
+    """An address of a file, and the digest it must have, where the name says it: ``#sha256=…``."""
+
+    url: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryName:
+    """A name that the registry may know."""
+
+    name: str
+
+
+ModelName = DemoName | PathName | DigestName | HubName | UrlName | RegistryName
+
+
+def parse_name(text: str, *, is_file: bool = False) -> ModelName:
+    """Return what ``text`` names; ``is_file`` says whether it is the path of a file that exists.
+
+    Raises UsageError for a name that cannot be one of a model.
+    """
+    if not text.strip() or "\0" in text:
+        raise UsageError(f"{text!r} is not the name of a model", hint="`llcuda models list` shows the names there are.")
+    if text.lower() in DEMOS:
+        return DemoName(text.lower())
+    if re.match(r"sha256[:-]", text):
+        return DigestName(parse_digest(text))
+    if _SCHEME.match(text):
+        return _parse_url(text)
+    return _parse_unmarked(text, is_file=is_file)
+
+
+def _parse_unmarked(text: str, *, is_file: bool) -> ModelName:
+    if is_file or text.startswith(("/", "./", "../", "~")):
+        return PathName(text)
+    repository, colon, suffix = text.partition(":")
+    repository, _, revision = repository.partition("@")
+    if _REPOSITORY.fullmatch(repository) and (colon or revision or not text.lower().endswith(".gguf")):
+        return _parse_hub(repository, suffix, revision or "main")
+    if "/" in text or text.lower().endswith(".gguf"):
+        return PathName(text)
+    return RegistryName(text)
+
+
+def _parse_hub(repository: str, suffix: str, revision: str) -> HubName:
+    if not _REVISION.fullmatch(revision) or ".." in revision:
+        raise UsageError(f"{revision!r} is not a branch, a tag or a commit")
+    if not suffix:
+        return HubName(repository, revision=revision)
+    if suffix.lower().endswith(".gguf"):
+        return HubName(repository, file=_check_file(suffix), revision=revision)
+    if not _QUANTISATION.fullmatch(suffix):
+        raise UsageError(
+            f"{suffix!r} is neither a .gguf file nor a quantisation",
+            hint=f"Write {repository}:Q4_K_M, or {repository}:FILE.gguf.",
+        )
+    return HubName(repository, quantisation=suffix, revision=revision)
+
+
+def _check_file(file: str) -> str:
+    """Refuse what would leave the repository's folder in the cache."""
+    if "\\" in file or any(part in {"", ".", ".."} for part in file.split("/")):
+        raise UsageError(f"{file!r} is not the name of a file in a repository")
+    return file
+
+
+def _parse_url(text: str) -> ModelName:
+    url, _, fragment = text.partition("#")
+    parts = urlsplit(url)
+    if parts.scheme.lower() not in {"http", "https"} or not parts.hostname:
+        raise UsageError(f"{text}: only http:// and https:// addresses can be downloaded")
+    path = unquote(parts.path)
+    if parts.hostname in _HUB_HOSTS and (match := _HUB_FILE.fullmatch(path)):
+        repository, revision, file = match.groups()
+        if _REPOSITORY.fullmatch(repository) and file.lower().endswith(".gguf"):
+            return _parse_hub(repository, file, revision)
+    if not path.lower().endswith(".gguf"):
+        raise UsageError(f"{text} is not the address of a .gguf file")
+    return UrlName(url, _parse_fragment(fragment))
+
+
+def _parse_fragment(fragment: str) -> str | None:
+    return parse_digest(fragment.replace("=", ":", 1)) if fragment.startswith("sha256=") else None
+
+
+def list_part_urls(url: str) -> dict[str, str]:
+    """Return the addresses of all parts of the model that ``url`` is a part of, by their file names."""
+    parts = urlsplit(url)
+    folder, _, file = parts.path.rpartition("/")
+    return {
+        part: parts._replace(path=f"{folder}/{quote(part)}").geturl() if part != unquote(file) else url
+        for part in list_parts(unquote(file))
+    }

@@ -1,0 +1,84 @@
+"""How far a download has come: what is asked for next, and what an answer means. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["Answer", "Progress", "Step", "decide", "request_headers"]
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The bytes that are on the disk, and what the server said of the whole file."""
+
+    received: int = 0
+    total: int | None = None
+    validator: str | None = None
+    """A strong ETag, or a date of last change: what must be the same for a resumed file to be one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The parts of a response that matter, its header names in small letters."""
+
+    status: int
+    headers: dict[str, str]
+
+    @property
+    def validator(self) -> str | None:
+        """The strong ETag, else the date of last change."""
+        tag = self.headers.get("etag", "")
+        return tag if tag and not tag.startswith("W/") else self.headers.get("last-modified")
+
+    @property
+    def length(self) -> int | None:
+        """The Content-Length in bytes."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isdecimal() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do with an answer: ``append``, ``restart``, ask ``again`` for all, ``done``, ``retry`` or ``fail``."""
+
+    action: str
+    progress: Progress
+    reason: str = ""
+
+
+def request_headers(progress: Progress) -> dict[str, str]:
+    """Return the headers that ask for the rest, if it is certain to be the rest of the same file."""
+    headers = {"Accept-Encoding": "identity"}
+    if progress.received and progress.validator:
+        headers |= {"Range": f"bytes={progress.received}-", "If-Range": progress.validator}
+    return headers
+
+
+def decide(answer: Answer, progress: Progress) -> Step:
+    """Return what to do with the answer to a request that was made with ``request_headers(progress)``."""
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        return Step("fail", progress, f"the server sends it encoded as {answer.headers['content-encoding']}")
+    if answer.status == 200:  # noqa: PLR2004 - OK
+        return Step("restart", Progress(0, answer.length, answer.validator))
+    if answer.status == _PARTIAL:
+        return _decide_partial(answer, progress)
+    if answer.status == _RANGE_NOT_SATISFIABLE and progress.received:
+        complete = progress.total == progress.received
+        return Step("done", progress) if complete else Step("again", Progress())
+    return Step("retry" if answer.status in _RETRIED else "fail", progress, f"HTTP {answer.status}")
+
+
+def _decide_partial(answer: Answer, progress: Progress) -> Step:
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+    if not match or int(match[1]) != progress.received or not progress.received:
+        return Step("again", Progress())
+    total = None if match[3] == "*" else int(match[3])
+    changed = answer.validator not in {None, progress.validator} or None not in {total, progress.total} - {total}
+    if changed:
+        return Step("again", Progress())
+    return Step("append", Progress(progress.received, total or progress.total, progress.validator))

@@ -1,0 +1,82 @@
+"""The models that have a name of their own: ``registry.json``, and finding them in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from llcuda.models.names import DEMOS, HubName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["RegistryEntry", "find_entry", "format_table", "read_registry", "suggest_names"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEntry:
+    """One model of the registry."""
+
+    name: str
+    repository: str
+    file: str
+    parameters: int
+    """Approximate, from the model's card."""
+    quantisation: str
+    bytes: int
+    """Approximate, of the file itself without a projector."""
+    context: int
+    """Tokens that the model was made for."""
+    licence: str
+    checked: str
+    """Where repository and file were seen, or ``not checked``."""
+
+    @property
+    def hub_name(self) -> HubName:
+        """The file on the hub."""
+        return HubName(self.repository, file=self.file)
+
+
+@cache
+def read_registry() -> tuple[RegistryEntry, ...]:
+    """Return the entries in the order of the file."""
+    import json  # noqa: PLC0415 - loaded only when needed
+
+    text = files("llcuda").joinpath("models").joinpath("registry.json").read_text(encoding="utf-8")
+    return tuple(RegistryEntry(**entry) for entry in json.loads(text)["models"])
+
+
+def find_entry(name: str) -> RegistryEntry | None:
+    """Return the entry of that name, whatever its capitals, or None."""
+    return next((entry for entry in read_registry() if entry.name.lower() == name.lower()), None)
+
+
+def suggest_names(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return up to three known names that are near ``name``, the nearest first."""
+    import difflib  # noqa: PLC0415 - loaded only when needed
+
+    known = {known.lower(): known for known in (*DEMOS, *(entry.name for entry in read_registry()), *others)}
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    starting = [key for key in known if key.startswith(name.lower()) and key not in near]
+    return tuple(known[key] for key in (*near, *starting)[:3])
+
+
+def format_table() -> str:
+    """Return the registry as the Markdown table that the documentation shows."""
+    head = "| Name | Parameters | Size | Context | Licence | Repository and file |\n" + "| --- " * 6 + "|\n"
+    return head + "".join(f"{_format_row(entry)}\n" for entry in read_registry())
+
+
+def _format_row(entry: RegistryEntry) -> str:
+    mark = " (not checked)" if entry.checked == "not checked" else ""
+    cells = (
+        f"`{entry.name}`",
+        f"{entry.parameters / 1e9:.3g}B",
+        f"{entry.bytes / 1e9:.2f} GB",
+        f"{entry.context:,}",
+        entry.licence,
+        f"`{entry.repository}:{entry.file}`{mark}",
+    )
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,259 @@
+"""Turn the name of a model into a file on this disk, downloading it only if nothing here will do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from llcuda import settings
+from llcuda.errors import DownloadError, ModelNotFoundError
+from llcuda.gguf import GGUFInfo, combine_parts, read_gguf
+from llcuda.models import hub_cache, names
+from llcuda.models.choose import choose_file, choose_projector, is_model, list_parts, parse_quantisation
+from llcuda.models.registry import find_entry, suggest_names
+from llcuda.store import ModelStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from llcuda.models.hub import HubFile
+
+__all__ = ["ModelFile", "resolve_model"]
+
+Source = Literal["demo", "path", "store", "registry", "hub", "url"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model on this disk: where it is, where it came from, and what its header says."""
+
+    path: Path
+    """The file, or the first part."""
+    mmproj: Path | None
+    """The projector that lets a vision model see."""
+    name: str
+    """The name as it was given."""
+    digest: str | None
+    """``sha256:…`` where it is known without reading the whole file."""
+    source: Source
+    info: GGUFInfo
+    parts: tuple[Path, ...]
+    """Every file that the model consists of, the projector apart."""
+
+
+def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelFile:
+    """Return the model that ``name`` means.
+
+    What is on this disk is used without a connection being opened; else the model is downloaded, with a bar on stderr
+    if ``progress``. Raises ModelNotFoundError, ModelFormatError, DownloadError, ChecksumMismatchError, and UsageError
+    for what cannot be a name.
+    """
+    text = os.fspath(name)
+    is_path = isinstance(name, os.PathLike)
+    parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=_is_file(text))
+    match parsed:
+        case names.DemoName():
+            return _resolve_demo(parsed)
+        case names.PathName():
+            return _resolve_path(parsed, text)
+        case names.DigestName():
+            return _resolve_digest(parsed)
+        case names.HubName():
+            return _resolve_hub(parsed, text, progress=progress)
+        case names.UrlName():
+            return _resolve_url(parsed, text, progress=progress)
+        case names.RegistryName():
+            return _resolve_registry(parsed, progress=progress)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        # A name too long for a path, or with a NUL in it.
+        return False
+
+
+def _describe(
+    name: str, parts: Sequence[Path], *, source: Source, mmproj: Path | None = None, digest: str | None = None
+) -> ModelFile:
+    info = combine_parts([_read(name, part) for part in parts])
+    return ModelFile(parts[0], mmproj, name, digest, source, info, tuple(parts))
+
+
+def _read(name: str, path: Path) -> GGUFInfo:
+    try:
+        return read_gguf(path)
+    except FileNotFoundError:
+        raise ModelNotFoundError(name, f"there is no file {path}") from None
+    except PermissionError:
+        raise ModelNotFoundError(
+            name, f"{path} may not be read", hint=f"Give yourself the right to: chmod u+r {path}"
+        ) from None
+
+
+def _resolve_demo(parsed: names.DemoName) -> ModelFile:
+    path = Path(str(files("llcuda"))) / "models_data" / f"{parsed.name}.gguf"
+    return _describe(parsed.name, [path], source="demo")
+
+
+def _resolve_path(parsed: names.PathName, name: str) -> ModelFile:
+    path = Path(parsed.path).expanduser()
+    if path.is_dir():
+        return _resolve_folder(path, name)
+    if not path.exists():
+        raise ModelNotFoundError(name, f"there is no file {path}", suggestions=_suggest_paths(path))
+    parts = [path.with_name(part) for part in list_parts(path.name)]
+    _require_parts(name, parts)
+    return _describe(name, parts, source="path", mmproj=_find_projector(path))
+
+
+def _resolve_folder(folder: Path, name: str) -> ModelFile:
+    chosen = choose_file(path.name for path in folder.iterdir())
+    if chosen is None:
+        raise ModelNotFoundError(name, "the folder holds no .gguf file", hint="Give the path of a .gguf file.")
+    return _resolve_path(names.PathName(str(folder / chosen)), name)
+
+
+def _suggest_paths(path: Path) -> tuple[str, ...]:
+    import difflib  # noqa: PLC0415 - loaded only when needed
+
+    there = {file.name: file for file in path.parent.glob("*.gguf")} if path.parent.is_dir() else {}
+    return tuple(str(there[near]) for near in difflib.get_close_matches(path.name, there, n=3))
+
+
+def _require_parts(name: str, parts: Sequence[Path]) -> None:
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        raise ModelNotFoundError(
+            name,
+            f"the part {missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else ""),
+            hint="All parts of a split model lie in one folder: download those that are missing.",
+        )
+
+
+def _find_projector(model: Path) -> Path | None:
+    """Return the projector beside the model, if it is certain to be that model's.
+
+    It is where the folder holds a single model, or where the projector's name contains the model's.
+    """
+    there = [path.name for path in model.parent.glob("*.gguf")]
+    models = {list_parts(file)[0] for file in there if is_model(file)}
+    own = [file for file in there if len(models) == 1 or _base(model.name) in file.lower()]
+    chosen = choose_projector(own, model.name)
+    return model.parent / chosen if chosen else None
+
+
+def _base(file: str) -> str:
+    """Return the file's name in small letters without its quantisation and what follows."""
+    stem = list_parts(file)[0].lower().removesuffix(".gguf")
+    label = (parse_quantisation(file) or "").lower()
+    return stem[: stem.rindex(label)].rstrip("-._").removesuffix("-ud") if label and label in stem else stem
+
+
+def _resolve_digest(parsed: names.DigestName) -> ModelFile:
+    path = ModelStore().get(parsed.digest)
+    if path is None:
+        raise ModelNotFoundError(parsed.digest, "no file in the store has this digest")
+    return _describe(parsed.digest, [path], source="store", digest=parsed.digest)
+
+
+def _resolve_registry(parsed: names.RegistryName, *, progress: bool) -> ModelFile:
+    entry = find_entry(parsed.name)
+    if entry:
+        return _resolve_hub(entry.hub_name, parsed.name, progress=progress, source="registry")
+    store = ModelStore()
+    digest = store.get_link(parsed.name)
+    if digest:
+        return _describe(parsed.name, [store.path(digest)], source="store", digest=digest)
+    raise ModelNotFoundError(
+        parsed.name, "no model has this name", suggestions=suggest_names(parsed.name, store.names())
+    )
+
+
+def _resolve_hub(parsed: names.HubName, name: str, *, progress: bool, source: Source = "hub") -> ModelFile:
+    cached = hub_cache.list_cached(parsed.repository, parsed.revision)
+    chosen = _choose(parsed, cached)
+    if chosen is None or any(part not in cached for part in list_parts(chosen)):
+        _refuse_offline(name)
+        cached = _download(parsed, name, progress=progress)
+        chosen = next(iter(cached))
+    parts = [cached[part] for part in list_parts(chosen)]
+    projector = choose_projector(cached, chosen)
+    mmproj = cached[projector] if projector else None
+    return _describe(name, parts, source=source, mmproj=mmproj, digest=hub_cache.cached_digest(parts[0]))
+
+
+def _choose(parsed: names.HubName, there: Mapping[str, object]) -> str | None:
+    if parsed.file:
+        first = list_parts(parsed.file)[0]
+        return first if first in there else None
+    return choose_file(there, parsed.quantisation)
+
+
+def _download(parsed: names.HubName, name: str, *, progress: bool) -> dict[str, Path]:
+    """Download the model's parts and its projector, and return their paths by name, the first part first."""
+    from llcuda.models.hub import fetch_file, list_files  # noqa: PLC0415 - loaded only when needed
+
+    there = list_files(parsed)
+    chosen = _choose(parsed, there)
+    if chosen is None:
+        raise _nothing_fits(parsed, name, there)
+    parts = list_parts(chosen)
+    missing = next((part for part in parts if part not in there), None)
+    if missing:
+        raise ModelNotFoundError(name, f"the repository lacks the part {missing}")
+    projector = choose_projector(there, chosen)
+    wanted = [*parts, projector] if projector else parts
+    return {file: fetch_file(parsed, there[file], progress=progress) for file in wanted}
+
+
+def _nothing_fits(parsed: names.HubName, name: str, there: Mapping[str, HubFile]) -> ModelNotFoundError:
+    import difflib  # noqa: PLC0415 - loaded only when needed
+
+    models = sorted({list_parts(file)[0] for file in there if is_model(file)})
+    if not models:
+        return ModelNotFoundError(
+            name, "the repository holds no .gguf file", hint="Look for a repository whose name ends in -GGUF."
+        )
+    wanted = parsed.file or parsed.quantisation or ""
+    near = difflib.get_close_matches(wanted, models, n=3, cutoff=0.3) or models[:3]
+    reason = f"the repository has no {'file' if parsed.file else 'quantisation'} {wanted}"
+    return ModelNotFoundError(name, reason, suggestions=[f"{parsed.repository}:{file}" for file in near])
+
+
+def _resolve_url(parsed: names.UrlName, name: str, *, progress: bool) -> ModelFile:
+    store = ModelStore()
+    urls = names.list_part_urls(parsed.url)
+    if len(urls) == 1:
+        digest = _have_url(parsed, store, progress=progress)
+        return _describe(name, [store.path(digest)], source="url", digest=digest)
+    digests = {part: _have_url(names.UrlName(url), store, progress=progress) for part, url in urls.items()}
+    # llama.cpp finds the parts by their names, which blobs do not have.
+    folder = store.make_set(next(iter(urls.values())), digests)
+    first = next(iter(digests.values()))
+    return _describe(name, [folder / part for part in urls], source="url", digest=first)
+
+
+def _have_url(parsed: names.UrlName, store: ModelStore, *, progress: bool) -> str:
+    from llcuda.models.download import fetch_url  # noqa: PLC0415 - loaded only when needed
+
+    known = parsed.digest if parsed.digest and store.get(parsed.digest) else store.get_link(parsed.url)
+    if known and parsed.digest in {None, known}:
+        return known
+    _refuse_offline(parsed.url)
+    return fetch_url(parsed, store, progress=progress)
+
+
+def _refuse_offline(name: str) -> None:
+    """Raise DownloadError, with the variable's name, where downloads are forbidden."""
+    if not settings.is_offline():
+        return
+    variable = "LLCUDA_OFFLINE" if settings.is_set("LLCUDA_OFFLINE") else "HF_HUB_OFFLINE"
+    raise DownloadError(
+        name, f"{variable} is set, and it is not on this disk", hint=f"Unset {variable}, or name a model that is here."
+    )
