@@ -121,12 +121,11 @@ def _hub_errors(name: HubName, file: str | None = None) -> Iterator[None]:
 
     # HfHubHTTPError's bases are OSError and the base error of the HTTP library that this version uses. hf-xet, written
     # in Rust, raises RuntimeError; EntryNotFoundError derives from Exception alone.
-    bases: tuple[type[Exception], ...] = tuple(
-        base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception)
-    )
+    bases = [base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception)]
+    foreseen: tuple[type[Exception], ...] = (*bases, errors.EntryNotFoundError, OSError, RuntimeError, ValueError)
     try:
         yield
-    except (*bases, errors.EntryNotFoundError, OSError, RuntimeError, ValueError) as error:
+    except foreseen as error:
         raise _translate(error, name, file) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from llcuda.errors import ModelNotFoundError, UsageError
 from llcuda.models import hub_cache, names
 from llcuda.models.choose import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
-from llcuda.models.resolve import ModelFile, resolve_model
+from llcuda.models.resolve import ModelFile, demo_path, resolve_model
 from llcuda.store import ModelStore, verify_file
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def _suggest_removable(name: str) -> tuple[str, ...]:
 
 def _list_demos() -> Iterator[ListedModel]:
     for name in names.DEMOS:
-        path = Path(str(files("llcuda"))) / "models_data" / f"{name}.gguf"
+        path = demo_path(name)
         if path.is_file():
             model = resolve_model(name)
             yield ListedModel(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llcuda.models.names import DEMOS, HubName
@@ -44,7 +44,7 @@ def read_registry() -> tuple[RegistryEntry, ...]:
     """Return the entries in the order of the file."""
     import json  # noqa: PLC0415 - loaded only when needed
 
-    text = files("llcuda").joinpath("models").joinpath("registry.json").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("registry.json").read_text(encoding="utf-8")
     return tuple(RegistryEntry(**entry) for entry in json.loads(text)["models"])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -97,8 +96,12 @@ def _read(name: str, path: Path) -> GGUFInfo:
 
 
 def _resolve_demo(parsed: names.DemoName) -> ModelFile:
-    path = Path(str(files("llcuda"))) / "models_data" / f"{parsed.name}.gguf"
-    return _describe(parsed.name, [path], source="demo")
+    return _describe(parsed.name, [demo_path(parsed.name)], source="demo")
+
+
+def demo_path(name: str) -> Path:
+    """Return where the package keeps the demo model of that name."""
+    return Path(__file__).parent.parent / "models_data" / f"{name}.gguf"
 
 
 def _resolve_path(parsed: names.PathName, name: str) -> ModelFile:

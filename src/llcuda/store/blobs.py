@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import stat
@@ -102,7 +101,7 @@ class ModelStore:
         return digest
 
     def _name_path(self, name: str) -> Path:
-        return self.root / "names" / f"{hashlib.sha256(name.encode()).hexdigest()}.json"
+        return self.root / "names" / f"{_hash_name(name)}.json"
 
     def link(self, name: str, digest: str) -> None:
         """Let ``name``, which may be any text, lead to the file with this digest."""
@@ -166,7 +165,7 @@ class ModelStore:
 
         llama.cpp finds the parts of a split model by their names. Raises UsageError for a name that is a path.
         """
-        folder = self.root / "sets" / hashlib.sha256(name.encode()).hexdigest()
+        folder = self.root / "sets" / _hash_name(name)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for file_name, digest in files.items():
@@ -174,6 +173,12 @@ class ModelStore:
                     raise UsageError(f"{file_name!r} is not the name of a file")
                 _replace_link(folder / file_name, Path("..", "..", "blobs", self.path(digest).name))
         return folder
+
+
+def _hash_name(name: str) -> str:
+    import hashlib  # noqa: PLC0415 - loaded only when needed
+
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def _replace_link(path: Path, target: Path) -> None:

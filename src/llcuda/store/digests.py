@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 from typing import TYPE_CHECKING, BinaryIO
@@ -42,6 +41,8 @@ def hash_file(path: Path | str) -> str:
 
 def hash_stream(stream: BinaryIO, sink: Callable[[bytes], object] | None = None) -> str:
     """Read the stream to its end, hand each piece to ``sink``, and return the digest of it all."""
+    import hashlib  # noqa: PLC0415 - loaded only when needed
+
     state = hashlib.sha256()
     while piece := stream.read(_CHUNK_BYTES):
         state.update(piece)
