@@ -1,0 +1,207 @@
+"""Exactly what is in the wheel."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.binaries.elf import is_elf, read_elf
+from tools.binaries.lock import TREE_PATH, read_lock
+from tools.binaries.records import check_directory, read_record
+
+ROOT = Path(__file__).parents[2]
+EXECUTABLES = {
+    "llama-batched-bench",
+    "llama-bench",
+    "llama-cli",
+    "llama-embedding",
+    "llama-fit-params",
+    "llama-gguf-split",
+    "llama-imatrix",
+    "llama-perplexity",
+    "llama-quantize",
+    "llama-server",
+    "llcuda-guard",
+}
+LIBRARIES = {"libggml-base.so", "libggml.so", "libllama-common.so", "libllama.so", "libmtmd.so"}
+VARIANTS = {
+    "native": {"libggml-cpu.so"},
+    "all": {
+        f"libggml-cpu-{name}.so"
+        for name in [
+            *("x64", "sse42", "sandybridge", "ivybridge", "piledriver", "haswell", "skylakex", "cannonlake"),
+            *("cascadelake", "cooperlake", "icelake", "alderlake", "zen4", "sapphirerapids"),
+        ]
+    },
+}
+MAX_WHEEL_BYTES = 20_000_000
+NOTICES = {
+    "llamafile-sgemm.txt": "ggml/src/ggml-cpu/llamafile/sgemm.cpp",
+    "stb_image.txt": "vendor/stb/stb_image.h",
+    "miniaudio.txt": "vendor/miniaudio/miniaudio.h",
+    "subprocess.h.txt": "vendor/sheredom/subprocess.h",
+    "base64.hpp.txt": "common/base64.hpp",
+    "sha1.txt": "vendor/hash/sha1/sha1.c",
+}
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+
+
+@pytest.fixture(scope="module")
+def binaries(unpacked: Path) -> Path:
+    return unpacked / "llcuda" / "binaries"
+
+
+@pytest.fixture(scope="module")
+def record(binaries: Path) -> dict[str, Any]:
+    return read_record(binaries)
+
+
+@pytest.fixture(scope="module")
+def info(unpacked: Path) -> Path:
+    (found,) = unpacked.glob("llcuda-*.dist-info")
+    return found
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.replace("http://", "").replace("https://", ""))
+
+
+def test_the_wheel_is_for_any_python_3_on_this_platform(wheel: Path) -> None:
+    assert re.fullmatch(r"llcuda-\d+\.\d+\.\d+-py3-none-(linux|manylinux_2_\d+)_x86_64\.whl", wheel.name)
+
+
+def test_the_wheel_keeps_its_budget(wheel: Path) -> None:
+    assert wheel.stat().st_size <= MAX_WHEEL_BYTES
+
+
+def test_no_name_is_there_twice_and_none_is_a_link(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        entries = archive.infolist()
+    assert len({entry.filename for entry in entries}) == len(entries)
+    assert not [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+
+
+def test_the_binaries_are_exactly_these(binaries: Path, record: dict[str, Any]) -> None:
+    implementations = {f"lib{name}-impl.so" for name in EXECUTABLES if (binaries / f"lib{name}-impl.so").exists()}
+    expected = EXECUTABLES | LIBRARIES | implementations | VARIANTS[record["profile"]] | {"BUILD.json"}
+    assert {path.relative_to(binaries).as_posix() for path in binaries.rglob("*") if path.is_file()} == expected
+
+
+def test_the_python_files_are_exactly_the_source(names: list[str]) -> None:
+    shipped = {name for name in names if not name.startswith("llcuda/binaries/") and ".dist-info/" not in name}
+    source = [path for path in (ROOT / "src/llcuda").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    expected = {path.relative_to(ROOT / "src").as_posix() for path in source}
+    assert shipped == {name for name in expected if not name.startswith("llcuda/binaries/")}
+    assert "llcuda/py.typed" in shipped
+
+
+def test_the_metadata_is_exactly_these_files(names: list[str]) -> None:
+    kept = {name.partition(".dist-info/")[2] for name in names if ".dist-info/" in name}
+    kept = {name for name in kept if not name.startswith("licenses/")}
+    assert kept - {"sboms/auditwheel.cdx.json"} == {
+        "METADATA",
+        "RECORD",
+        "WHEEL",
+        "entry_points.txt",
+        "sboms/llama.cpp.cdx.json",
+    }
+
+
+def test_the_binaries_are_whole_hardened_and_find_each_other(binaries: Path) -> None:
+    """Covers BUILD.json's hashes, execute bits, RPATH, what is needed, one file a library, PIE, RELRO, BIND_NOW, NX."""
+    assert check_directory(binaries) == []
+
+
+def test_every_binary_is_elf_and_the_tools_are_the_executable_ones(binaries: Path) -> None:
+    files = [path for path in binaries.iterdir() if path.name != "BUILD.json"]
+    assert [path.name for path in files if not is_elf(path)] == []
+    assert {path.name for path in files if read_elf(path).is_executable} == EXECUTABLES
+    executable = {path.name for path in binaries.iterdir() if os.access(path, os.X_OK) and path.stat().st_mode & 0o100}
+    assert executable >= EXECUTABLES
+    assert "BUILD.json" not in executable
+
+
+def test_no_path_of_the_building_machine_is_inside(binaries: Path) -> None:
+    paths = {str(ROOT).encode(), b"/tmp/", str(Path.home()).encode() + b"/"}
+    found = {
+        (path.name, text.decode(errors="replace"))
+        for path in binaries.iterdir()
+        for text in re.findall(rb"[\x20-\x7e]{4,}", path.read_bytes())
+        if any(one in text for one in paths) and (b".c" in text or b".h" in text or b"build" in text)
+    }
+    assert found == set()
+
+
+def test_build_json_states_what_was_built(record: dict[str, Any]) -> None:
+    lock = read_lock()
+    assert record["llama_cpp"] == {"tag": lock.tag, "version": lock.data["version"], "commit": lock.tag}
+    assert record["profile"] in VARIANTS
+    assert {f"lib{name}.so" for name in record["cpu_variants"]} == VARIANTS[record["profile"]]
+    assert (record["profile"] == "native") == bool(record["cpu_features"])
+    assert re.match(r"(GNU|Clang) \d+\.\d+", record["compiler"])
+    assert (record["toolkit"], record["architectures"]) == (None, [])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["date"])
+
+
+def test_every_licence_of_the_vendored_source_is_shipped(info: Path) -> None:
+    tree = TREE_PATH
+    licences = [path for path in (tree / "vendor").rglob("LICENSE*") if path.is_file()]
+    licences += [tree / "LICENSE", tree / "AUTHORS", *(tree / "licenses").iterdir()]
+    expected = {path.relative_to(ROOT).as_posix() for path in licences}
+    expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "vendor/licenses").iterdir()} | {"LICENSE"}
+    shipped = {
+        path.relative_to(info / "licenses").as_posix() for path in (info / "licenses").rglob("*") if path.is_file()
+    }
+    assert shipped == expected
+
+
+@pytest.mark.parametrize(("notice", "source"), NOTICES.items())
+def test_a_notice_that_was_taken_from_a_source_file_still_stands_there(notice: str, source: str) -> None:
+    """Licences that upstream keeps inside of source files; a new version of those may bring new words."""
+    ours = words((ROOT / "vendor/licenses" / notice).read_text(encoding="utf-8"))
+    theirs = words((TREE_PATH / source).read_text(encoding="utf-8", errors="replace"))
+    assert " ".join(ours) in " ".join(theirs)
+
+
+def test_every_notice_is_compared_with_its_source() -> None:
+    assert {path.name for path in (ROOT / "vendor/licenses").iterdir()} == set(NOTICES)
+
+
+def test_the_bill_of_materials_names_llama_cpp_and_what_it_bundles(info: Path) -> None:
+    document = json.loads((info / "sboms/llama.cpp.cdx.json").read_text(encoding="utf-8"))
+    lock = read_lock()
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    parts = {part["name"]: part for part in document["components"]}
+    assert parts["llama.cpp"]["version"] == lock.tag
+    assert parts["llama.cpp"]["externalReferences"][0]["hashes"] == [{"alg": "SHA-256", "content": lock.sha256}]
+    assert {"cpp-httplib", "nlohmann-json", "miniaudio", "stb_image", "subprocess.h", "xxhash"} <= set(parts)
+    assert all(part["licenses"] for part in parts.values())
+    references = {part["bom-ref"] for part in parts.values()} | {"llcuda"}
+    assert all({link["ref"], *link["dependsOn"]} <= references for link in document["dependencies"])
+
+
+def test_the_commands_are_those_of_the_contract(info: Path) -> None:
+    parser = configparser.ConfigParser()
+    parser.read(info / "entry_points.txt")
+    assert dict(parser["console_scripts"]) == {
+        "llcuda": "llcuda.cli:main",
+        "llcuda-client": "llcuda.cli.client:main",
+        "llcuda-server": "llcuda.cli.tools:server",
+        "llcuda-cli": "llcuda.cli.tools:cli",
+        "llcuda-bench": "llcuda.cli.tools:bench",
+        "llcuda-quantize": "llcuda.cli.tools:quantize",
+        "llcuda-embedding": "llcuda.cli.tools:embedding",
+    }

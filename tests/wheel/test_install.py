@@ -1,0 +1,145 @@
+"""The built wheel, installed in each of the ways that people install: it finds its llama-server and answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = ("LLAMA_", "LLAMACPP_", "LLCUDA_", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+PROBE = """
+import json, os, llcuda, llcuda.native
+server = llcuda.native.find_executable()
+print(json.dumps({"package": os.path.dirname(llcuda.__file__), "server": str(server), "problems": [
+    str(problem) for problem in llcuda.native.check_binaries(digests=True)]}))
+"""
+ASK = ("-m", "llcuda", "infer", "-m", "demo", "-p", "What is 2+2?")
+# A process of root minus these obeys the modes of files like anybody else's.
+WITHOUT_OVERRIDE = "-dac_override,-dac_read_search"
+
+
+def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**kept, "HOME": str(cwd), **(env or {})},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def pip_install(python: Path, *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    # The demo model needs no dependency, so none is installed and no index is asked.
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", *arguments, cwd=cwd, env=env)
+
+
+def make_environment(folder: Path) -> Path:
+    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    return folder / "bin" / "python"
+
+
+def probe(
+    python: str | Path, *, cwd: Path, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(run(*prefix, python, "-c", PROBE, cwd=cwd, env=env))
+    assert result["problems"] == []
+    return result
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of a new environment that holds the wheel and nothing else."""
+    folder = tmp_path_factory.mktemp("fresh")
+    python = make_environment(folder / "venv")
+    pip_install(python, wheel, cwd=folder)
+    return python
+
+
+@pytest.fixture
+def read_only(fresh: Path) -> Iterator[Path]:
+    """Take every write permission from the environment's packages for the length of a test."""
+    (packages,) = (fresh.parents[1] / "lib").glob("python*/site-packages")
+    touched = [path for path in [packages, *packages.rglob("*")] if not path.is_symlink()]
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in touched}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    yield packages
+    for path, mode in modes.items():
+        path.chmod(mode)
+
+
+def test_a_fresh_environment_finds_its_server_and_answers(fresh: Path, tmp_path: Path) -> None:
+    result = probe(fresh, cwd=tmp_path)
+    assert Path(result["server"]).parent == Path(result["package"]) / "binaries"
+    assert "4" in run(fresh, *ASK, cwd=tmp_path)
+
+
+def test_the_command_of_the_readme_answers(fresh: Path, tmp_path: Path) -> None:
+    assert "4" in run(fresh.parent / "llcuda", *ASK[2:], cwd=tmp_path)
+
+
+@pytest.mark.parametrize("tool", ["server", "cli", "bench", "quantize", "embedding"])
+def test_a_pass_through_tool_is_llama_cpps_own(fresh: Path, tmp_path: Path, tool: str) -> None:
+    done = subprocess.run(
+        [fresh.parent / f"llcuda-{tool}", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode in {0, 1}  # llama-quantize counts asking for help as wrong use
+    assert "usage" in (done.stdout + done.stderr).lower()
+
+
+def test_a_target_folder_is_enough(wheel: Path, fresh: Path, tmp_path: Path) -> None:
+    """Installs with `pip install --target`, for a Python that does not have the package."""
+    pip_install(fresh, wheel, "--target", tmp_path / "target", cwd=tmp_path)
+    found = {"PYTHONPATH": str(tmp_path / "target")}
+    result = probe(sys.executable, cwd=tmp_path, env=found)
+    assert Path(result["server"]) == tmp_path / "target/llcuda/binaries/llama-server"
+    assert "4" in run(sys.executable, *ASK, cwd=tmp_path, env=found)
+
+
+def test_read_only_packages_are_enough(read_only: Path, fresh: Path, tmp_path: Path) -> None:
+    prefix = without_override()
+    refused = subprocess.run([*prefix, "touch", str(read_only / "llcuda/x")], capture_output=True, check=False)
+    assert refused.returncode != 0, "the packages can be written to: the test would prove nothing"
+    assert Path(probe(fresh, cwd=tmp_path, prefix=prefix)["server"]).is_relative_to(read_only)
+    assert "4" in run(*prefix, fresh, *ASK, cwd=tmp_path)
+
+
+def without_override() -> tuple[str, ...]:
+    if os.geteuid() != 0:
+        return ()
+    setpriv = shutil.which("setpriv")
+    assert setpriv, "root ignores file modes; setpriv (util-linux) makes it obey them"
+    return (setpriv, f"--bounding-set={WITHOUT_OVERRIDE}", f"--inh-caps={WITHOUT_OVERRIDE}")
+
+
+def test_an_editable_install_runs_the_source_with_the_built_binaries(tmp_path: Path) -> None:
+    """Builds in the persistent build folder, so nothing is compiled again."""
+    python = make_environment(tmp_path / "venv")
+    # The build tools are those of the environment that runs the tests: no index is asked.
+    tools = {
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
+    }
+    pip_install(python, "--no-build-isolation", "--editable", ROOT, cwd=tmp_path, env=tools)
+    result = probe(python, cwd=tmp_path)
+    assert Path(result["package"]) == ROOT / "src/llcuda"
+    assert (
+        Path(result["server"]).is_relative_to(tmp_path / "venv") or (ROOT / "src/llcuda/binaries/BUILD.json").exists()
+    )
+    assert "4" in run(python, *ASK, cwd=tmp_path)
