@@ -1,75 +1,112 @@
-"""A tiny llama model with random weights: enough for llama-server to load it and to answer nonsense quickly."""
+"""A tiny llama model with random weights: llama-server loads it in no time and answers nonsense quickly."""
 
 from __future__ import annotations
 
+import random
+import struct
 import sys
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gguf
-import numpy as np
-
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
 WIDTH, LAYERS, HEADS, HIDDEN, CONTEXT = 32, 1, 2, 64, 256
-SPECIAL = ("<unk>", "<s>", "</s>")
+ALIGNMENT = 32
+TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+
+# GGUF's numbers for the types of values and tokens.
+U32, F32, STRING, ARRAY, I32 = 4, 6, 8, 9, 5
+UNKNOWN, CONTROL, BYTE = 2, 3, 6
 
 
 def write_tiny_model(path: Path, *, architecture: str = "llama", with_tokenizer: bool = True) -> Path:
     """Write the model and return its path."""
-    writer = gguf.GGUFWriter(path, "llama")
-    if architecture != "llama":
-        writer.kv_data[0]["general.architecture"].value = architecture
-    writer.add_name("tiny")
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    tokens = [token.encode() for token in SPECIAL] + [f"<0x{byte:02X}>".encode() for byte in range(256)]
-    if with_tokenizer:
-        _add_tokenizer(writer, tokens)
-    _add_tensors(writer, len(tokens))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    path.write_bytes(build_tiny_model(architecture=architecture, with_tokenizer=with_tokenizer))
     return path
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[bytes]) -> None:
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * len(tokens))
-    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
-    writer.add_token_types(kinds + [gguf.TokenType.BYTE] * 256)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+def build_tiny_model(*, architecture: str = "llama", with_tokenizer: bool = True) -> bytes:
+    """Return the model's bytes: header, metadata, tensor table, tensors."""
+    pairs = [*_settings(architecture), *(_tokenizer() if with_tokenizer else ())]
+    tensors = list(_tensors())
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs)
+    table, data = b"", b""
+    for name, shape, values in tensors:
+        sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        table += _text(name) + sizes + struct.pack("<IQ", 0, len(data))
+        data += _pad(values.tobytes())
+    return _pad(head + table) + data
 
 
-def _add_tensors(writer: gguf.GGUFWriter, vocabulary: int) -> None:
-    random = np.random.default_rng(0)
+def _settings(architecture: str) -> Iterator[bytes]:
+    yield _pair("general.architecture", STRING, architecture)
+    yield _pair("general.name", STRING, "tiny")
+    for name, value in {
+        "context_length": CONTEXT,
+        "embedding_length": WIDTH,
+        "block_count": LAYERS,
+        "feed_forward_length": HIDDEN,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": HEADS,
+        "rope.dimension_count": WIDTH // HEADS,
+    }.items():
+        yield _pair(f"{architecture}.{name}", U32, value)
+    yield _pair(f"{architecture}.attention.layer_norm_rms_epsilon", F32, 1e-5)
 
-    def add(name: str, *shape: int) -> None:
-        values: NDArray[Any] = random.standard_normal(shape) * 0.02 if len(shape) > 1 else np.ones(shape)
-        writer.add_tensor(name, values.astype(np.float32))
 
-    add("token_embd.weight", vocabulary, WIDTH)
-    add("output_norm.weight", WIDTH)
-    add("output.weight", vocabulary, WIDTH)
+def _tokenizer() -> Iterator[bytes]:
+    yield _pair("tokenizer.ggml.model", STRING, "llama")
+    yield _array("tokenizer.ggml.tokens", STRING, TOKENS)
+    yield _array("tokenizer.ggml.scores", F32, [0.0] * len(TOKENS))
+    yield _array("tokenizer.ggml.token_type", I32, [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256)
+    yield _pair("tokenizer.ggml.bos_token_id", U32, 1)
+    yield _pair("tokenizer.ggml.eos_token_id", U32, 2)
+
+
+def _tensors() -> Iterator[tuple[str, tuple[int, ...], array[float]]]:
+    chance = random.Random(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (len(TOKENS), WIDTH),
+        "output_norm": (WIDTH,),
+        "output": (len(TOKENS), WIDTH),
+    }
     for layer in range(LAYERS):
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{layer}.{name}.weight", WIDTH, WIDTH)
-        for name in ("attn_norm", "ffn_norm"):
-            add(f"blk.{layer}.{name}.weight", WIDTH)
-        add(f"blk.{layer}.ffn_gate.weight", HIDDEN, WIDTH)
-        add(f"blk.{layer}.ffn_up.weight", HIDDEN, WIDTH)
-        add(f"blk.{layer}.ffn_down.weight", WIDTH, HIDDEN)
+        block = f"blk.{layer}"
+        shapes |= {f"{block}.attn_{part}": (WIDTH, WIDTH) for part in ("q", "k", "v", "output")}
+        shapes |= {f"{block}.{part}_norm": (WIDTH,) for part in ("attn", "ffn")}
+        shapes |= {f"{block}.ffn_{part}": (HIDDEN, WIDTH) for part in ("gate", "up")}
+        shapes |= {f"{block}.ffn_down": (WIDTH, HIDDEN)}
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            values = array("f", [1.0] * shape[0])
+        else:
+            values = array("f", (chance.gauss(0, 0.02) for _ in range(shape[0] * shape[1])))
+        yield f"{name}.weight", shape, values
+
+
+def _pair(key: str, kind: int, value: Any) -> bytes:
+    return _text(key) + struct.pack("<I", kind) + _value(kind, value)
+
+
+def _array(key: str, kind: int, values: list[Any]) -> bytes:
+    items = b"".join(_value(kind, value) for value in values)
+    return _text(key) + struct.pack("<IIQ", ARRAY, kind, len(values)) + items
+
+
+def _value(kind: int, value: Any) -> bytes:
+    if kind == STRING:
+        return _text(value)
+    return struct.pack({U32: "<I", I32: "<i", F32: "<f"}[kind], value)
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def _pad(data: bytes) -> bytes:
+    return data + bytes(-len(data) % ALIGNMENT)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""What the tests run with: the executables in use, a model to load, and a stand-in for llama-server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_model import write_tiny_model
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Path:
+    """The folder of the executables in use: the installed package's, or those of a development build."""
+    from llcuda.native import binaries_dir  # after pytest has set the path
+
+    for folder in (binaries_dir(), ROOT / "build" / "dev" / "bin"):
+        if (folder / "llama-server").exists():
+            return folder
+    pytest.fail("there is no llama-server: install the package, or build it into build/dev/bin")
+
+
+@pytest.fixture(scope="session")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of llcuda-guard: the one in use, or else one that is compiled here."""
+    from llcuda.native import binaries_dir
+
+    for folder in (binaries_dir(), ROOT / "build" / "dev" / "bin"):
+        if (folder / "llcuda-guard").exists():
+            return folder / "llcuda-guard"
+    return compile_guard(tmp_path_factory.mktemp("guard") / "llcuda-guard")
+
+
+def compile_guard(target: Path, *options: str) -> Path:
+    """Compile native/guard.c as it is."""
+    command = ["gcc", *FLAGS, *options, str(ROOT / "native" / "guard.c"), "-o", str(target)]
+    subprocess.run(command, check=True, timeout=60)
+    return target
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights that loads in no time."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def demo_model(tiny_model: Path) -> Path:
+    """The model inside the package, or the tiny one where it has not been built yet."""
+    import llcuda
+
+    bundled = Path(llcuda.__path__[0]) / "models_data" / "demo.gguf"
+    return bundled if bundled.exists() else tiny_model
+
+
+@pytest.fixture
+def fake_server(tmp_path: Path, guard: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a stand-in the llama-server in use: tests/fake_llama_server.py, whose flags choose its faults."""
+    script = Path(__file__).with_name("fake_llama_server.py")
+    server = tmp_path / "fake" / "llama-server"
+    server.parent.mkdir()
+    server.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {script} "$@"\n')
+    server.chmod(0o755)
+    monkeypatch.setenv("LLAMA_SERVER_PATH", str(server))
+    monkeypatch.setattr("llcuda.server.manager.find_guard", lambda: guard)
+    return server

@@ -1,0 +1,84 @@
+"""Looking at real processes: wait for a condition, find relatives, tell the living from the dead."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 20.0
+"""Seconds that a test waits for what must happen; never how long it takes."""
+
+
+def wait_until(condition: Callable[[], object], *, timeout: float = PATIENCE, what: str = "") -> None:
+    """Return as soon as the condition holds; fail after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what or condition}")
+        time.sleep(0.001)
+
+
+def read_stat(pid: int) -> tuple[str, int, int] | None:
+    """Return state letter, parent and process group, or None where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent, group = text.rpartition(")")[2].split()[:3]
+    return state, int(parent), int(group)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether the process runs: a zombie does not."""
+    stat = read_stat(pid)
+    return stat is not None and stat[0] not in "ZX"
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether nothing is left of the process, not even a zombie."""
+    return read_stat(pid) is None
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the pids of the children."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            stat = read_stat(int(entry.name))
+            if stat and stat[1] == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def time_until_gone(pids: list[int], *, timeout: float = PATIENCE) -> float:
+    """Return the milliseconds until none of the processes runs any more."""
+    started = time.monotonic()
+    watched = {os.pidfd_open(pid) for pid in pids if is_alive(pid)}
+    try:
+        for fd in watched:
+            left = timeout - (time.monotonic() - started)
+            if not select.select([fd], [], [], max(left, 0))[0]:
+                raise AssertionError(f"one of {pids} still runs after {timeout} s")
+    finally:
+        for fd in watched:
+            os.close(fd)
+    return (time.monotonic() - started) * 1000
+
+
+@contextmanager
+def killed_at_the_end(*pids: int) -> Iterator[None]:
+    """Kill what a failing test would leave behind."""
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
