@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 WHEELHOUSE = ROOT / "wheelhouse"
 MAX_RELEASE_BYTES = 20_000_000
+RELEASE_SETTINGS = ("cmake.define.LLCUDA_CPU=all", "build-dir=build/release")
 
 LINT = ("import-linter>=2.1,<3", "ruff>=0.14,<1")
 TYPES = ("mypy>=1.18", "types-psutil", "types-requests")
@@ -64,7 +65,7 @@ def release(session: nox.Session) -> None:
         session.error(f"{first.name} has {first.stat().st_size:,} bytes, more than {MAX_RELEASE_BYTES:,}")
     session.run("auditwheel", "show", str(first))
     session.log(f"{first.name}: {first.stat().st_size:,} bytes, twice the same")
-    install_and_test(session, first, "tests/wheel")
+    install_and_test(session, first, "tests/wheel", settings=RELEASE_SETTINGS)
 
 
 def build_wheel(
@@ -84,16 +85,16 @@ def build_wheel(
     return wheel
 
 
-def install_and_test(session: nox.Session, wheel: Path, *arguments: str) -> None:
+def install_and_test(session: nox.Session, wheel: Path, *arguments: str, settings: tuple[str, ...] = ()) -> None:
     session.install(f"{wheel}[test]")
     session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.run("pytest", *arguments, env={"LLCUDA_TEST_WHEEL": str(wheel)})
+    environment = {"LLCUDA_TEST_WHEEL": str(wheel), "LLCUDA_TEST_SETTINGS": " ".join(settings)}
+    session.run("pytest", *arguments, env=environment)
 
 
 def build_release(session: nox.Session, source: Path, *, name: str, env: Mapping[str, str]) -> Path:
     """Build and repair the wheel with every CPU variant, for the oldest Linux that this machine's libraries allow."""
-    settings = ("cmake.define.LLCUDA_CPU=all", "build-dir=build/release")
-    raw = build_wheel(session, WHEELHOUSE / f"{name}-raw", source=source, env=env, settings=settings)
+    raw = build_wheel(session, WHEELHOUSE / f"{name}-raw", source=source, env=env, settings=RELEASE_SETTINGS)
     repaired = WHEELHOUSE / name
     session.run("auditwheel", "repair", "--only-plat", "--wheel-dir", str(repaired), str(raw), env=env)
     (wheel,) = repaired.glob("llcuda-*manylinux*.whl")
