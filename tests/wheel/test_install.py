@@ -129,7 +129,7 @@ def without_override() -> tuple[str, ...]:
 
 
 def test_an_editable_install_runs_the_source_with_the_built_binaries(tmp_path: Path) -> None:
-    """Builds in the persistent build folder, where every object lies since the wheel was built: none is compiled again."""
+    """Builds in the persistent build folder, where every object lies since the wheel was built: none is made again."""
     python = make_environment(tmp_path / "venv")
     # The build tools are those of the environment that runs the tests: no index is asked.
     tools = {
@@ -137,19 +137,9 @@ def test_an_editable_install_runs_the_source_with_the_built_binaries(tmp_path: P
         "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
     }
     settings = [f"--config-settings={setting}" for setting in os.environ.get("LLCUDA_TEST_SETTINGS", "").split()]
-    was_built = any(ROOT.glob("build/*/CMakeCache.txt"))
-    command = (
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--no-index",
-        "--verbose",
-        "--no-build-isolation",
-        *settings,
-    )
-    log = run(*command, "--editable", ROOT, cwd=tmp_path, env=tools)
+    was_built = any(ROOT.glob("build/release/CMakeCache.txt" if settings else "build/py3-none-*/CMakeCache.txt"))
+    command = ("-m", "pip", "install", "--no-deps", "--no-index", "--verbose", "--no-build-isolation", *settings)
+    log = run(python, *command, "--editable", ROOT, cwd=tmp_path, env=tools)
     assert not was_built or "Building C" not in log
     result = probe(python, cwd=tmp_path)
     assert Path(result["package"]) == ROOT / "src/llcuda"
