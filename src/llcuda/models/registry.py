@@ -34,6 +34,11 @@ class RegistryEntry:
     """Where repository and file were seen, or ``not checked``."""
 
     @property
+    def short_name(self) -> str:
+        """The name without its quantisation."""
+        return self.name.removesuffix(f"-{self.quantisation}")
+
+    @property
     def hub_name(self) -> HubName:
         """The file on the hub."""
         return HubName(self.repository, file=self.file)
@@ -49,8 +54,10 @@ def read_registry() -> tuple[RegistryEntry, ...]:
 
 
 def find_entry(name: str) -> RegistryEntry | None:
-    """Return the entry of that name, whatever its capitals, or None."""
-    return next((entry for entry in read_registry() if entry.name.lower() == name.lower()), None)
+    """Return the entry of that name, whatever its capitals and with or without the quantisation, or None."""
+    wanted = name.lower()
+    short = [entry for entry in read_registry() if wanted == entry.short_name.lower()]
+    return next((entry for entry in read_registry() if entry.name.lower() == wanted), next(iter(short), None))
 
 
 def suggest_names(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:

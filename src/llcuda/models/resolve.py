@@ -194,7 +194,8 @@ def _resolve_hub(parsed: names.HubName, name: str, *, progress: bool, source: So
 def _choose(parsed: names.HubName, there: Mapping[str, object]) -> str | None:
     if parsed.file:
         first = list_parts(parsed.file)[0]
-        return first if first in there else None
+        # Publishers have changed the capitals of their files' names.
+        return first if first in there else next((file for file in there if file.lower() == first.lower()), None)
     return choose_file(there, parsed.quantisation)
 
 
