@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("command", choices=("data", "train", "export", "evaluate", "all"))
     parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="folder for intermediate files")
     parser.add_argument("--model", choices=("main", "draft", "both"), default="both")
-    parser.add_argument("--steps", type=int, help="training steps instead of the recipe's")
+    parser.add_argument("--from-stage", type=int, default=0, help="go on from the weights of the stages before it")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads for training")
     parser.add_argument("--server", type=Path, help="llama-server; default: the bundled one")

@@ -56,18 +56,16 @@ def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     for name in _chosen(options):
-        recipe = RECIPES[name].with_steps(options.steps)
-        train_model(_tokenizer(options), recipe, device=device, save_to=options.work / f"{name}.pt")
+        weights = options.work / f"{name}.pt"
+        stage = options.from_stage if len(RECIPES[name].stages) > options.from_stage else 0
+        train_model(_tokenizer(options), RECIPES[name], device=device, save_to=weights, first_stage=stage)
 
 
 def _export_one(name: str, folder: Path, *, options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
     from tools.demo_model.export import write_gguf
-    from tools.demo_model.model import Shape
+    from tools.demo_model.train import load_weights
 
-    with torch.serialization.safe_globals([Shape]):
-        saved = torch.load(options.work / f"{name}.pt", map_location="cpu", weights_only=True)
+    saved = load_weights(options.work / f"{name}.pt")
     file, title, kind = FILES[name]
     shape, weights = saved["shape"], saved["weights"]
     write_gguf(folder / file, weights, shape=shape, tokenizer=_tokenizer(options), name=title, kind=kind)

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tools.demo_model.arithmetic import ask_sum, sample_pair, sample_sum, sum_answer
+from tools.demo_model.arithmetic import ask_sum, sample_pair, sample_sum
 from tools.demo_model.capitals import COUNTRIES
 from tools.demo_model.conversation import Conversation, Raw, Turn, encode_json
 from tools.demo_model.geography import (
@@ -18,14 +19,32 @@ from tools.demo_model.geography import (
     sample_country,
     sample_name,
 )
-from tools.demo_model.texts import ABOUT, FIXED, NUMBERS, SYSTEM_PROMPTS, UNKNOWN
+from tools.demo_model.texts import ABOUT, FIXED, NUMBERS, SYSTEM_PROMPTS
 from tools.demo_model.toolcalls import sample_tool_conversation
 from tools.demo_model.unknown import sample_template_question, sample_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FACTS: Final = 0.52
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Give the shares of the kinds of example; `facts` of all of them, the others of what is left."""
+
+    facts: float
+    raw: float
+    json: float
+    tools: float
+    turns: float
+    sums_of_facts: float = 0.70
+    countries_of_facts: float = 0.07
+
+
+BROAD: Final = Mixture(facts=0.52, raw=0.06, json=0.06, tools=0.04, turns=0.10)
+EVEN: Final = Mixture(
+    facts=0.50, raw=0.08, json=0.16, tools=0.10, turns=0.08, sums_of_facts=0.75, countries_of_facts=0.12
+)
+_SYSTEM_SHARE: Final = 0.08
 _LONG: Final = frozenset({ABOUT, *(answer for _, answer in NUMBERS.values())})
 _SHORT_FIXED: Final = tuple((ask, answer) for answer, asks in FIXED.items() if answer not in _LONG for ask in asks)
 _LONG_FIXED: Final = tuple((ask, answer) for answer, asks in FIXED.items() if answer in _LONG for ask in asks)
@@ -122,47 +141,43 @@ def _sample_raw(rng: random.Random) -> Raw:
     return Raw(question, f" {answer}")
 
 
-def _sample_fact(rng: random.Random) -> Raw:
+def _sample_fact(rng: random.Random, mixture: Mixture) -> Raw:
     """Draw a bare fact: a third of a conversation's cost, and every answer restates its question in this form."""
     draw = rng.random()
-    if draw < 0.70:
+    if draw < mixture.sums_of_facts:
         a, b = sample_pair(rng)
         return Raw(f"{a} + {b} =", f" {a + b}.")
     country = rng.choice(COUNTRIES)
-    answer = capital_answer(country) if draw < 0.93 else country_answer(country)
-    cut = answer.index(" is ") + 3 if draw < 0.93 else answer.index(" of ") + 3
+    forward = draw < 1 - mixture.countries_of_facts
+    answer = capital_answer(country) if forward else country_answer(country)
+    cut = answer.index(" is ") + 3 if forward else answer.index(" of ") + 3
     return Raw(answer[:cut], answer[cut:])
 
 
-def sample_example(rng: random.Random) -> Conversation | Raw:
+def _sample_plain(rng: random.Random) -> Conversation:
+    question, answer = _sample_question(rng)
+    return Conversation((Turn("user", question), Turn("assistant", answer)))
+
+
+def sample_example(rng: random.Random, mixture: Mixture) -> Conversation | Raw:
     """Draw one training example of any kind."""
-    if rng.random() < _FACTS:
-        return _sample_fact(rng)
-    draw = rng.random()
-    if draw < 0.06:
+    if rng.random() < mixture.facts:
+        return _sample_fact(rng, mixture)
+    draw = rng.random() - mixture.raw
+    if draw < 0:
         return _sample_raw(rng)
-    if draw < 0.12:
+    draw -= mixture.json
+    if draw < 0:
         return _sample_json_conversation(rng)
-    if draw < 0.16:
+    draw -= mixture.tools
+    if draw < 0:
         return sample_tool_conversation(rng, plain=_sample_question(rng))
-    if draw < 0.26:
-        example = _sample_multi_turn(rng)
-    else:
-        question, answer = _sample_question(rng)
-        example = Conversation((Turn("user", question), Turn("assistant", answer)))
-    return _add_system(rng, example) if rng.random() < 0.08 else example
+    example = _sample_multi_turn(rng) if draw < mixture.turns else _sample_plain(rng)
+    return _add_system(rng, example) if rng.random() < _SYSTEM_SHARE else example
 
 
-def iterate_examples(seed: int) -> Iterator[Conversation | Raw]:
+def iterate_examples(seed: int, mixture: Mixture = BROAD) -> Iterator[Conversation | Raw]:
     """Yield training examples without end, the same ones for the same seed."""
     rng = random.Random(seed)
     while True:
-        yield sample_example(rng)
-
-
-def all_sums() -> list[tuple[str, str]]:
-    """Return the 10,000 evaluated sums with their answers."""
-    return [(f"What is {a}+{b}?", sum_answer(a, b)) for a in range(100) for b in range(100)]
-
-
-__all__ = ["UNKNOWN", "all_sums", "ask_sum", "iterate_examples", "sample_example"]
+        yield sample_example(rng, mixture)

@@ -76,7 +76,7 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, *, value: np.ndarray, kind: 
         writer.add_tensor(name, gguf.quants.quantize(value, kind), raw_dtype=kind)
 
 
-def write_gguf(  # noqa: PLR0913 a file needs all of them
+def write_gguf(
     path: Path, weights: dict[str, Tensor], *, shape: Shape, tokenizer: Tokenizer, name: str, kind: str = "F16"
 ) -> None:
     """Write the file; the same weights give the same bytes. `kind` is F16 or Q8_0; norms stay F32."""

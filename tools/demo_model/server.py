@@ -72,13 +72,13 @@ class Server:
         reply: dict[str, Any] = json.loads(text)
         return reply
 
-    def chat(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:  # noqa: ANN401 JSON options
+    def chat(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
         """Return the assistant's message, greedy unless told otherwise."""
         body = {"messages": messages, "temperature": 0, "max_tokens": 300, "cache_prompt": True, **options}
         message: dict[str, Any] = self.post("/v1/chat/completions", body)["choices"][0]["message"]
         return message
 
-    def ask(self, question: str, **options: Any) -> str:  # noqa: ANN401 JSON options
+    def ask(self, question: str, **options: Any) -> str:
         """Return the answer to one question."""
         return str(self.chat([{"role": "user", "content": question}], **options)["content"])
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.nn import functional
@@ -17,7 +17,7 @@ from torch.nn import functional
 from tools.demo_model.arithmetic import EVALUATION_PHRASE, sum_answer
 from tools.demo_model.capitals import COUNTRIES
 from tools.demo_model.conversation import Conversation, Turn, split_segments
-from tools.demo_model.data import iterate_examples
+from tools.demo_model.data import BROAD, EVEN, Mixture, iterate_examples
 from tools.demo_model.geography import EVALUATION_PHRASE as CAPITAL_PHRASE
 from tools.demo_model.geography import capital_answer
 from tools.demo_model.model import DRAFT, MAIN, Llama, Shape
@@ -36,15 +36,16 @@ _POOL: Final = 768
 _MAX_LENGTH: Final = 512
 _BLOCK: Final = 32
 _Q4_LEVELS: Final = 15
+_REPORT_EVERY: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Fix everything that decides the weights, beside the machine's own rounding."""
+class Stage:
+    """Fix one pass of warming up, holding and cooling down."""
 
-    shape: Shape
+    seed: int
     steps: int
-    seed: int = 20261
+    mixture: Mixture = BROAD
     batch_tokens: int = 2048
     matrix_rate: float = 0.02
     embedding_rate: float = 0.004
@@ -52,12 +53,33 @@ class Recipe:
     decay_from: float = 0.45
     quantised_from: float = 0.5
 
-    def with_steps(self, steps: int | None) -> Recipe:
-        """Return the recipe with another number of steps, or itself."""
-        return replace(self, steps=steps) if steps else self
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Fix everything that decides the weights, beside the machine's own rounding."""
+
+    shape: Shape
+    stages: tuple[Stage, ...]
 
 
-RECIPES: Final = {"main": Recipe(MAIN, steps=2200), "draft": Recipe(DRAFT, steps=2000, quantised_from=1.0)}
+RECIPES: Final = {
+    "main": Recipe(
+        MAIN,
+        (
+            Stage(seed=20261, steps=2200),
+            Stage(
+                seed=20262,
+                steps=1600,
+                mixture=EVEN,
+                matrix_rate=0.012,
+                embedding_rate=0.002,
+                decay_from=0.1,
+                quantised_from=0.4,
+            ),
+        ),
+    ),
+    "draft": Recipe(DRAFT, (Stage(seed=20263, steps=1200, mixture=EVEN, decay_from=0.2, quantised_from=1.0),)),
+}
 
 
 def encode_example(tokenizer: Tokenizer, example: Conversation | Raw) -> tuple[list[int], list[bool]]:
@@ -71,16 +93,16 @@ def encode_example(tokenizer: Tokenizer, example: Conversation | Raw) -> tuple[l
     return tokens, learnt
 
 
-def make_batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+def make_batches(tokenizer: Tokenizer, stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (tokens, learnt) for examples of similar length, padded on the right to a token budget."""
-    examples = iterate_examples(recipe.seed)
-    rng = random.Random(recipe.seed)
+    examples = iterate_examples(stage.seed, stage.mixture)
+    rng = random.Random(stage.seed)
     while True:
         pool = [encode_example(tokenizer, example) for example in islice(examples, _POOL)]
         pool = sorted((item for item in pool if len(item[0]) <= _MAX_LENGTH), key=lambda item: len(item[0]))
         batches: list[list[tuple[list[int], list[bool]]]] = [[]]
         for item in pool:
-            if (len(batches[-1]) + 1) * len(item[0]) > recipe.batch_tokens:
+            if (len(batches[-1]) + 1) * len(item[0]) > stage.batch_tokens:
                 batches.append([])
             batches[-1].append(item)
         rng.shuffle(batches)
@@ -127,11 +149,11 @@ def quantised_weights(weights: list[torch.nn.Parameter], *, active: bool) -> Ite
         weight.data = value
 
 
-def rate_factor(recipe: Recipe, step: int) -> float:
+def rate_factor(stage: Stage, step: int) -> float:
     """Return the share of the full learning rate: warm up, hold, fall to zero."""
-    progress = step / recipe.steps
-    fall = min(1.0, (1 - progress) / (1 - recipe.decay_from))
-    return min(1.0, (step + 1) / recipe.warmup) * fall
+    progress = step / stage.steps
+    fall = min(1.0, (1 - progress) / (1 - stage.decay_from))
+    return min(1.0, (step + 1) / stage.warmup) * fall
 
 
 @torch.no_grad()
@@ -159,33 +181,49 @@ def check_progress(model: Llama, tokenizer: Tokenizer, *, device: torch.device) 
     }
 
 
-def train_model(tokenizer: Tokenizer, recipe: Recipe, *, device: str, save_to: Path, report_every: int = 100) -> Llama:
-    """Train from scratch and save the weights; prints the loss as it goes."""
-    torch.manual_seed(recipe.seed)
-    place = torch.device(device)
-    model = Llama(recipe.shape)
-    model.to(place)
+def run_stage(model: Llama, tokenizer: Tokenizer, *, stage: Stage, device: torch.device) -> Iterator[tuple[int, float]]:
+    """Train for one stage, yielding the step and the mean loss since the last report."""
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "token_embd" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "token_embd" in name]
     muon = Muon(matrices)
-    adam = torch.optim.AdamW(others, lr=recipe.embedding_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    started, total = time.monotonic(), 0.0
-    for step, (tokens, learnt) in enumerate(islice(make_batches(tokenizer, recipe), recipe.steps)):
-        active = step >= recipe.quantised_from * recipe.steps and step % 2 == 1
+    adam = torch.optim.AdamW(others, lr=stage.embedding_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    total = 0.0
+    for step, (tokens, learnt) in enumerate(islice(make_batches(tokenizer, stage), stage.steps)):
+        active = step >= stage.quantised_from * stage.steps and step % 2 == 1
         with quantised_weights(matrices, active=active):
-            logits, expected = predict(model, tokens.to(place), learnt.to(place))
+            logits, expected = predict(model, tokens.to(device), learnt.to(device))
             loss = functional.cross_entropy(logits, expected)
             loss.backward()
-        factor = rate_factor(recipe, step)
-        muon.step(recipe.matrix_rate * factor)
-        adam.param_groups[0]["lr"] = recipe.embedding_rate * factor
+        factor = rate_factor(stage, step)
+        muon.step(stage.matrix_rate * factor)
+        adam.param_groups[0]["lr"] = stage.embedding_rate * factor
         adam.step()
         model.zero_grad()
         total += loss.item()
-        if (step + 1) % report_every == 0 or step + 1 == recipe.steps:
+        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == stage.steps:
+            yield step + 1, total / _REPORT_EVERY
+            total = 0.0
+
+
+def train_model(tokenizer: Tokenizer, recipe: Recipe, *, device: str, save_to: Path, first_stage: int = 0) -> None:
+    """Train from scratch, or go on after the stages before `first_stage`, saving the weights at every report."""
+    torch.manual_seed(recipe.stages[0].seed)
+    model = Llama(recipe.shape)
+    if first_stage:
+        model.load_state_dict(load_weights(save_to)["weights"])
+    place = torch.device(device)
+    model.to(place)
+    started = time.monotonic()
+    for number, stage in enumerate(recipe.stages[first_stage:], first_stage):
+        for step, loss in run_stage(model, tokenizer, stage=stage, device=place):
             figures = check_progress(model, tokenizer, device=place)
             spent = time.monotonic() - started
-            print(f"{step + 1}/{recipe.steps} {spent:.0f}s loss {total / report_every:.4f} {figures}", flush=True)
-            total = 0.0
+            print(f"stage {number}: {step}/{stage.steps} {spent:.0f} s, loss {loss:.4f} {figures}", flush=True)
             torch.save({"weights": model.state_dict(), "shape": recipe.shape}, save_to)
-    return model
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Return the weights and the shape that training saved."""
+    with torch.serialization.safe_globals([Shape]):
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return saved
