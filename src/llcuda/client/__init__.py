@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llcuda.client.results import InferResult, RerankResult, ToolCall
-from llcuda.client.sync import InferenceClient, TextStream
+from llcuda.client.streams import TextStream
+from llcuda.client.sync import InferenceClient
 
 if TYPE_CHECKING:
-    from llcuda.client.aio import AsyncInferenceClient, AsyncTextStream
+    from llcuda.client.aio import AsyncInferenceClient
+    from llcuda.client.aio_streams import AsyncTextStream
 
 __all__ = [
     "AsyncInferenceClient",
@@ -25,10 +27,14 @@ __all__ = [
 ]
 
 
+_LATER = {"AsyncInferenceClient": "llcuda.client.aio", "AsyncTextStream": "llcuda.client.aio_streams"}
+
+
 def __getattr__(name: str) -> object:
     """Import the asyncio twin when it is asked for: asyncio costs 84 ms of CPU."""
-    if name in {"AsyncInferenceClient", "AsyncTextStream"}:
-        from llcuda.client import aio  # noqa: PLC0415
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
 
-        return getattr(aio, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_LATER[name]), name)
+    return value

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from llcuda.client.requests import Generation
     from llcuda.client.results import InferResult
-    from llcuda.client.sync import TextStream
+    from llcuda.client.streams import TextStream
 
 __all__ = ["run_all"]
 

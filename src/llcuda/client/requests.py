@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
+from binascii import a2b_base64
 from dataclasses import dataclass
 from json import JSONEncoder
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -206,7 +206,7 @@ def _read_vector(embedding: str | list[float]) -> list[float]:
         return [float(number) for number in embedding]
     from array import array  # noqa: PLC0415
 
-    return array("f", b64decode(embedding, validate=True)).tolist()
+    return array("f", a2b_base64(embedding)).tolist()
 
 
 def rerank(query: str, documents: Sequence[str], *, top_n: int | None) -> Call[list[RerankResult]]:

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
-from llcuda.options import suggest_names
 from llcuda.schema.validate import KEYWORDS, resolve_reference
 
 if TYPE_CHECKING:
@@ -61,7 +60,9 @@ def _check_keyword(keyword: Any, argument: Any, *, place: str) -> None:
 
 
 def _unknown(keyword: Any, place: str) -> UsageError:
-    near = suggest_names(str(keyword), tuple(KEYWORDS))
+    from difflib import get_close_matches  # noqa: PLC0415 - 14 ms of CPU, for an error only
+
+    near = get_close_matches(str(keyword), KEYWORDS)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(KEYWORDS)}."
     return UsageError(f"the schema has at {place} the keyword {keyword!r}, which is not checked in answers", hint=hint)
 

@@ -32,7 +32,7 @@ class Deadline:
         left = self._end - monotonic()
         if left <= 0:
             raise self.error()
-        return left if left < _LONGEST_WAIT else _LONGEST_WAIT
+        return min(left, _LONGEST_WAIT)
 
     def error(self) -> RequestTimeoutError:
         """Return the error to raise when time is up."""
