@@ -24,9 +24,9 @@ WHEELHOUSE = ROOT / "wheelhouse"
 MAX_RELEASE_BYTES = 20_000_000
 RELEASE_SETTINGS = ("cmake.define.LLCUDA_CPU=all", "build-dir=build/release")
 
-LINT = ("import-linter>=2.1,<3", "ruff>=0.14,<1")
-TYPES = ("mypy>=1.18", "types-psutil", "types-requests")
-IMPORTED = ("huggingface_hub", "hypothesis", "nox", "numpy", "openai", "pytest", "scikit-build-core", "tomli")
+LINT = ("import-linter~=2.16", "ruff~=0.17.5")  # a new minor version of ruff has new rules
+TYPES = ("mypy~=2.4", "types-jsonschema", "types-psutil", "types-requests")
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
 
 
 @nox.session
@@ -40,7 +40,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly: the package, its tests and its tools."""
-    session.install(*TYPES, *IMPORTED)
+    session.install("nox", *TYPES, *PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"])
     session.run("mypy")
 
 
