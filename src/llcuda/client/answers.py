@@ -77,33 +77,43 @@ class Answer:
         Raises SchemaMismatchError for a text that does not hold to the schema, or was cut off before its end, and for
         a tool call whose arguments are not a JSON object.
         """
-        ended = monotonic()
+        latency = monotonic() - self.started
+        try:
+            measured = self._measure(latency)
+        except _SHAPE_ERRORS as error:
+            reason = f"the server sent timings that are not understood ({type(error).__name__}: {error})"
+            raise ResponseError(_OK, reason) from None
         text = "".join(self.pieces)
-        timings, usage = self.timings, self.usage
-        latency = ended - self.started
-        generated = int(timings.get("predicted_n", usage.get("completion_tokens", len(self.pieces))))
-        cached = int(timings.get("cache_n", (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)))
-        rate = timings.get("predicted_per_second") if generated > 1 else None
-        first = self.first_token_at
         return InferResult(
             text=text,
-            tokens_generated=generated,
-            prompt_tokens=int(usage.get("prompt_tokens", timings.get("prompt_n", 0) + cached)),
             latency_ms=latency * 1e3,
-            time_to_first_token_ms=None if first is None else (first - self.started) * 1e3,
-            tokens_per_sec=float(generated / latency if rate is None else rate),
             finish_reason=self.finish_reason,
             value=self._parse_value(text),
             reasoning="".join(self.reasoning),
             tool_calls=tuple(_parse_call(call) for _, call in sorted(self.tool_calls.items())),
             model=self.model,
-            cached_tokens=cached,
-            prompt_ms=float(timings.get("prompt_ms", 0.0)),
-            generation_ms=float(timings.get("predicted_ms", 0.0)),
-            draft_tokens=int(timings.get("draft_n", 0)),
-            draft_tokens_accepted=int(timings.get("draft_n_accepted", 0)),
             probabilities=tuple(self.probabilities),
+            **measured,
         )
+
+    def _measure(self, latency: float) -> dict[str, Any]:
+        """Return the fields of the result that are counts and times; the server's where it sends them."""
+        timings, usage, first = self.timings, self.usage, self.first_token_at
+        generated = int(timings.get("predicted_n", usage.get("completion_tokens", len(self.pieces))))
+        cached = int(timings.get("cache_n", (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)))
+        # llama-server counts the first token to the prompt, so a single one has no speed.
+        rate = timings.get("predicted_per_second") if generated > 1 else None
+        return {
+            "tokens_generated": generated,
+            "prompt_tokens": int(usage.get("prompt_tokens", timings.get("prompt_n", 0) + cached)),
+            "cached_tokens": cached,
+            "time_to_first_token_ms": None if first is None else (first - self.started) * 1e3,
+            "tokens_per_sec": float(generated / latency if rate is None else rate),
+            "prompt_ms": float(timings.get("prompt_ms", 0.0)),
+            "generation_ms": float(timings.get("predicted_ms", 0.0)),
+            "draft_tokens": int(timings.get("draft_n", 0)),
+            "draft_tokens_accepted": int(timings.get("draft_n_accepted", 0)),
+        }
 
     def _add(self, data: dict[str, Any]) -> str:
         raise NotImplementedError
