@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from math import prod
+from random import Random
 
 from llcuda.gguf.tensor_types import SCALARS, TENSOR_TYPES
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 
-Value = tuple[int, object]
+GEMMA_TOKENS, GEMMA_MERGES = 262_144, 514_906
+"""The largest vocabulary there is: Gemma 4's, with its merges."""
 
 
 def pack_string(text: str | bytes) -> bytes:
@@ -109,3 +111,35 @@ def small_model(*, version: int = 3) -> Model:
         ],
         tensors=[Tensor("token_embd.weight", (256, 5), 12), Tensor("output_norm.weight", (256,), 0)],
     )
+
+
+def array_body(count: int, body: bytes, kind: int = STRING) -> bytes:
+    return struct.pack("<IQ", kind, count) + body
+
+
+def random_strings(count: int, *, shortest: int, longest: int) -> bytes:
+    """Return ``count`` strings as they stand in an array; one in 5,000 is as long as a run of spaces can be."""
+    chance = Random(count)
+    lengths = [chance.randint(shortest, longest) if chance.random() > 0.0002 else 90 for _ in range(count)]
+    return b"".join(struct.pack("<Q", length) + chance.randbytes(length) for length in lengths)
+
+
+def large_model() -> Model:
+    """Return a model with Gemma 4's numbers of tokens, merges and tensors: a header of 16 MB."""
+    model = small_model()
+    model.pairs[7:9] = [
+        (
+            "tokenizer.ggml.tokens",
+            ARRAY,
+            array_body(GEMMA_TOKENS, random_strings(GEMMA_TOKENS, shortest=1, longest=14)),
+        ),
+        ("tokenizer.ggml.scores", ARRAY, array_body(GEMMA_TOKENS, bytes(4 * GEMMA_TOKENS), F32)),
+        ("tokenizer.ggml.token_type", ARRAY, array_body(GEMMA_TOKENS, bytes(4 * GEMMA_TOKENS), I32)),
+        (
+            "tokenizer.ggml.merges",
+            ARRAY,
+            array_body(GEMMA_MERGES, random_strings(GEMMA_MERGES, shortest=3, longest=20)),
+        ),
+    ]
+    model.tensors = [Tensor(f"blk.{number // 9}.tensor.{number % 9}.weight", (256, 8), 12) for number in range(700)]
+    return model
