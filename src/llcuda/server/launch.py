@@ -49,19 +49,13 @@ class Child:
         self._done = threading.Event()
         self._pipe_lock = threading.RLock()  # reentrant: a finaliser may run in the thread that holds it
         self._pipe = -1
-        read_end, self._pipe = os.pipe()
         _children.add(self)
         try:
-            self._process = _start_guard(command, guard=guard, directory=directory, environment=environment, fd=read_end)
+            log_end = self._start_guard(command, guard=guard, directory=directory, environment=environment)
         except OSError as error:
             self._close_pipe()
             raise ServerError(f"{guard} could not be started: {error.strerror}") from error
-        except BaseException:
-            self._close_pipe()
-            raise
-        finally:
-            os.close(read_end)
-        self._start_draining()
+        self._start_draining(log_end)
 
     @property
     def pid(self) -> int:
@@ -122,21 +116,47 @@ class Child:
             if pipe >= 0:
                 os.close(pipe)
 
-    def _start_draining(self) -> None:
-        output = self._process.stdout
-        assert output is not None  # noqa: S101 - it was asked for
-        fd = os.dup(output.fileno())
-        output.close()
+    def _start_guard(
+        self, command: Sequence[str], *, guard: Path, directory: Path, environment: Mapping[str, str]
+    ) -> int:
+        """Start the process and return the end of its log to read from."""
+        theirs: list[int] = []
+        log_end = -1
+        try:
+            read_end, self._pipe = os.pipe()
+            theirs.append(read_end)
+            log_end, write_end = os.pipe()
+            theirs.append(write_end)
+            options = ["--parent", str(os.getpid()), "--fd", str(read_end), "--directory", str(directory)]
+            self._process = subprocess.Popen(
+                [str(guard), *options, "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                pass_fds=(read_end,),
+                env=dict(environment),
+                start_new_session=True,  # a terminal's Ctrl-C is for this process to handle
+            )
+        except BaseException:
+            if log_end >= 0:
+                os.close(log_end)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        return log_end
+
+    def _start_draining(self, fd: int) -> None:
         self._thread = threading.Thread(
             target=_drain, args=(fd, self.log, self._process, self._done), name="llcuda-log", daemon=True
         )
         try:
             self._thread.start()
-        except RuntimeError:  # no more threads
+        except RuntimeError as error:  # no more threads
             self._close_pipe()
             self._process.wait()
             os.close(fd)
-            raise
+            raise ServerError(f"no thread could be started to read llama-server's log: {error}") from error
 
     def disown(self) -> None:
         """Give it up in a forked process, where it is the parent's."""
@@ -150,21 +170,6 @@ class Child:
     def __del__(self) -> None:
         """Close the pipe of one that nobody took: the guard then ends the program."""
         self._close_pipe()
-
-
-def _start_guard(
-    command: Sequence[str], *, guard: Path, directory: Path, environment: Mapping[str, str], fd: int
-) -> subprocess.Popen[bytes]:
-    options = ["--parent", str(os.getpid()), "--fd", str(fd), "--directory", str(directory)]
-    return subprocess.Popen(
-        [str(guard), *options, "--", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=(fd,),
-        env=dict(environment),
-        start_new_session=True,  # a terminal's Ctrl-C is for this process to handle
-    )
 
 
 def _drain(fd: int, log: Log, process: subprocess.Popen[bytes], done: threading.Event) -> None:

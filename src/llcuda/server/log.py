@@ -15,8 +15,9 @@ __all__ = ["Log"]
 MAX_LINES = 4000
 MAX_LINE_BYTES = 8192
 
-# Printed by tools/server/server.cpp after the model is loaded; the prefix keeps a name inside a model from posing as it.
-_LISTENING = re.compile(rb"I srv +llama_server: listening on (http://\S+:[1-9]\d*)$")
+# Printed by tools/server/server.cpp after the model is loaded. The whole prefix, so that a name inside a model's
+# metadata, which is logged too, cannot pose as it.
+_LISTENING = re.compile(rb"\d+\.\d\d\.\d{3}\.\d{3} I srv +llama_server: listening on (http://\S+:[1-9]\d*)$")
 
 
 class Log:
@@ -78,7 +79,7 @@ class Log:
             self._on_line(line.decode("utf-8", "replace"))
 
     def _find_address(self, line: bytes) -> None:
-        found = _LISTENING.search(line)
+        found = _LISTENING.match(line)
         if found:
             with self._changed:
                 self.address = found[1].decode("ascii", "replace")
