@@ -169,7 +169,7 @@ class ModelStore:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for file_name, digest in files.items():
-                if Path(file_name).name != file_name or file_name in {".", ".."}:
+                if file_name in {"", ".", ".."} or "/" in file_name or "\0" in file_name:
                     raise UsageError(f"{file_name!r} is not the name of a file")
                 _replace_link(folder / file_name, Path("..", "..", "blobs", self.path(digest).name))
         return folder
