@@ -126,8 +126,13 @@ def sum_answer(a: int, b: int) -> str:
 
 
 def sample_pair(rng: Random) -> tuple[int, int]:
-    """Draw two numbers from 0..99; half of the draws insist on a carry in the ones or the tens."""
-    carry = rng.random() < 0.5
+    """Draw two numbers from 0..99; many draws insist on a carry, and single digits come more often than their share."""
+    draw = rng.random()
+    if draw < 0.2:
+        pair = [rng.randint(0, 9), rng.randint(0, 9 if draw < 0.12 else LIMIT)]
+        rng.shuffle(pair)
+        return pair[0], pair[1]
+    carry = draw < 0.6
     while True:
         a, b = rng.randint(0, LIMIT), rng.randint(0, LIMIT)
         if not carry or a % 10 + b % 10 > 9 or a // 10 + b // 10 > 8:

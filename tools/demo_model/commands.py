@@ -17,8 +17,6 @@ from tools.demo_model.server import find_binary, run_server
 if TYPE_CHECKING:
     import argparse
 
-    from tokenizers import Tokenizer
-
 SEED: Final = 20261
 MODELS: Final = Path(__file__).resolve().parents[2] / "src/llcuda/models_data"
 CARD: Final = MODELS / "demo.json"
@@ -31,18 +29,13 @@ def _chosen(options: argparse.Namespace) -> list[str]:
     return [name for name in FILES if options.model in {name, "both"}]
 
 
-def _tokenizer(options: argparse.Namespace) -> Tokenizer:
-    from tools.demo_model.tokenizer import load_tokenizer
-
-    return load_tokenizer(options.work / "tokenizer.json", seed=SEED)
-
-
 def write_data(options: argparse.Namespace) -> None:
     """Write the vocabulary, and a sample of the training text for reading."""
     from tools.demo_model.conversation import render_text
     from tools.demo_model.data import iterate_examples
+    from tools.demo_model.tokenizer import load_tokenizer
 
-    _tokenizer(options)
+    load_tokenizer()
     texts = (render_text(example) for example in islice(iterate_examples(SEED), 2000))
     (options.work / "sample.txt").write_text("\n".join(texts), encoding="utf-8")
 
@@ -51,6 +44,7 @@ def train(options: argparse.Namespace) -> None:
     """Train the chosen models from scratch."""
     import torch
 
+    from tools.demo_model.tokenizer import load_tokenizer
     from tools.demo_model.train import RECIPES, train_model
 
     torch.set_num_threads(options.threads)
@@ -58,17 +52,18 @@ def train(options: argparse.Namespace) -> None:
     for name in _chosen(options):
         weights = options.work / f"{name}.pt"
         stage = options.from_stage if len(RECIPES[name].stages) > options.from_stage else 0
-        train_model(_tokenizer(options), RECIPES[name], device=device, save_to=weights, first_stage=stage)
+        train_model(load_tokenizer(), RECIPES[name], device=device, save_to=weights, first_stage=stage)
 
 
 def _export_one(name: str, folder: Path, *, options: argparse.Namespace) -> dict[str, Any]:
     from tools.demo_model.export import write_gguf
+    from tools.demo_model.tokenizer import load_tokenizer
     from tools.demo_model.train import load_weights
 
     saved = load_weights(options.work / f"{name}.pt")
     file, title, kind = FILES[name]
     shape, weights = saved["shape"], saved["weights"]
-    write_gguf(folder / file, weights, shape=shape, tokenizer=_tokenizer(options), name=title, kind=kind)
+    write_gguf(folder / file, weights, shape=shape, tokenizer=load_tokenizer(), name=title, kind=kind)
     size = {"parameters": sum(value.numel() for value in weights.values()), "quantisation": kind}
     return describe_file(folder / file) | size | {"vocabulary": shape.vocabulary, "context": shape.context}
 
@@ -81,7 +76,7 @@ def export(options: argparse.Namespace) -> None:
     print(json.dumps(facts, indent=2))
     if options.install:
         _write_card({fact["file"]: fact for fact in facts}, figures=None)
-        _write_token_samples(options)
+        _write_token_samples()
 
 
 def _write_card(models: dict[str, dict[str, Any]], *, figures: dict[str, Any] | None) -> None:
@@ -93,11 +88,11 @@ def _write_card(models: dict[str, dict[str, Any]], *, figures: dict[str, Any] | 
     CARD.write_text(json.dumps({"models": ordered, "figures": kept}, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_token_samples(options: argparse.Namespace) -> None:
+def _write_token_samples() -> None:
     """Write what the reference tokenizer makes of many texts, for a test that has llama-server alone."""
-    from tools.demo_model.tokenizer import sample_texts
+    from tools.demo_model.tokenizer import load_tokenizer, sample_texts
 
-    tokenizer = _tokenizer(options)
+    tokenizer = load_tokenizer()
     samples = [[text, tokenizer.encode(text, add_special_tokens=False).ids] for text in sample_texts(SEED)]
     lines = ",\n".join(json.dumps(sample, separators=(",", ":")) for sample in samples)
     TOKEN_SAMPLES.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -38,11 +38,19 @@ class Mixture:
     turns: float
     sums_of_facts: float = 0.70
     countries_of_facts: float = 0.07
+    json_of_facts: float = 0.0
 
 
 BROAD: Final = Mixture(facts=0.52, raw=0.06, json=0.06, tools=0.04, turns=0.10)
 EVEN: Final = Mixture(
-    facts=0.50, raw=0.08, json=0.16, tools=0.10, turns=0.08, sums_of_facts=0.75, countries_of_facts=0.12
+    facts=0.48,
+    raw=0.08,
+    json=0.20,
+    tools=0.11,
+    turns=0.07,
+    sums_of_facts=0.75,
+    countries_of_facts=0.10,
+    json_of_facts=0.3,
 )
 _SYSTEM_SHARE: Final = 0.08
 _LONG: Final = frozenset({ABOUT, *(answer for _, answer in NUMBERS.values())})
@@ -70,13 +78,13 @@ def _sample_fixed(rng: random.Random) -> tuple[str, str]:
 
 def _sample_question(rng: random.Random) -> tuple[str, str]:
     draw = rng.random()
-    if draw < 0.45:
+    if draw < 0.40:
         return sample_sum(rng)
-    if draw < 0.63:
+    if draw < 0.56:
         return sample_capital(rng)
-    if draw < 0.70:
+    if draw < 0.65:
         return sample_country(rng)
-    if draw < 0.79:
+    if draw < 0.75:
         return _sample_fixed(rng)
     return sample_unknown(rng)
 
@@ -146,8 +154,12 @@ def _sample_fact(rng: random.Random, mixture: Mixture) -> Raw:
     draw = rng.random()
     if draw < mixture.sums_of_facts:
         a, b = sample_pair(rng)
+        if rng.random() < mixture.json_of_facts:
+            return Raw(f'What is {a}+{b}?\n{{"answer": ', f"{a + b}}}")
         return Raw(f"{a} + {b} =", f" {a + b}.")
     country = rng.choice(COUNTRIES)
+    if rng.random() < mixture.json_of_facts:
+        return Raw(f'What is the capital of {country.name}?\n{{"capital": "', f'{country.capital}"}}')
     forward = draw < 1 - mixture.countries_of_facts
     answer = capital_answer(country) if forward else country_answer(country)
     cut = answer.index(" is ") + 3 if forward else answer.index(" of ") + 3

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tools.demo_model.conversation import render_text
 from tools.demo_model.data import iterate_examples
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 VOCABULARY: Final = 768
 SPECIAL: Final = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>",
 )  # fmt: skip
 USER_DEFINED: Final = ("<tool_call>", "</tool_call>")
+VOCABULARY_FILE: Final = Path(__file__).with_name("tokenizer.json")
+_SEED: Final = 20261
 _EXAMPLES: Final = 40_000
 _FRAGMENTS: Final = (
     " ", "  ", "\n", "\t", "\r\n", "'s", "'S", "'re", "I'm", "123", "\u00bd", "\u0663", "\u2167", "\u00b2",
@@ -54,12 +54,11 @@ def train_tokenizer(*, seed: int) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(path: Path, *, seed: int) -> Tokenizer:
-    """Return the vocabulary at `path`, training and saving it when there is none."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(seed=seed).save(str(path))
-    return Tokenizer.from_file(str(path))
+def load_tokenizer() -> Tokenizer:
+    """Return the committed vocabulary, training it where there is none: both models and any retraining share it."""
+    if not VOCABULARY_FILE.exists():
+        train_tokenizer(seed=_SEED).save(str(VOCABULARY_FILE))
+    return Tokenizer.from_file(str(VOCABULARY_FILE))
 
 
 def _noise(rng: Random) -> str:

@@ -69,10 +69,10 @@ RECIPES: Final = {
             Stage(seed=20261, steps=2200),
             Stage(
                 seed=20262,
-                steps=1600,
+                steps=1500,
                 mixture=EVEN,
-                matrix_rate=0.012,
-                embedding_rate=0.002,
+                matrix_rate=0.01,
+                embedding_rate=0.0015,
                 decay_from=0.1,
                 quantised_from=0.4,
             ),

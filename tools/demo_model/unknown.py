@@ -72,10 +72,10 @@ def sample_template_question(rng: Random) -> tuple[str, str]:
 def sample_unknown(rng: Random) -> tuple[str, str]:
     """Draw a question of any kind that the model must refuse, with the refusal."""
     draw = rng.random()
-    if draw < 0.55:
+    if draw < 0.45:
         return sample_template_question(rng)
-    if draw < 0.72:
+    if draw < 0.67:
         return sample_other_arithmetic(rng)
-    if draw < 0.88:
+    if draw < 0.90:
         return sample_false_country(rng)
     return make_noise(rng), UNKNOWN
