@@ -11,7 +11,7 @@
     │   ├── NoDeviceError
     │   ├── UnsupportedDeviceError
     │   ├── DriverTooOldError
-    │   └── OutOfMemoryError(MemoryError)
+    │   └── OutOfMemoryError
     ├── ModelError                       5
     │   ├── ModelNotFoundError(FileNotFoundError)
     │   ├── ModelFormatError(ValueError)
@@ -33,7 +33,7 @@ derives from the builtin that a caller would already catch. ``exit_code`` is wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +83,16 @@ class LlcudaError(Exception):
     def __str__(self) -> str:
         """Return the message, also where the second base class would format its own."""
         return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the facts: a pool of processes hangs on an error that it cannot rebuild."""
+        return _rebuild, (type(self), vars(self))
+
+
+def _rebuild(kind: type[LlcudaError], facts: dict[str, Any]) -> LlcudaError:
+    error = kind.__new__(kind, facts["message"])
+    vars(error).update(facts)
+    return error
 
 
 class UsageError(LlcudaError, ValueError):
@@ -158,7 +168,7 @@ class DriverTooOldError(DeviceError):
         )
 
 
-class OutOfMemoryError(DeviceError, MemoryError):
+class OutOfMemoryError(DeviceError):
     """The model does not fit into the memory there is."""
 
     def __init__(self, message: str, *, log_tail: Sequence[str] = (), hint: str = "") -> None:
