@@ -148,7 +148,7 @@ class TestPlacing:
 
     def test_an_error_while_writing_leaves_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(TypeError), place_file(tmp_path / "file") as file:
-            file.write("text")  # type: ignore[arg-type]
+            file.write("text")  # type: ignore[call-overload]
         assert not list(tmp_path.iterdir())
 
     def test_a_file_that_fails_its_check_never_appears(self, tmp_path: Path) -> None:

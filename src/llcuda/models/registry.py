@@ -65,9 +65,9 @@ def suggest_names(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
     import difflib  # noqa: PLC0415 - loaded only when needed
 
     known = {known.lower(): known for known in (*DEMOS, *(entry.name for entry in read_registry()), *others)}
+    starting = sorted((key for key in known if name and key.startswith(name.lower())), key=len)
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    starting = [key for key in known if key.startswith(name.lower()) and key not in near]
-    return tuple(known[key] for key in (*near, *starting)[:3])
+    return tuple(dict.fromkeys(known[key] for key in (*starting, *near)))[:3]
 
 
 def format_table() -> str:
