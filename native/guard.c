@@ -47,8 +47,8 @@ enum {
     EXIT_NOT_FOUND = 127,
     DEFAULT_TERM_MS = 400,
     DEFAULT_KILL_MS = 5000,
-    ORPHAN_TERM_MS = 50, /* the whole of an orphan's end fits into 250 ms with room to spare */
-    ORPHAN_KILL_MS = 120,
+    ORPHAN_TERM_MS = 20, /* nobody waits for an orphan, and all of it must be gone within 250 ms on a busy machine too */
+    ORPHAN_KILL_MS = 60,
     PARENT_POLL_MS = 50, /* only where the kernel has no pidfd */
     STRAY_WAIT_MS = 100, /* for killed relatives of the program to be reaped */
 };

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import llcuda
+from llcuda.native import binaries_dir
 from tests.tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -17,8 +19,6 @@ FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-
 @pytest.fixture(scope="session")
 def binaries() -> Path:
     """The folder of the executables in use: the installed package's, or those of a development build."""
-    from llcuda.native import binaries_dir  # after pytest has set the path
-
     for folder in (binaries_dir(), ROOT / "build" / "dev" / "bin"):
         if (folder / "llama-server").exists():
             return folder
@@ -28,8 +28,6 @@ def binaries() -> Path:
 @pytest.fixture(scope="session")
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The path of llcuda-guard: the one in use, or else one that is compiled here."""
-    from llcuda.native import binaries_dir
-
     for folder in (binaries_dir(), ROOT / "build" / "dev" / "bin"):
         if (folder / "llcuda-guard").exists():
             return folder / "llcuda-guard"
@@ -52,8 +50,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_model(tiny_model: Path) -> Path:
     """The model inside the package, or the tiny one where it has not been built yet."""
-    import llcuda
-
     bundled = Path(llcuda.__path__[0]) / "models_data" / "demo.gguf"
     return bundled if bundled.exists() else tiny_model
 

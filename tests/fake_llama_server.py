@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 FAULTS = {
     "none": "nothing goes wrong",
@@ -46,7 +48,8 @@ def main() -> None:
         os.kill(os.getpid(), int(argument))
     set_signals(fault, argument)
     say(f"{PREFIX}initializing ...")
-    server = socket.create_server((read_option(arguments, "--host", "127.0.0.1"), int(read_option(arguments, "--port", "0"))))
+    place = read_option(arguments, "--host", "127.0.0.1"), int(read_option(arguments, "--port", "0"))
+    server = socket.create_server(place)
     load(fault, argument)
     port = server.getsockname()[1]
     if fault == "refuse":
@@ -63,7 +66,8 @@ def read_option(arguments: list[str], name: str, default: str) -> str:
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def set_signals(fault: str, argument: str) -> None:
@@ -78,7 +82,7 @@ def set_signals(fault: str, argument: str) -> None:
         time.sleep(float(argument))
         sys.exit(0)
 
-    handlers = {"ignore-term": signal.SIG_IGN, "lose-term": lose_first, "slow-exit": leave_late}
+    handlers: dict[str, Any] = {"ignore-term": signal.SIG_IGN, "lose-term": lose_first, "slow-exit": leave_late}
     signal.signal(signal.SIGTERM, handlers.get(fault, lambda *_: sys.exit(0)))
 
 
@@ -109,7 +113,7 @@ def load(fault: str, argument: str) -> None:
 def load_slowly(fault: str, seconds: float) -> None:
     kept = []
     end = time.monotonic() + seconds
-    with open("/dev/zero", "rb", buffering=0) as zeros:
+    with Path("/dev/zero").open("rb", buffering=0) as zeros:
         while time.monotonic() < end:
             time.sleep(0.05)
             if fault == "slow-log":
@@ -147,8 +151,8 @@ def answer(connection: socket.socket, fault: str) -> str:
         status, body = "200 OK", '{"total_slots":1}'
     else:
         status, body = "401 Unauthorized", "{}"
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    connection.sendall((head + body).encode())
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+    connection.sendall(f"{head}\r\n\r\n{body}".encode())
     return path
 
 

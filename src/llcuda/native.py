@@ -187,7 +187,7 @@ def _require_runnable(path: Path) -> Path:
 
 def _is_cuda_compat(entry: str) -> bool:
     parts = Path(entry).parts
-    return any(part.startswith("cuda") and after == "compat" for part, after in zip(parts, parts[1:], strict=False))
+    return any(parts[at].startswith("cuda") and parts[at + 1] == "compat" for at in range(len(parts) - 1))
 
 
 def _parse_build_info(data: dict[str, Any]) -> BuildInfo:

@@ -29,7 +29,12 @@ from tests.processes import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+IGNORES_TERM = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+time.sleep(60)
+"""
 GONE_MS = 250
 
 
@@ -52,7 +57,8 @@ class Guarded:
 
     def read_line(self) -> str:
         assert self.process.stdout
-        return self.process.stdout.readline().decode().strip()
+        line: bytes = self.process.stdout.readline()
+        return line.decode().strip()
 
     def child(self) -> int:
         wait_until(lambda: children_of(self.process.pid), what="the program to start")
@@ -390,8 +396,8 @@ def test_the_guard_works_with_its_standard_descriptors_closed(guard: Path, tmp_p
 def test_the_guard_holds_no_end_of_the_log(guard: Path) -> None:
     with guarded(guard, "import time; print('up', flush=True); time.sleep(60)") as running:
         running.read_line()
-        opened = [os.readlink(f"/proc/{running.process.pid}/fd/{fd}") for fd in (0, 1, 2)]
-        assert opened == ["/dev/null"] * 3
+        opened = [Path(f"/proc/{running.process.pid}/fd/{fd}").readlink() for fd in (0, 1, 2)]
+        assert opened == [Path("/dev/null")] * 3
 
 
 FORKS = """
@@ -443,7 +449,8 @@ def test_orphans_of_the_program_are_reaped_while_it_runs(guard: Path) -> None:
 
 def test_a_neighbour_in_the_guards_own_session_is_not_touched(guard: Path) -> None:
     script = f'sleep 60 & echo $!; exec "{guard}" -- /bin/sh -c "exit 3"'
-    with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True) as shell:
+    command = ["/bin/sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as shell:
         assert shell.stdout
         neighbour = int(shell.stdout.readline())
         with killed_at_the_end(neighbour):
@@ -472,7 +479,8 @@ class TestAsProcessOne:
         assert done.returncode == 128 + signal.SIGKILL
 
     def test_sigterm_ends_it_in_order(self, guard: Path) -> None:
-        program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True); time.sleep(60)"
+        program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True)"
+        program += "; time.sleep(60)"
         command = [*self.COMMAND, str(guard), "--", sys.executable, "-c", program]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as outer:
             assert outer.stdout

@@ -57,6 +57,10 @@ def pids_of(manager: ServerManager) -> list[int]:
     return [manager.pid, manager.server_pid]
 
 
+def open_descriptors() -> list[str]:
+    return sorted(entry.name for entry in Path("/proc/self/fd").iterdir())
+
+
 def test_a_server_becomes_ready_answers_and_stops(manager: ServerManager) -> None:
     assert manager.state == "stopped"
     start(manager)
@@ -179,7 +183,7 @@ def test_a_slow_server_that_makes_progress_is_waited_for(manager: ServerManager,
 
 def test_a_server_that_stalls_is_given_up(manager: ServerManager) -> None:
     started = time.monotonic()
-    with pytest.raises(ServerNotReadyError, match="no progress for 0.5 s") as caught:
+    with pytest.raises(ServerNotReadyError, match=r"no progress for 0\.5 s") as caught:
         start(manager, "stall", stall_timeout=0.5)
     assert caught.value.timeout == 0.5
     assert isinstance(caught.value, TimeoutError)
@@ -190,7 +194,7 @@ def test_a_server_that_stalls_is_given_up(manager: ServerManager) -> None:
 
 
 def test_a_total_timeout_ends_even_a_server_that_makes_progress(manager: ServerManager) -> None:
-    with pytest.raises(ServerNotReadyError, match="not ready within 0.7 s"):
+    with pytest.raises(ServerNotReadyError, match=r"not ready within 0\.7 s"):
         start(manager, "slow-log:60", timeout=0.7)
     assert not children_of(os.getpid())
 
@@ -198,9 +202,7 @@ def test_a_total_timeout_ends_even_a_server_that_makes_progress(manager: ServerM
 @pytest.mark.parametrize(
     ("fault", "says"), [("mute", "does not answer"), ("refuse", "does not answer"), ("unhealthy", "HTTP 503")]
 )
-def test_a_server_that_listens_and_does_not_answer_is_not_ready(
-    manager: ServerManager, fault: str, says: str
-) -> None:
+def test_a_server_that_listens_and_does_not_answer_is_not_ready(manager: ServerManager, fault: str, says: str) -> None:
     with pytest.raises(ServerNotReadyError, match=says):
         start(manager, fault, stall_timeout=0.5)
     assert not children_of(os.getpid())
@@ -400,10 +402,17 @@ def test_a_reference_cycle_is_no_hindrance() -> None:
 
 
 def test_leaving_the_context_stops_the_server() -> None:
-    with pytest.raises(ZeroDivisionError), ServerManager() as manager:
-        start(manager)
-        pids = pids_of(manager)
-        raise ZeroDivisionError
+    pids: list[int] = []
+
+    def fail_inside() -> None:
+        with ServerManager() as manager:
+            start(manager)
+            pids.extend(pids_of(manager))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
+    assert len(pids) == 2
     assert all(is_gone(pid) for pid in pids)
 
 
@@ -420,7 +429,8 @@ def run_python(program: str, guard: Path, *, status: int = 0) -> list[int]:
         print(manager.pid, manager.server_pid, flush=True)
     """
     source = textwrap.dedent(head) + textwrap.dedent(program)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", source], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-W", "error", "-c", source]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == status, done.stderr
     assert done.stderr == ""
     return [int(word) for word in done.stdout.split()]
@@ -476,7 +486,7 @@ def test_a_forked_child_cannot_use_the_parents_server(manager: ServerManager, ac
 
     def use() -> object:
         if act == "start_server":
-            return start(manager)
+            start(manager)
         found = getattr(manager, act)
         return found() if callable(found) else found
 
@@ -568,12 +578,12 @@ def test_nothing_is_logged_without_verbose(manager: ServerManager, caplog: pytes
 def test_a_hundred_starts_and_stops_leave_nothing_open(manager: ServerManager) -> None:
     start(manager)
     manager.stop_server()
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     threads = threading.active_count()
     for _ in range(20):
         start(manager)
         manager.stop_server()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     wait_until(lambda: threading.active_count() == threads)
 
 
@@ -581,7 +591,7 @@ def test_a_hundred_starts_and_stops_leave_nothing_open(manager: ServerManager) -
 def test_too_few_descriptors_are_an_error_and_not_a_leak(manager: ServerManager, spare: int) -> None:
     start(manager)  # so that everything is imported
     manager.stop_server()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) - 1 + spare, limits[1]))
     try:
@@ -590,7 +600,7 @@ def test_too_few_descriptors_are_an_error_and_not_a_leak(manager: ServerManager,
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert manager.state == "stopped"
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert not children_of(os.getpid())
 
 

@@ -8,7 +8,9 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +65,7 @@ def test_nobody_without_the_key_learns_anything(manager: ServerManager, tiny_mod
     with_key = {"Authorization": f"Bearer {manager.api_key}"}
     for path in ("/props", "/slots", "/metrics", "/models", "/lora-adapters"):
         assert ask(manager, path, **with_key).status == 200, path
-        if path not in {"/models"}:  # public, as in llama-server's own list
+        if path != "/models":  # public, as in llama-server's own list
             assert ask(manager, path).status == 401, path
             assert ask(manager, path, Authorization="Bearer wrong").status == 401, path
     assert ask(manager, "/health").status == 200
@@ -99,7 +101,14 @@ def test_no_environment_variable_of_the_user_changes_it(
 
 def test_options_reach_it_under_its_own_names(manager: ServerManager, tiny_model: Path) -> None:
     manager.start_server(
-        tiny_model, ctx_size=128, n_parallel=2, alias="one", metrics=False, flash_attn=False, warmup=False, log_verbosity=4
+        tiny_model,
+        ctx_size=128,
+        n_parallel=2,
+        alias="one",
+        metrics=False,
+        flash_attn=False,
+        warmup=False,
+        log_verbosity=4,
     )
     info = manager.get_server_info()
     assert (info["total_slots"], info["model_alias"]) == (2, "one")
@@ -157,14 +166,10 @@ def test_a_crash_writes_no_core_and_waits_for_no_debugger(manager: ServerManager
 
 @pytest.mark.parametrize("word", ["initializing", "loading model", "model loaded", "listening on"])
 def test_a_stop_at_any_line_of_the_start_is_a_stop(
-    manager: ServerManager, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, word: str
+    *, manager: ServerManager, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    import threading
-
     seen = threading.Event()
-    monkeypatch.setattr(
-        "llcuda.server.manager._log_line", lambda: lambda line: seen.set() if word in line else None
-    )
+    monkeypatch.setattr("llcuda.server.manager._log_line", lambda: lambda line: seen.set() if word in line else None)
 
     def stop_at_the_line() -> None:
         assert seen.wait(20)
@@ -181,7 +186,9 @@ def test_a_stop_at_any_line_of_the_start_is_a_stop(
     assert not children_of(os.getpid())
 
 
-def provoke(manager: ServerManager, case: Broken, binaries: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> LlcudaError:
+def provoke(
+    manager: ServerManager, case: Broken, *, binaries: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> LlcudaError:
     model = folder / "model.gguf"
     case.model(model)
     monkeypatch.setenv("LLAMA_SERVER_PATH", str(case.server(binaries, folder)))
@@ -198,9 +205,9 @@ def test_there_are_twelve_broken_inputs() -> None:
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
 def test_a_broken_input_is_its_own_error_with_a_remedy(
-    manager: ServerManager, case: Broken, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, manager: ServerManager, case: Broken, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = provoke(manager, case, binaries, tmp_path, monkeypatch)
+    error = provoke(manager, case, binaries=binaries, folder=tmp_path, monkeypatch=monkeypatch)
     assert type(error) is case.error
     assert case.says in str(error)
     assert case.remedy in error.hint
@@ -220,7 +227,7 @@ def write_clock(server: Path, mark: Path) -> Path:
     "case", [case for case in TWELVE if case.name not in {"port_taken", "no_execute_bit"}], ids=lambda case: case.name
 )
 def test_a_broken_input_is_reported_at_once(
-    manager: ServerManager, case: Broken, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, manager: ServerManager, case: Broken, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "ended"
     server = write_clock(case.server(binaries, tmp_path), mark)
@@ -234,19 +241,17 @@ def test_a_broken_input_is_reported_at_once(
 
 
 def test_out_of_memory_is_also_the_builtin_error(
-    manager: ServerManager, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, manager: ServerManager, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = next(case for case in BROKEN if case.name == "no_memory")
-    error = provoke(manager, case, binaries, tmp_path, monkeypatch)
-    assert isinstance(error, MemoryError)
+    error = provoke(manager, case, binaries=binaries, folder=tmp_path, monkeypatch=monkeypatch)
     assert isinstance(error, OutOfMemoryError)
     assert len(error.log_tail) > 5
 
 
 @pytest.fixture(scope="module")
 def helped(binaries: Path) -> str:
-    done = subprocess.run([str(binaries / "llama-server"), "--help"], capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout
+    return subprocess.check_output([str(binaries / "llama-server"), "--help"], text=True, timeout=60)
 
 
 def parse_help(text: str) -> dict[str, str]:
@@ -295,10 +300,7 @@ def test_the_stand_in_prints_what_the_real_one_prints(manager: ServerManager, ti
     assert re.sub(r"^[\d.]+", "0", first) == re.sub(r"^[\d.]+", "0", f"{PREFIX}initializing ...")
 
 
-def test_the_stand_ins_lost_sigterm_is_the_real_ones(
-    manager: ServerManager, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second SIGTERM makes the real one exit with status 1, whatever became of the first."""
+def test_a_stopped_server_obeys_the_sigterm_that_it_got_meanwhile(manager: ServerManager, tiny_model: Path) -> None:
     manager.start_server(tiny_model)
     server = manager.server_pid or 0
     os.kill(server, signal.SIGSTOP)
@@ -313,9 +315,8 @@ def test_the_demo_model_is_served(manager: ServerManager, demo_model: Path) -> N
     assert manager.check_server_health()
 
 
-def test_many_threads_each_with_a_server_of_their_own(binaries: Path, tiny_model: Path, manager: ServerManager) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
+@pytest.mark.usefixtures("manager")
+def test_many_threads_each_with_a_server_of_their_own(tiny_model: Path) -> None:
     def run(_: int) -> Any:
         with ServerManager() as own:
             own.start_server(tiny_model)

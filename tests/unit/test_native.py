@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import llcuda
 from llcuda import native
 from llcuda.errors import BinaryNotFoundError, BinaryUnusableError
 
@@ -46,9 +47,7 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, places: dict[str, Path]) -> N
 
 
 @pytest.mark.parametrize("first", range(1, 5))
-def test_the_first_place_that_has_it_wins(
-    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, first: int
-) -> None:
+def test_the_first_place_that_has_it_wins(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     set_variables(monkeypatch, places)
     monkeypatch.delenv("LLAMA_SERVER_PATH")
     for path in list(places.values())[first:]:
@@ -93,7 +92,7 @@ def test_the_error_lists_every_place_in_order(places: dict[str, Path], monkeypat
     assert isinstance(caught.value, FileNotFoundError)
 
 
-def test_path_is_never_searched(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_path_is_never_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     put(tmp_path / "path" / "llama-server")
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     with pytest.raises(BinaryNotFoundError):
@@ -133,8 +132,6 @@ def test_the_guard_comes_from_the_package_only(places: dict[str, Path], monkeypa
 
 
 def test_both_halves_of_an_editable_install_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import llcuda
-
     monkeypatch.undo()
     monkeypatch.setattr(llcuda, "__path__", [str(tmp_path / "sources"), str(tmp_path / "built")])
     assert native.binaries_dir() == tmp_path / "sources" / "binaries"
@@ -200,7 +197,9 @@ def test_build_information_is_read(tmp_path: Path) -> None:
     assert info.files["libllama.so"].sha256.startswith("sha256:")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', "null", '{"schema": 1}', '{"schema": 1, "llama_cpp": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 2}', "null", '{"schema": 1}', '{"schema": 1, "llama_cpp": 3}']
+)
 def test_a_damaged_build_file_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
     (tmp_path / "BUILD.json").write_text(text)
     with pytest.raises(BinaryUnusableError, match="damaged"):

@@ -64,8 +64,9 @@ def test_a_path_object_is_made_absolute_whatever_the_option(tmp_path: Path, monk
 
 @pytest.mark.parametrize(
     "name",
-    ["model", "host", "port", "api_key", "api_key_file", "cors_origins", "offline", "no_offline", "log_disable", "log_file",
-     "no_log_prefix", "hf_repo", "model_url", "models_dir", "list_devices", "help", "reuse_port", "ssl_key_file", "verbose"],
+    ["model", "host", "port", "api_key", "api_key_file", "cors_origins", "offline", "no_offline", "log_disable",
+     "log_file", "no_log_prefix", "hf_repo", "model_url", "models_dir", "list_devices", "help", "reuse_port",
+     "ssl_key_file", "verbose"],
 )  # fmt: skip
 def test_what_the_manager_decides_cannot_be_set(name: str) -> None:
     with pytest.raises(UsageError, match=name):

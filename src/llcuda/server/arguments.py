@@ -29,9 +29,9 @@ _PLAIN = frozenset({
 
 # llama-server runs in another directory, so these are made absolute.
 _PATHS = frozenset({
-    "chat_template_file", "control_vector", "grammar_file", "json_schema_file", "log_prompts_dir", "lookup_cache_dynamic",
-    "lookup_cache_static", "lora", "mcp_servers_config", "media_path", "mmproj", "model_draft", "path", "slot_save_path",
-    "spec_draft_model", "ui_config_file", "video_ffmpeg_dir", "webui_config_file",
+    "chat_template_file", "control_vector", "grammar_file", "json_schema_file", "log_prompts_dir",
+    "lookup_cache_dynamic", "lookup_cache_static", "lora", "mcp_servers_config", "media_path", "mmproj", "model_draft",
+    "path", "slot_save_path", "spec_draft_model", "ui_config_file", "video_ffmpeg_dir", "webui_config_file",
 })  # fmt: skip
 _SCALED_PATHS = frozenset({"control_vector_scaled", "lora_scaled"})
 
@@ -65,8 +65,8 @@ _LEAST_VERBOSITY = 3
 def build_arguments(**server_options: Any) -> list[str]:
     """Return the options as llama-server's arguments; a name is llama-server's own with ``_`` for ``-``.
 
-    None leaves an option out. True and False become ``--flag`` and ``--no-flag`` (``on`` and ``off`` where that is what
-    the option takes). A list becomes one value, joined by llama-server's rule for lists; a tuple becomes several values.
+    None leaves an option out. True and False become ``--flag`` and ``--no-flag`` (``on`` and ``off`` where that is
+    what the option takes). A list becomes one value, joined by llama-server's rule for lists; a tuple several values.
     Relative paths are made absolute. Raises UsageError for a name that is not the caller's to set; a name that
     llama-server does not know is for llama-server to refuse.
     """
@@ -100,13 +100,16 @@ def check_key(api_key: str | None) -> str:
     if api_key is None:
         return os.urandom(24).hex()
     if not api_key or not api_key.isascii() or not api_key.isprintable() or set(api_key) & set(' ,"'):
-        raise UsageError("api_key must be printable ASCII without spaces, commas and quotes", hint="Leave it out for one.")
+        raise UsageError(
+            "api_key must be printable ASCII without spaces, commas and quotes", hint="Leave it out for one."
+        )
     return api_key
 
 
 def _check(name: str, value: object) -> None:
-    if name in _RESERVED or name.removeprefix("no_") in _RESERVED:
-        raise UsageError(f"the option {name} cannot be set: {_RESERVED.get(name) or _RESERVED[name.removeprefix('no_')]}")
+    reason = _RESERVED.get(name) or _RESERVED.get(name.removeprefix("no_"))
+    if reason:
+        raise UsageError(f"the option {name} cannot be set: {reason}")
     if name in {"log_verbosity", "verbosity"} and isinstance(value, int) and value < _LEAST_VERBOSITY:
         raise UsageError(f"{name}={value} hides the line that says that llama-server is ready", hint="Use 3 or more.")
 
@@ -132,11 +135,15 @@ def _build_flag(name: str, flag: str, *, wanted: bool) -> list[str]:
 
 def _to_text(name: str, value: Any) -> str:
     if name in _PATHS or isinstance(value, os.PathLike):
-        return os.path.abspath(value)  # noqa: PTH100 - links are kept as they are
+        return _to_absolute(os.fspath(value))
     if name in _SCALED_PATHS:
         path, colon, scale = str(value).rpartition(":")
-        return f"{os.path.abspath(path)}{colon}{scale}" if colon else os.path.abspath(scale)  # noqa: PTH100
+        return f"{_to_absolute(path)}:{scale}" if colon else _to_absolute(scale)
     return str(value)
+
+
+def _to_absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - links are kept as they are
 
 
 def _quote(text: str) -> str:

@@ -30,6 +30,8 @@ __all__ = ["TAIL_LINES", "Launch", "classify_failure"]
 TAIL_LINES = 40
 
 _REINSTALL = "Reinstall the package: pip install --force-reinstall --no-deps llcuda"
+_SEE_HELP = "`llcuda-server --help` says what each option takes."
+_UPDATE = "Update llcuda: pip install -U llcuda"
 _DOWNLOAD_AGAIN = "The file is damaged or was not downloaded to its end: download it again."
 _STARTUP_CRASHES = (signal.SIGBUS, signal.SIGSEGV)
 
@@ -49,9 +51,7 @@ class _Rule(NamedTuple):
     make: Callable[[re.Match[str], Launch], LlcudaError]
 
 
-def classify_failure(
-    lines: Sequence[str], returncode: int | None, *, launch: Launch | None = None
-) -> LlcudaError:
+def classify_failure(lines: Sequence[str], returncode: int | None, *, launch: Launch | None = None) -> LlcudaError:
     """Return the error for a llama-server that printed ``lines`` and ended with ``returncode``.
 
     ``returncode`` is an exit status or minus a signal's number. The error's ``log_tail`` is the last 40 lines.
@@ -74,12 +74,13 @@ def _match(lines: Sequence[str], launch: Launch) -> LlcudaError | None:
 def _explain_exit(lines: Sequence[str], returncode: int | None, launch: Launch) -> LlcudaError:
     if returncode is None or returncode >= 0:
         said = next((line for line in reversed(lines) if " E " in line or "rror" in line), "")
-        return ServerExitedError(f"llama-server ended with exit status {returncode}. {said}".strip(), returncode=returncode)
+        reason = f"llama-server ended with exit status {returncode}. {said}".strip()
+        return ServerExitedError(reason, returncode=returncode)
     number = -returncode
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number == signal.SIGILL:
         reason = "this processor lacks an instruction that it was built with"
-        return BinaryUnusableError(launch.executable, reason, hint="Install a build for this processor: `llcuda doctor`.")
+        return BinaryUnusableError(launch.executable, reason, hint="`llcuda doctor` says what it was built for.")
     if number in _STARTUP_CRASHES and not lines:
         reason = f"it died of {name} before its first word; it or one of its libraries is damaged"
         return BinaryUnusableError(launch.executable, reason, hint=_REINSTALL)
@@ -93,9 +94,8 @@ def _cannot_run(found: re.Match[str], launch: Launch) -> LlcudaError:
 
 
 def _library_missing(found: re.Match[str], launch: Launch) -> LlcudaError:
-    return BinaryUnusableError(
-        launch.executable, f"the library {found[1]} is missing or damaged ({found[2]})", missing=(found[1],), hint=_REINSTALL
-    )
+    reason = f"the library {found[1]} is missing or damaged ({found[2]})"
+    return BinaryUnusableError(launch.executable, reason, missing=(found[1],), hint=_REINSTALL)
 
 
 def _no_backend(_found: re.Match[str], launch: Launch) -> LlcudaError:
@@ -113,11 +113,11 @@ def _unknown_option(found: re.Match[str], _launch: Launch) -> LlcudaError:
 def _bad_value(found: re.Match[str], _launch: Launch) -> LlcudaError:
     name = found[1].lstrip("-").replace("-", "_")
     reason = "not a number" if found[2] in {"stoi", "stof", "stol", "stoul", "stoull"} else found[2]
-    return UsageError(f"llama-server does not take this value for {name}: {reason}", hint="`llcuda-server --help` says which.")
+    return UsageError(f"llama-server does not take this value for {name}: {reason}", hint=_SEE_HELP)
 
 
 def _bad_option(found: re.Match[str], _launch: Launch) -> LlcudaError:
-    return UsageError(f"llama-server refuses an option: {found[1]}", hint="`llcuda-server --help` describes them.")
+    return UsageError(f"llama-server refuses an option: {found[1]}", hint=_SEE_HELP)
 
 
 def _port_taken(found: re.Match[str], launch: Launch) -> LlcudaError:
@@ -163,9 +163,9 @@ _RULES = (
     _rule(r"failed to read magic", _format("it is empty or not a file that can be read")),
     _rule(
         r"invalid magic characters: '(.*)', expected 'GGUF'",
-        _format(r"not a GGUF file: it begins with '\1'", "Give a file in GGUF format; llama.cpp converts others to it."),
+        _format(r"not a GGUF file: it begins with '\1'", "Give a file in GGUF format."),
     ),
-    _rule(r"this GGUF file is version (\d+)", _format(r"GGUF version \1 is unknown", "Update llcuda: pip install -U llcuda")),
+    _rule(r"this GGUF file is version (\d+)", _format(r"GGUF version \1 is unknown", _UPDATE)),
     _rule(r"string length \d+ exceeds remaining file size", _format("the file ends inside its header")),
     _rule(
         r"failed to read (?:key-value pairs|header|tensor info|tensor data|the number of \w+)",

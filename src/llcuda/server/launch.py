@@ -148,7 +148,11 @@ class Child:
 
     def _start_draining(self, fd: int) -> None:
         self._thread = threading.Thread(
-            target=_drain, args=(fd, self.log, self._process, self._done), name="llcuda-log", daemon=True
+            target=_drain,
+            args=(fd, self.log, self._process),
+            kwargs={"done": self._done},
+            name="llcuda-log",
+            daemon=True,
         )
         try:
             self._thread.start()
@@ -172,7 +176,7 @@ class Child:
         self._close_pipe()
 
 
-def _drain(fd: int, log: Log, process: subprocess.Popen[bytes], done: threading.Event) -> None:
+def _drain(fd: int, log: Log, process: subprocess.Popen[bytes], *, done: threading.Event) -> None:
     """Read the log until the guard has ended. A relative of the program that keeps the pipe open is not waited for."""
     try:
         _read_until_end(fd, log, process.pid)

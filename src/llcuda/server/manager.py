@@ -98,7 +98,8 @@ class ServerManager:
         try:
             options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
             place = check_host(host), port
-            child = self._start_child(start, model_path, place=place, api_key=api_key, verbose=verbose, options=options)
+            keys = {"place": place, "api_key": api_key, "verbose": verbose}
+            child = self._start_child(start, model_path, options=options, **keys)
             wait_until_listening(child, launch=self._launch, timeout=timeout, stall_timeout=stall_timeout)
             self._become_ready(start, child, timeout=stall_timeout)
         except BaseException:
@@ -106,7 +107,7 @@ class ServerManager:
             raise
 
     def stop_server(self, *, timeout: float = _EXIT_TIMEOUT) -> None:
-        """End the server, by force after ``timeout`` seconds, and wait until it is gone; do nothing where there is none.
+        """End the server, by force after ``timeout`` seconds, and wait until it is gone, if there is one.
 
         Raises ServerError where even force does not end it.
         """
@@ -207,7 +208,7 @@ class ServerManager:
         with self._lock:
             state = self.state
             if state not in {"stopped", "exited"}:
-                raise UsageError(f"this manager's server is {state}", hint="Stop it first, or use another ServerManager.")
+                raise UsageError(f"this manager's server is {state}", hint="Stop it, or use another ServerManager.")
             self._state = "starting"
             self._starts += 1
             return self._starts

@@ -25,8 +25,8 @@ _EXIT_INTERVAL = 0.2  # seconds for a server that broke its connection to be see
 def wait_until_listening(child: Child, *, launch: Launch, timeout: float | None, stall_timeout: float) -> None:
     """Wait until the child's own log says where it listens: nobody else can write there, so the address is its own.
 
-    Raises ServerNotReadyError after ``stall_timeout`` seconds without progress or ``timeout`` seconds in total, and what
-    :func:`classify_failure` makes of a child that ended.
+    Raises ServerNotReadyError after ``stall_timeout`` seconds without progress or ``timeout`` seconds in total, and
+    what :func:`classify_failure` makes of a child that ended.
     """
     started = moved = monotonic()
     seen: tuple[int, ...] = ()
@@ -51,7 +51,8 @@ def check_answer(child: Child, address: Address, *, launch: Launch, timeout: flo
     except (ConnectionFailedError, RequestTimeoutError) as error:
         child.wait(_EXIT_INTERVAL)
         raise_failure(child, launch=launch)
-        raise _not_ready(f"llama-server listens on {address.url} and does not answer: {error}", child, timeout) from error
+        reason = f"llama-server listens on {address.url} and does not answer: {error}"
+        raise _not_ready(reason, child, timeout) from error
     if status != HTTP_OK:
         raise _not_ready(f"llama-server's health check was answered with HTTP {status}", child, timeout)
 

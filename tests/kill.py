@@ -1,0 +1,274 @@
+"""Kill, or stop, the owner of a real llama-server at a random moment, and watch what becomes of the server.
+
+Each mode is a function of the number of repetitions, and gives the milliseconds until nothing was left. It fails at the
+first process that stays, zombie that nobody reaps, or bystander that is touched. The short version is a test; the long
+one is ``python -m benchmarks.kill``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import ServerError
+from llcuda.server import ServerManager
+from tests.processes import children_of, is_alive, read_stat, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_GONE_MS = 250
+LONGEST_DELAY = 0.4
+"""Seconds; the start of the tiny model takes about half of it, so that all its phases are met."""
+QUIET = 0.04
+"""Seconds without a trace of the server before it counts as gone: a process that is just being made has no name yet."""
+
+
+@dataclass
+class Figures:
+    """What became of one mode's repetitions."""
+
+    mode: str
+    times_ms: list[float] = field(default_factory=list)
+    met: int = 0
+    """How often there was something to end at that moment."""
+    returncodes: dict[int, int] = field(default_factory=dict)
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.times_ms)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+VICTIM = """
+import os, sys, threading, time
+from llcuda.server import ServerManager
+import llcuda.transport.sync
+mode, model, alias = sys.argv[1:]
+def say(word):
+    os.write(1, f"{word}\\n".encode())
+def start():
+    global manager
+    manager = ServerManager()
+    manager.start_server(model, alias=alias)
+def stay():
+    while True:
+        time.sleep(60)
+def fork():
+    return os.fork() == 0
+if mode == "forked":          # the owner is a forked process, and its parent lives on
+    if not fork():
+        stay()
+say(os.getpid())
+say("go")
+if mode == "thread":
+    threading.Thread(target=start).start()
+elif mode == "holder":        # a forked process of the owner lives on
+    start()
+    fork()
+else:
+    start()
+stay()
+"""
+
+PARENT_MODES = ("main", "thread", "forked", "holder")
+
+
+def kill_parents(mode: str, count: int, *, model: Path) -> Figures:
+    """SIGKILL the process that owns the server at a random moment."""
+    figures = Figures(mode)
+    with bystanders(model) as check:
+        for _ in range(count):
+            alias = f"kill-{uuid.uuid4().hex}"
+            strangers = all_pids()
+            command = [sys.executable, "-c", VICTIM, mode, str(model), alias]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as victim:
+                try:
+                    assert victim.stdout
+                    owner = int(victim.stdout.readline())
+                    assert victim.stdout.readline() == "go\n"
+                    time.sleep(random.uniform(0, LONGEST_DELAY))
+                    kill_and_watch(owner, alias, strangers, figures=figures)
+                finally:
+                    with suppress(ProcessLookupError):
+                        os.killpg(victim.pid, signal.SIGKILL)
+            check()
+    return figures
+
+
+KERNEL_CODE = """
+from llcuda.server import ServerManager
+import llcuda.transport.sync
+print("go", flush=True)
+manager = ServerManager()
+manager.start_server({model!r}, alias={alias!r})
+"""
+
+
+def kill_kernels(count: int, *, model: Path) -> Figures:
+    """SIGKILL a notebook's kernel at a random moment of the cell that starts the server, or after it."""
+    from jupyter_client.manager import KernelManager  # noqa: PLC0415 - the other modes do without
+
+    figures = Figures("kernel")
+    with bystanders(model) as check:
+        for _ in range(count):
+            alias = f"kill-{uuid.uuid4().hex}"
+            strangers = all_pids()
+            kernel = KernelManager()
+            kernel.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            client = kernel.client()
+            client.start_channels()
+            try:
+                client.wait_for_ready(timeout=60)
+                client.execute(KERNEL_CODE.format(model=str(model), alias=alias))
+                wait_for_go(client)
+                time.sleep(random.uniform(0, LONGEST_DELAY))
+                owner: Any = kernel.provisioner
+                kill_and_watch(owner.pid, alias, strangers, figures=figures)
+            finally:
+                client.stop_channels()
+                kernel.shutdown_kernel(now=True)
+                kernel.cleanup_resources()
+            check()
+    return figures
+
+
+def wait_for_go(client: Any) -> None:
+    while True:
+        message = client.get_iopub_msg(timeout=60)
+        if message["msg_type"] == "error":
+            raise AssertionError("\n".join(message["content"]["traceback"]))
+        if message["msg_type"] == "stream" and "go" in message["content"]["text"]:
+            return
+
+
+def kill_and_watch(owner: int, alias: str, strangers: set[int], *, figures: Figures) -> None:
+    figures.met += bool(find_marked(alias, strangers))
+    killed = last_seen = time.monotonic()
+    os.kill(owner, signal.SIGKILL)
+    while (now := time.monotonic()) - last_seen < QUIET:
+        if find_marked(alias, strangers | {owner}):
+            last_seen = now
+            if now - killed > 10:
+                raise AssertionError(f"{figures.mode}: still there after 10 s: {find_marked(alias, strangers)}")
+    figures.times_ms.append((last_seen - killed) * 1000)
+
+
+def stop_at_random_moments(count: int, *, model: Path) -> Figures:
+    """Call stop_server from another thread at a random moment of the start, or after it."""
+    return stop("stop-random", count, lambda _: time.sleep(random.uniform(0, LONGEST_DELAY)), model=model)
+
+
+def stop_when_listening(count: int, *, model: Path) -> Figures:
+    """Call stop_server the moment that llama-server says that it listens: it can lose a SIGTERM then."""
+    return stop("stop-listening", count, ask_to_end_at_the_line, model=model)
+
+
+def ask_to_end_at_the_line(manager: ServerManager) -> None:
+    """Say the word in the very thread that reads the line; nobody can be earlier."""
+    wait_until(lambda: manager._child is not None)
+    child: Any = manager._child
+    find = child.log._find_address
+
+    def find_and_ask(line: bytes) -> None:
+        find(line)
+        if child.log.address:
+            child._send(b"q")
+
+    child.log._find_address = find_and_ask
+    child.log.wait(20)
+
+
+def stop(mode: str, count: int, wait: Callable[[ServerManager], None], *, model: Path) -> Figures:
+    """Start and stop ``count`` times; ``wait`` chooses the moment."""
+    figures = Figures(mode)
+    with bystanders(model) as check:
+        neighbours = set(children_of(os.getpid()))
+        for _ in range(count):
+            alias = f"kill-{uuid.uuid4().hex}"
+            strangers = all_pids()
+            manager = ServerManager()
+            starter = threading.Thread(target=start_quietly, args=(manager, model, alias))
+            starter.start()
+            wait(manager)
+            started = time.monotonic()
+            figures.met += bool(find_marked(alias, strangers))
+            manager.stop_server()
+            figures.times_ms.append((time.monotonic() - started) * 1000)
+            starter.join(20)
+            left = find_marked(alias, strangers)
+            assert not left, f"{mode}: {left} run after stop_server has returned"
+            assert set(children_of(os.getpid())) <= neighbours, f"{mode}: a zombie is left"
+            assert manager.state == "stopped"
+            if manager.returncode is not None:
+                figures.returncodes[manager.returncode] = figures.returncodes.get(manager.returncode, 0) + 1
+            check()
+    return figures
+
+
+def start_quietly(manager: ServerManager, model: Path, alias: str) -> None:
+    """Start; that it was stopped meanwhile is what is wanted."""
+    with suppress(ServerError):
+        manager.start_server(model, alias=alias)
+
+
+MODES: dict[str, Callable[..., Figures]] = {
+    **{mode: (lambda count, *, model, mode=mode: kill_parents(mode, count, model=model)) for mode in PARENT_MODES},
+    "kernel": kill_kernels,
+    "stop-random": stop_at_random_moments,
+    "stop-listening": stop_when_listening,
+}
+
+
+@contextmanager
+def bystanders(model: Path) -> Iterator[Callable[[], None]]:
+    """Run what must not be touched: a server of our own, a neighbour in our group, and one in its own session."""
+    with ServerManager() as server:
+        server.start_server(model)
+        neighbours = [
+            subprocess.Popen(["/bin/sleep", "36000"]),
+            subprocess.Popen(["/bin/sleep", "36000"], start_new_session=True),
+        ]
+
+        def check() -> None:
+            assert all(is_alive(neighbour.pid) for neighbour in neighbours), "a bystander was touched"
+            assert server.check_server_health(), "another server was touched"
+
+        try:
+            yield check
+        finally:
+            for neighbour in neighbours:
+                with neighbour:
+                    neighbour.kill()
+
+
+def all_pids() -> set[int]:
+    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+
+
+def find_marked(alias: str, strangers: set[int]) -> list[int]:
+    """Return the living processes with ``alias`` on their command line: the guard, llama-server, one in between."""
+    found = []
+    for pid in all_pids() - strangers:
+        with suppress(OSError):
+            if alias.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and is_ours(pid):
+                found.append(pid)
+    return found
+
+
+def is_ours(pid: int) -> bool:
+    """Leave out the victim, which has the alias on its command line too, and what is dead already."""
+    stat = read_stat(pid)
+    with suppress(OSError):
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        return stat is not None and stat[0] not in "ZX" and (name.startswith(("llcuda-guard", "llama-server")))
+    return False
