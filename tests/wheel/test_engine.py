@@ -186,7 +186,7 @@ def test_a_wrong_model_name_suggests_near_ones() -> None:
 
 
 def test_an_option_that_llama_server_does_not_know_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no-such-option"), llcuda.InferenceEngine() as engine:
+    with pytest.raises(UsageError, match="no_such_option"), llcuda.InferenceEngine() as engine:
         engine.load_model("demo", no_such_option=1)
 
 
