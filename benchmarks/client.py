@@ -108,7 +108,7 @@ def openai_work(port: int) -> Work:
 
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
 
-    def ask(prompt: str, *, stream: bool) -> Any:  # noqa: ANN401
+    def ask(prompt: str, *, stream: bool) -> Any:
         return client.chat.completions.create(
             model="demo", messages=[{"role": "user", "content": prompt}], max_tokens=16, temperature=0.5, stream=stream
         )
@@ -117,7 +117,7 @@ def openai_work(port: int) -> Work:
         return sum(1 for chunk in ask(prompt, stream=True) if chunk.choices and chunk.choices[0].delta.content)
 
     return {
-        "plain request": lambda: client.models.with_raw_response.list(),
+        "plain request": client.models.with_raw_response.list,
         "16-token answer": lambda: ask("16 0", stream=False),
         "stream": lambda: read(f"{_BURST} 0"),
         "paced": lambda: read(f"{_PACED} 0.001"),

@@ -1,7 +1,7 @@
 """A llama-server that answers at once, so that a client's own cost shows. Run by the benchmarks, in its own process.
 
-It speaks just enough of the API for llcuda, openai and httpx, out of answers that are made before the first request. The
-number of tokens and the pause between them (seconds) are in the prompt: ``"2000 0"``.
+It speaks just enough of the API for llcuda, openai and httpx, out of answers that are made before the first request.
+The number of tokens and the pause between them (seconds) are in the prompt: ``"2000 0"``.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from typing_extensions import Self
+
 CLOSE = object()  # close the connection
 RESET = object()  # close it so that the client's next read fails
 WAIT = object()  # wait until the client closes it
@@ -41,7 +43,7 @@ class StubServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self._start(self._accept)
 
-    def __enter__(self) -> StubServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,7 +150,14 @@ def delta(reason: str | None = None, **fields: Any) -> Any:
     return {"choices": [{"finish_reason": reason, "index": 0, "delta": fields}], "model": "stub"}
 
 
-TIMINGS = {"cache_n": 3, "prompt_n": 4, "prompt_ms": 1.5, "predicted_n": 2, "predicted_ms": 4.0, "predicted_per_second": 250.0}
+TIMINGS = {
+    "cache_n": 3,
+    "prompt_n": 4,
+    "prompt_ms": 1.5,
+    "predicted_n": 2,
+    "predicted_ms": 4.0,
+    "predicted_per_second": 250.0,
+}
 USAGE = {"completion_tokens": 2, "prompt_tokens": 7, "total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}}
 END = chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 

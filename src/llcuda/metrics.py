@@ -20,15 +20,15 @@ class Measured(Protocol):
     """What a result has to say to be recorded; an InferResult does."""
 
     @property
-    def latency_ms(self) -> float: ...  # noqa: D102
+    def latency_ms(self) -> float: ...
     @property
-    def time_to_first_token_ms(self) -> float | None: ...  # noqa: D102
+    def time_to_first_token_ms(self) -> float | None: ...
     @property
-    def tokens_per_sec(self) -> float: ...  # noqa: D102
+    def tokens_per_sec(self) -> float: ...
     @property
-    def prompt_tokens(self) -> int: ...  # noqa: D102
+    def prompt_tokens(self) -> int: ...
     @property
-    def tokens_generated(self) -> int: ...  # noqa: D102
+    def tokens_generated(self) -> int: ...
 
 
 def get_percentile(ordered: Sequence[float], percent: float) -> float | None:

@@ -177,7 +177,7 @@ def _unknown(name: str) -> UsageError:
     return UsageError(f"there is no option {name!r}", hint=hint)
 
 
-def _check_int(name: str, value: Any, option: Option) -> int:  # noqa: ANN401
+def _check_int(name: str, value: Any, option: Option) -> int:
     try:
         number = int(value.__index__())
     except (AttributeError, TypeError):
@@ -188,7 +188,7 @@ def _check_int(name: str, value: Any, option: Option) -> int:  # noqa: ANN401
     return number
 
 
-def _check_float(name: str, value: Any, option: Option) -> float:  # noqa: ANN401
+def _check_float(name: str, value: Any, option: Option) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -208,26 +208,26 @@ def _check_range(name: str, number: float, option: Option) -> None:
         raise UsageError(f"{name}={number} is above {option.high}")
 
 
-def _check_bool(name: str, value: Any, _option: Option) -> bool:  # noqa: ANN401
+def _check_bool(name: str, value: Any, _option: Option) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"{name}={value!r} is neither True nor False")
     return value
 
 
-def _check_str(name: str, value: Any, _option: Option) -> str:  # noqa: ANN401
+def _check_str(name: str, value: Any, _option: Option) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{name}={value!r} is not a string")
     return value
 
 
-def _check_strings(name: str, value: Any, _option: Option) -> list[str]:  # noqa: ANN401
+def _check_strings(name: str, value: Any, _option: Option) -> list[str]:
     strings = [value] if isinstance(value, str) else value
     if not isinstance(strings, (list, tuple)) or not all(isinstance(string, str) and string for string in strings):
         raise UsageError(f"{name}={value!r} is not a list of strings that are not empty")
     return list(strings)
 
 
-def _check_lora(name: str, value: Any, _option: Option) -> list[dict[str, Any]]:  # noqa: ANN401
+def _check_lora(name: str, value: Any, _option: Option) -> list[dict[str, Any]]:
     """Take ``{adapter id: scale}``."""
     try:
         return [{"id": int(adapter), "scale": float(scale)} for adapter, scale in value.items()]
@@ -235,7 +235,7 @@ def _check_lora(name: str, value: Any, _option: Option) -> list[dict[str, Any]]:
         raise UsageError(f"{name}={value!r} does not map the ids of adapters to their scales") from None
 
 
-def _check_json(_name: str, value: Any, _option: Option) -> Any:  # noqa: ANN401
+def _check_json(_name: str, value: Any, _option: Option) -> Any:
     return value
 
 

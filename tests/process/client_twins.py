@@ -11,6 +11,8 @@ from llcuda.client import AsyncInferenceClient, AsyncTextStream, InferenceClient
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
+    from typing_extensions import Self
+
 
 class BlockingStream:
     """An ``AsyncTextStream`` in the clothes of a ``TextStream``."""
@@ -28,7 +30,7 @@ class BlockingStream:
         except StopAsyncIteration:
             raise StopIteration from None
 
-    def __enter__(self) -> BlockingStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +54,7 @@ class BlockingClient:
         member = getattr(self._client, name)
         return self._wrap(member) if callable(member) else member
 
-    def __enter__(self) -> BlockingClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,6 +21,7 @@ from llcuda.errors import (
     UsageError,
 )
 from tests.process.client_twins import CLIENTS
+from tests.processes import wait_until
 from tests.stub_server import (
     CLOSE,
     DEADLINE,
@@ -221,9 +222,9 @@ def test_a_stream_that_ends_before_its_answer_is_an_error(connect: Callable[...,
 
 
 def test_an_event_that_is_not_json_is_an_error(connect: Callable[..., Any]) -> None:
-    with StubServer([STREAM_HEAD, chunk(b"data: {oops\n\n"), END]) as stub:
-        with pytest.raises(ResponseError, match="not understood"):
-            connect(stub).infer("x")
+    broken = [STREAM_HEAD, chunk(b"data: {oops\n\n"), END]
+    with StubServer(broken) as stub, pytest.raises(ResponseError, match="not understood"):
+        connect(stub).infer("x")
 
 
 # Schemas and tools
@@ -235,7 +236,9 @@ def test_an_answer_that_holds_to_the_schema_is_a_value(connect: Callable[..., An
         assert stub.payload()["response_format"]["json_schema"]["schema"]["items"] == {"type": "integer"}
 
 
-@pytest.mark.parametrize(("text", "reason"), [("[1, 2", "stop"), ('["a"]', "stop"), ("[1]", "length"), ("Sure!", "stop")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("[1, 2", "stop"), ('["a"]', "stop"), ("[1]", "length"), ("Sure!", "stop")]
+)
 def test_an_answer_that_does_not_hold_to_the_schema_is_an_error(
     connect: Callable[..., Any], text: str, reason: str
 ) -> None:
@@ -308,16 +311,18 @@ def test_a_whole_answer_that_is_not_understood_is_an_error(connect: Callable[...
 
 @pytest.mark.parametrize("cut", [10, 60, 100])
 def test_a_whole_answer_that_is_cut_off_is_an_error(connect: Callable[..., Any], cut: int) -> None:
-    with StubServer([answer({"tokens": list(range(50))})[0][:cut], CLOSE]) as stub:
-        with pytest.raises(ConnectionFailedError, match="in the middle"):
-            connect(stub).tokenize("x")
+    begun = answer({"tokens": list(range(50))})[0][:cut]
+    with StubServer([begun, CLOSE]) as stub, pytest.raises(ConnectionFailedError, match="in the middle"):
+        connect(stub).tokenize("x")
 
 
 # Connections
 
 
 def test_one_connection_carries_all_requests(connect: Callable[..., Any]) -> None:
-    with StubServer(HEALTHY, chat("a"), completion("b"), answer({"tokens": []}), answer({}, status=404), HEALTHY) as stub:
+    with StubServer(
+        HEALTHY, chat("a"), completion("b"), answer({"tokens": []}), answer({}, status=404), HEALTHY
+    ) as stub:
         client = connect(stub)
         client.health()
         client.infer("x")
@@ -564,8 +569,7 @@ def test_cancelling_a_task_cuts_its_connection() -> None:
     async def main(stub: StubServer) -> None:
         async with AsyncInferenceClient(url=stub.url) as client:
             task = asyncio.ensure_future(client.infer("x"))
-            while not stub.requests:
-                await asyncio.sleep(0.001)
+            await asyncio.to_thread(wait_until, lambda: stub.requests)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -23,14 +24,21 @@ def gather(kind: type[Answer], *payloads: Any, schema: Any = None) -> Answer:
     return answer
 
 
-def call(index: int, **function: str) -> dict[str, Any]:
+def call(index: int, **function: str) -> Any:
     identity = {"id": function.pop("id"), "type": "function"} if "id" in function else {}
     return delta(tool_calls=[{"index": index, **identity, "function": function}])
 
 
 def test_a_chat_answer_is_put_together() -> None:
     last = {"choices": [], "model": "m", "usage": USAGE, "timings": TIMINGS}
-    answer = gather(ChatAnswer, delta(role="assistant", content=None), delta(content="Hi"), delta(content=" you"), delta("stop"), last)
+    answer = gather(
+        ChatAnswer,
+        delta(role="assistant", content=None),
+        delta(content="Hi"),
+        delta(content=" you"),
+        delta("stop"),
+        last,
+    )
     assert answer.finished
     result = answer.result()
     assert (result.text, str(result), result.finish_reason, result.model) == ("Hi you", "Hi you", "stop", "m")
@@ -44,7 +52,9 @@ def test_a_chat_answer_is_put_together() -> None:
 def test_a_completion_is_put_together() -> None:
     last = {"content": "", "stop": True, "stop_type": "limit", "model": "m", "timings": TIMINGS}
     counts = {"tokens_evaluated": 7, "tokens_predicted": 2}
-    answer = gather(CompletionAnswer, {"content": "a", "stop": False}, {"content": "b", "stop": False}, {**last, **counts})
+    answer = gather(
+        CompletionAnswer, {"content": "a", "stop": False}, {"content": "b", "stop": False}, {**last, **counts}
+    )
     result = answer.result()
     assert (result.text, result.finish_reason, result.model) == ("ab", "length", "m")
     assert (result.tokens, result.prompt_tokens, result.cached_tokens) == (2, 7, 3)
@@ -69,7 +79,9 @@ def test_an_answer_of_no_tokens_has_no_time_to_the_first() -> None:
 
 
 def test_reasoning_is_kept_apart_and_its_first_token_counts() -> None:
-    answer = gather(ChatAnswer, delta(reasoning_content="hm"), delta(reasoning_content="…"), delta(content="4"), delta("stop"))
+    answer = gather(
+        ChatAnswer, delta(reasoning_content="hm"), delta(reasoning_content="…"), delta(content="4"), delta("stop")
+    )
     result = answer.result()
     assert (result.reasoning, result.text) == ("hm…", "4")
     assert answer.first_token_at is not None
@@ -85,7 +97,10 @@ def test_calls_of_tools_are_put_together_and_their_arguments_parsed() -> None:
         delta("tool_calls"),
     )
     result = answer.result()
-    assert [(one.id, one.name, one.arguments) for one in result.tool_calls] == [("c0", "add", {"a": 1, "b": 2}), ("c1", "now", {})]
+    assert [(one.id, one.name, one.arguments) for one in result.tool_calls] == [
+        ("c0", "add", {"a": 1, "b": 2}),
+        ("c1", "now", {}),
+    ]
     message = result.message
     assert message["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1, "b": 2}'}
     assert result.time_to_first_token_ms is not None
@@ -100,11 +115,15 @@ def test_arguments_that_are_no_json_object_are_an_error(arguments: str) -> None:
 
 
 def test_an_answer_is_the_value_that_its_schema_describes() -> None:
-    answer = gather(ChatAnswer, delta(content='{"a"'), delta(content=": [1]}"), delta("stop"), schema=dict[str, list[int]])
+    answer = gather(
+        ChatAnswer, delta(content='{"a"'), delta(content=": [1]}"), delta("stop"), schema=dict[str, list[int]]
+    )
     assert answer.result().value == {"a": [1]}
 
 
-@pytest.mark.parametrize(("text", "reason"), [("12", "length"), ("1", "length"), ("x", "stop"), ("", "stop"), ('"1"', "stop")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("12", "length"), ("1", "length"), ("x", "stop"), ("", "stop"), ('"1"', "stop")]
+)
 def test_an_answer_that_is_cut_off_or_of_another_shape_is_an_error(text: str, reason: str) -> None:
     # 12 may be what is left of 123, so being valid is not enough.
     answer = gather(ChatAnswer, delta(content=text), delta(reason), schema=int)
@@ -120,9 +139,13 @@ def test_a_call_of_a_tool_is_not_held_against_the_schema() -> None:
 
 def test_probabilities_are_kept_where_they_were_asked_for() -> None:
     one = {"token": "a", "logprob": -1.0}
-    chat = {"choices": [{"finish_reason": "stop", "index": 0, "delta": {"content": "a"}, "logprobs": {"content": [one]}}]}
+    chat = {
+        "choices": [{"finish_reason": "stop", "index": 0, "delta": {"content": "a"}, "logprobs": {"content": [one]}}]
+    }
     assert gather(ChatAnswer, chat).result().probabilities == (one,)
-    assert gather(CompletionAnswer, {"content": "a", "stop": True, "completion_probabilities": [one]}).result().probabilities == (one,)
+    assert gather(
+        CompletionAnswer, {"content": "a", "stop": True, "completion_probabilities": [one]}
+    ).result().probabilities == (one,)
 
 
 def test_an_error_within_the_stream_is_raised_with_its_status() -> None:
@@ -133,9 +156,13 @@ def test_an_error_within_the_stream_is_raised_with_its_status() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [b"", b"{", b"[]", b"1", b"null", b'"x"', b"\xff", b"{}", b'{"choices": {"a": 1}}', b'{"choices": [{}]}', b'{"choices": [1]}',
-     b'{"choices": [{"delta": {"content": 5}, "finish_reason": null}]}', b'{"choices": [{"delta": null, "finish_reason": null}]}',
-     b'{"choices": [{"delta": {"tool_calls": [5]}, "finish_reason": null}]}', b'{"choices": [{"delta": {}, "finish_reason": 5}]}'],
+    [
+        b"", b"{", b"[]", b"1", b"null", b'"x"', b"\xff", b"{}", b'{"choices": {"a": 1}}', b'{"choices": [{}]}',
+        b'{"choices": [1]}', b'{"choices": [{"delta": {"content": 5}, "finish_reason": null}]}',
+        b'{"choices": [{"delta": null, "finish_reason": null}]}',
+        b'{"choices": [{"delta": {"tool_calls": [5]}, "finish_reason": null}]}',
+        b'{"choices": [{"delta": {}, "finish_reason": 5}]}',
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
 def test_an_event_that_is_not_understood_is_an_error_of_the_response(kind: type[Answer], event: bytes) -> None:
@@ -151,14 +178,30 @@ def test_timings_that_are_no_numbers_are_an_error_of_the_response(timings: Any) 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=2)
-    | st.dictionaries(
-        st.sampled_from(
-            ["choices", "delta", "content", "finish_reason", "tool_calls", "function", "index", "stop", "timings", "usage", "error",
-             "predicted_n", "prompt_tokens_details", "logprobs"]
-        ),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "delta",
+                    "content",
+                    "finish_reason",
+                    "tool_calls",
+                    "function",
+                    "index",
+                    "stop",
+                    "timings",
+                    "usage",
+                    "error",
+                    "predicted_n",
+                    "prompt_tokens_details",
+                    "logprobs",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=10,
 )
@@ -167,10 +210,8 @@ JSON = st.recursive(
 @given(st.lists(JSON, max_size=4))
 def test_any_events_end_in_a_result_or_in_a_typed_error(payloads: list[Any]) -> None:
     for kind in (ChatAnswer, CompletionAnswer):
-        try:
+        with suppress(LlcudaError):
             gather(kind, *payloads).result()
-        except LlcudaError:
-            pass
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,10 @@ def read(call: requests.Call[Any], answer: Any, *, status: int = 200) -> Any:
 def test_embeddings_are_lists_of_floats_in_the_order_of_the_texts() -> None:
     call = requests.embed(["a", "b"])
     assert payload(call)["input"] == ["a", "b"]
-    rows = [{"index": 1, "embedding": [3, 4]}, {"index": 0, "embedding": b64encode(array("f", [0.5, 2.0]).tobytes()).decode()}]
+    rows = [
+        {"index": 1, "embedding": [3, 4]},
+        {"index": 0, "embedding": b64encode(array("f", [0.5, 2.0]).tobytes()).decode()},
+    ]
     assert read(call, {"data": rows}) == [[0.5, 2.0], [3.0, 4.0]]
 
 
@@ -120,7 +123,9 @@ def test_there_has_to_be_a_text_to_embed(texts: Any) -> None:
         requests.embed(texts)
 
 
-@pytest.mark.parametrize("rows", [[], [{"index": 0}], [{"index": 1, "embedding": [1]}], [{"index": 0, "embedding": [None]}], "x", 5])
+@pytest.mark.parametrize(
+    "rows", [[], [{"index": 0}], [{"index": 1, "embedding": [1]}], [{"index": 0, "embedding": [None]}], "x", 5]
+)
 def test_embeddings_that_are_missing_or_broken_are_an_error(rows: Any) -> None:
     with pytest.raises(ResponseError, match="not understood"):
         read(requests.embed("a"), {"data": rows})
@@ -214,7 +219,7 @@ def test_both_streams_have_the_same_members() -> None:
 def test_the_methods_are_those_that_were_promised() -> None:
     promised = {
         "health", "props", "models", "slots", "metrics", "complete", "chat", "stream_chat", "stream_complete", "infill",
-        "embed", "rerank", "tokenize", "detokenize", "apply_template", "lora_adapters", "set_lora_adapters", "save_slot",
-        "restore_slot", "erase_slot", "infer", "infer_stream", "batch_infer",
+        "embed", "rerank", "tokenize", "detokenize", "apply_template", "lora_adapters", "set_lora_adapters",
+        "save_slot", "restore_slot", "erase_slot", "infer", "infer_stream", "batch_infer",
     }  # fmt: skip
     assert promised <= set(public_methods(InferenceClient))

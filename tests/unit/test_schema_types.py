@@ -1,5 +1,6 @@
 """Python types as schemas, and answers as their values."""
 
+# ruff: noqa: PYI061, UP007, UP045 - every spelling of a type has to work
 from __future__ import annotations
 
 import enum
@@ -176,7 +177,21 @@ def test_a_number_that_is_too_large_for_a_float_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [bytes, complex, object(), 3, "int", [int], (int,), list[bytes], dict[int, str], Literal[b"x"], print, type, {1, 2}],
+    [
+        bytes,
+        complex,
+        object(),
+        3,
+        "int",
+        [int],
+        (int,),
+        list[bytes],
+        dict[int, str],
+        Literal[b"x"],
+        print,
+        type,
+        {1, 2},
+    ],
 )
 def test_a_type_without_a_schema_is_refused_with_those_that_have_one(kind: object) -> None:
     with pytest.raises(UsageError) as caught:
@@ -194,26 +209,32 @@ def test_a_class_whose_fields_cannot_be_read_is_refused() -> None:
 
 
 def test_two_classes_of_the_same_name_keep_apart() -> None:
-    first = dataclass(type("Same", (), {"__annotations__": {"a": int}}))
-    second = dataclass(type("Same", (), {"__annotations__": {"b": str}}))
-    schema = compile_schema(tuple[first, second])  # type: ignore[valid-type]
+    first: Any = dataclass(type("Same", (), {"__annotations__": {"a": int}}))
+    second: Any = dataclass(type("Same", (), {"__annotations__": {"b": str}}))
+    schema = compile_schema(tuple[first, second])
     found = schema.parse('[{"a": 1}, {"b": "x"}]')
     assert (found[0].a, found[1].b) == (1, "x")
 
 
+def _nest(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    pairs = st.tuples(inner, inner)
+    one: list[Any] = [list.__class_getitem__, lambda kind: dict.__class_getitem__((str, kind)), Optional.__getitem__]
+    two: list[Any] = [Union.__getitem__, tuple.__class_getitem__]
+    return st.one_of(*(inner.map(make) for make in one), *(pairs.map(make) for make in two))
+
+
+KINDS = st.recursive(
+    st.sampled_from([bool, int, float, str, None, Color, Point, Movie, Literal["a", 1]]), _nest, max_leaves=5
+)
+
+
 @given(
-    st.recursive(
-        st.sampled_from([bool, int, float, str, None, Color, Point, Movie, Literal["a", 1]]),
-        lambda inner: inner.map(lambda kind: list[kind])  # type: ignore[valid-type]
-        | inner.map(lambda kind: dict[str, kind])  # type: ignore[valid-type]
-        | inner.map(lambda kind: Optional[kind])
-        | st.tuples(inner, inner).map(lambda kinds: Union[kinds[0], kinds[1]])
-        | st.tuples(inner, inner).map(lambda kinds: tuple[kinds[0], kinds[1]]),  # type: ignore[name-defined]
-        max_leaves=5,
-    ),
+    KINDS,
     st.recursive(
         st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([1.5, "a", "red", "x"]),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "y", "title"]), inner, max_size=2),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "y", "title"]), inner, max_size=2)
+        ),
         max_leaves=5,
     ),
 )

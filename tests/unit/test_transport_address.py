@@ -17,7 +17,11 @@ from llcuda.transport.address import join_address
         ("http://127.0.0.1:8090", Address("http", "127.0.0.1", 8090, ""), "http://127.0.0.1:8090"),
         ("http://localhost/", Address("http", "localhost", 80, ""), "http://localhost"),
         ("https://host.example", Address("https", "host.example", 443, ""), "https://host.example"),
-        ("https://host.example:8443/llm/", Address("https", "host.example", 8443, "/llm"), "https://host.example:8443/llm"),
+        (
+            "https://host.example:8443/llm/",
+            Address("https", "host.example", 8443, "/llm"),
+            "https://host.example:8443/llm",
+        ),
         ("http://host:1/v1", Address("http", "host", 1, ""), "http://host:1"),
         ("http://host:1/a/v1/", Address("http", "host", 1, "/a"), "http://host:1/a"),
         ("http://[::1]:8090", Address("http", "::1", 8090, ""), "http://[::1]:8090"),

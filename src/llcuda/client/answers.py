@@ -125,7 +125,7 @@ class Answer:
         self.pieces.append(piece)
         return piece
 
-    def _parse_value(self, text: str) -> Any:  # noqa: ANN401 - whatever the schema describes
+    def _parse_value(self, text: str) -> Any:
         if self.schema is None or self.finish_reason == "tool_calls":
             return None
         if self.finish_reason == "length":
@@ -196,7 +196,7 @@ class CompletionAnswer(Answer):
         return str(piece)
 
 
-def parse_json(body: bytes) -> Any:  # noqa: ANN401 - whatever the server sent
+def parse_json(body: bytes) -> Any:
     """Return the JSON of a whole answer, raising ResponseError where it is none."""
     try:
         return _decode(body.decode())
@@ -235,9 +235,9 @@ def _parse_call(call: dict[str, str]) -> ToolCall:
     return ToolCall(call["id"], call["name"], arguments)
 
 
-def _require_str(value: Any) -> str:  # noqa: ANN401
+def _require_str(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("a string was expected")  # noqa: TRY003, EM101 - becomes the reason of a ResponseError
+        raise TypeError("a string was expected")
     return value
 
 

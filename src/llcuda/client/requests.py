@@ -193,7 +193,7 @@ def embed(texts: str | Sequence[str]) -> Call[list[list[float]]]:
     if not inputs or not all(isinstance(text, str) for text in inputs):
         raise UsageError("there is nothing to embed: give a string, or a list of strings with at least one")
 
-    def parse(answer: Any) -> list[list[float]]:  # noqa: ANN401
+    def parse(answer: Any) -> list[list[float]]:
         rows = {int(row["index"]): _read_vector(row["embedding"]) for row in answer["data"]}
         return [rows[index] for index in range(len(inputs))]
 
@@ -216,7 +216,7 @@ def rerank(query: str, documents: Sequence[str], *, top_n: int | None) -> Call[l
     if top_n is not None:
         payload["top_n"] = top_n
 
-    def parse(answer: Any) -> list[RerankResult]:  # noqa: ANN401
+    def parse(answer: Any) -> list[RerankResult]:
         ranks = [(float(rank["relevance_score"]), int(rank["index"])) for rank in answer["results"]]
         return [RerankResult(index, score, texts[index]) for score, index in sorted(ranks, reverse=True)]
 

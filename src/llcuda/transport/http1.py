@@ -7,6 +7,8 @@ http.client's ``readline`` does not (CPython 3.11), and the next request on the 
 
 from __future__ import annotations
 
+import re
+
 from llcuda.errors import ConnectionFailedError, UsageError
 
 __all__ = ["ResponseReader", "build_head", "build_request"]
@@ -18,7 +20,8 @@ _HEX = b"0123456789abcdefABCDEF"
 _MAX_SIZE_DIGITS = 16
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _HEAD, _LENGTH, _CHUNKS, _TRAILER, _UNTIL_CLOSE, _END = range(6)
-_SWITCHING_PROTOCOLS, _FIRST_FINAL, _NO_CONTENT, _NOT_MODIFIED = 101, 200, 204, 304
+_FIRST_INTERIM, _SWITCHING_PROTOCOLS, _FIRST_FINAL, _NO_CONTENT, _NOT_MODIFIED = 100, 101, 200, 204, 304
+_STATUS_LINE = re.compile(r"(HTTP/1\.[01]) ([0-9]{3})(?: |$)")
 
 
 def build_head(authority: str, *, user_agent: str, api_key: str | None) -> str:
@@ -110,17 +113,11 @@ class ResponseReader:
 
     def _read_head(self, head: str) -> None:
         first, *lines = head.split("\r\n")
-        version, _, rest = first.partition(" ")
-        code = rest[:3]
-        if (
-            version not in {"HTTP/1.1", "HTTP/1.0"}
-            or len(code) != 3
-            or not code.isdecimal()
-            or rest[3:4] not in {"", " "}
-        ):  # noqa: PLR2004
+        found = _STATUS_LINE.match(first)
+        if found is None:
             raise self._error("the answer is not HTTP/1.1")
-        status = int(code)
-        if status == _SWITCHING_PROTOCOLS or status < 100:  # noqa: PLR2004
+        version, status = found[1], int(found[2])
+        if status == _SWITCHING_PROTOCOLS or status < _FIRST_INTERIM:
             raise self._error(f"the server answered with status {status}")
         headers = self._read_headers(lines)
         if status >= _FIRST_FINAL:
