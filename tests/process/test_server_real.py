@@ -240,7 +240,7 @@ def test_a_broken_input_is_reported_at_once(
     assert caught.value.log_tail
 
 
-def test_out_of_memory_is_also_the_builtin_error(
+def test_out_of_memory_comes_with_what_the_server_said(
     *, manager: ServerManager, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = next(case for case in BROKEN if case.name == "no_memory")

@@ -98,8 +98,7 @@ class ServerManager:
         try:
             options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
             place = check_host(host), port
-            keys = {"place": place, "api_key": api_key, "verbose": verbose}
-            child = self._start_child(start, model_path, options=options, **keys)
+            child = self._start_child(start, model_path, place=place, api_key=api_key, verbose=verbose, options=options)
             wait_until_listening(child, launch=self._launch, timeout=timeout, stall_timeout=stall_timeout)
             self._become_ready(start, child, timeout=stall_timeout)
         except BaseException:
