@@ -28,14 +28,15 @@ _DIGITS = "0123456789"
 _PARALLEL = 4
 
 
-def _package() -> Path:
+def _models_data() -> Path:
+    # An editable install has more than one place.
     spec = importlib.util.find_spec("llcuda")
     assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0])
+    places = [Path(place) / "models_data" for place in spec.submodule_search_locations or ()]
+    return next(place for place in places if (place / "demo.json").is_file())
 
 
-_DATA = _package() / "models_data"
+_DATA = _models_data()
 _CARD = json.loads((_DATA / "demo.json").read_text(encoding="utf-8"))
 
 
@@ -155,3 +156,13 @@ def test_llama_server_agrees_with_the_reference_tokenizer(server: Server) -> Non
     samples = json.loads(TOKEN_SAMPLES.read_text(encoding="utf-8"))
     wrong = [text for text, tokens in samples if server.post("/tokenize", {"content": text})["tokens"] != tokens]
     assert not wrong
+
+
+def test_the_draft_is_mostly_accepted_and_changes_no_answer(server: Server) -> None:
+    # llama-server ignores a draft model in silence unless the kind of speculation is named too.
+    options = ["--model-draft", str(_DATA / "demo-draft.gguf"), "--spec-type", "draft-simple"]
+    body = {"messages": [{"role": "user", "content": "Count to fifty."}], "temperature": 0}
+    with run_server(_DATA / "demo.gguf", binary=find_binary("llama-server"), options=options, parallel=1) as drafting:
+        reply = drafting.post("/v1/chat/completions", body)
+    assert reply["choices"][0]["message"]["content"] == server.ask("Count to fifty.")
+    assert reply["timings"]["draft_n_accepted"] > 0.5 * reply["timings"]["draft_n"] > 0

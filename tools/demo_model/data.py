@@ -52,6 +52,16 @@ EVEN: Final = Mixture(
     countries_of_facts=0.10,
     json_of_facts=0.3,
 )
+TALK: Final = Mixture(
+    facts=0.50,
+    raw=0.06,
+    json=0.22,
+    tools=0.16,
+    turns=0.06,
+    sums_of_facts=0.80,
+    countries_of_facts=0.08,
+    json_of_facts=0.7,
+)
 _SYSTEM_SHARE: Final = 0.08
 _LONG: Final = frozenset({ABOUT, *(answer for _, answer in NUMBERS.values())})
 _SHORT_FIXED: Final = tuple((ask, answer) for answer, asks in FIXED.items() if answer not in _LONG for ask in asks)

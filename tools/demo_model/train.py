@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from tools.demo_model.arithmetic import EVALUATION_PHRASE, sum_answer
 from tools.demo_model.capitals import COUNTRIES
 from tools.demo_model.conversation import Conversation, Turn, split_segments
-from tools.demo_model.data import BROAD, EVEN, Mixture, iterate_examples
+from tools.demo_model.data import BROAD, EVEN, TALK, Mixture, iterate_examples
 from tools.demo_model.geography import EVALUATION_PHRASE as CAPITAL_PHRASE
 from tools.demo_model.geography import capital_answer
 from tools.demo_model.model import DRAFT, MAIN, Llama, Shape
@@ -62,23 +62,31 @@ class Recipe:
     stages: tuple[Stage, ...]
 
 
+_GENTLE: Final = Stage(
+    seed=20262,
+    steps=1500,
+    mixture=EVEN,
+    matrix_rate=0.01,
+    embedding_rate=0.0015,
+    decay_from=0.1,
+    quantised_from=0.4,
+)
 RECIPES: Final = {
     "main": Recipe(
         MAIN,
         (
             Stage(seed=20261, steps=2200),
-            Stage(
-                seed=20262,
-                steps=1500,
-                mixture=EVEN,
-                matrix_rate=0.01,
-                embedding_rate=0.0015,
-                decay_from=0.1,
-                quantised_from=0.4,
-            ),
+            _GENTLE,
+            replace(_GENTLE, seed=20264, mixture=TALK, matrix_rate=0.012, decay_from=0.0),
         ),
     ),
-    "draft": Recipe(DRAFT, (Stage(seed=20263, steps=1200, mixture=EVEN, decay_from=0.2, quantised_from=1.0),)),
+    "draft": Recipe(
+        DRAFT,
+        (
+            Stage(seed=20263, steps=1200, mixture=EVEN, decay_from=0.2, quantised_from=1.0),
+            replace(_GENTLE, seed=20265, mixture=TALK, decay_from=0.0, quantised_from=1.0),
+        ),
+    ),
 }
 
 
