@@ -30,8 +30,9 @@ __all__ = ["fetch_url"]
 CONNECT_TIMEOUT = 10.0
 STALL_TIMEOUT = 30.0
 MAX_FUTILE_ATTEMPTS = 5
-"""Attempts in a row that bring no new byte."""
-_CHUNK_BYTES = 1 << 20
+"""Attempts in a row that bring the file no further than it was."""
+_CHUNK_BYTES = 1 << 16
+"""What a broken connection can lose."""
 _FIRST_PAUSE = 0.5
 
 _log = logging.getLogger("llcuda")
@@ -99,15 +100,16 @@ class _Download:
         """Ask until the file is whole, or until asking brings nothing any more."""
         import requests  # noqa: PLC0415 - loaded only when needed
 
-        futile = 0
+        futile, furthest = 0, self.progress.received
         with requests.Session() as session, writing(self.part), self.part.open("ab") as file:
             while True:
-                before = self.progress.received
                 reason = self._attempt(session, file)
                 if self.complete:
                     sync(file)
                     return
-                futile = 0 if self.progress.received > before else futile + 1
+                # A server that always starts again brings bytes without end, and none that are new.
+                futile = 0 if self.progress.received > furthest else futile + 1
+                furthest = max(furthest, self.progress.received)
                 if futile >= MAX_FUTILE_ATTEMPTS:
                     raise DownloadError(self.url, reason)
                 _log.warning("%s: %s; trying again", self.url, reason)

@@ -78,7 +78,10 @@ def _decide_partial(answer: Answer, progress: Progress) -> Step:
     if not match or int(match[1]) != progress.received or not progress.received:
         return Step("again", Progress())
     total = None if match[3] == "*" else int(match[3])
-    changed = answer.validator not in {None, progress.validator} or None not in {total, progress.total} - {total}
-    if changed:
+    if answer.validator not in {None, progress.validator} or _differ(total, progress.total):
         return Step("again", Progress())
     return Step("append", Progress(progress.received, total or progress.total, progress.validator))
+
+
+def _differ(first: int | None, second: int | None) -> bool:
+    return None not in {first, second} and first != second
