@@ -50,8 +50,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_model(tiny_model: Path) -> Path:
     """The model inside the package, or the tiny one where it has not been built yet."""
-    bundled = Path(llcuda.__path__[0]) / "models_data" / "demo.gguf"
-    return bundled if bundled.exists() else tiny_model
+    # An editable install has two folders: what was built, and the source.
+    bundled = (Path(folder) / "models_data" / "demo.gguf" for folder in llcuda.__path__)
+    return next((path for path in bundled if path.exists()), tiny_model)
 
 
 @pytest.fixture
