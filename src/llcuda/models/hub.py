@@ -143,7 +143,7 @@ def _translate(error: Exception, name: HubName, file: str | None) -> ModelNotFou
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return ModelNotFoundError(label, "the repository has no such file")
     cause = error.__cause__ or error
-    return DownloadError(label, _first_line(cause), status=status)
+    return DownloadError(label, _first_line(cause), status=status, hint="Check the network and try again.")
 
 
 def _describe_login(label: str, repository: str, status: int | None) -> DownloadError:

@@ -87,12 +87,12 @@ def _describe(
 def _read(name: str, path: Path) -> GGUFInfo:
     try:
         return read_gguf(path)
-    except FileNotFoundError:
-        raise ModelNotFoundError(name, f"there is no file {path}") from None
     except PermissionError:
         raise ModelNotFoundError(
             name, f"{path} may not be read", hint=f"Give yourself the right to: chmod u+r {path}"
         ) from None
+    except OSError as error:
+        raise ModelNotFoundError(name, f"{path} cannot be opened: {error.strerror}") from None
 
 
 def _resolve_demo(parsed: names.DemoName) -> ModelFile:
@@ -105,14 +105,25 @@ def demo_path(name: str) -> Path:
 
 
 def _resolve_path(parsed: names.PathName, name: str) -> ModelFile:
-    path = Path(parsed.path).expanduser()
+    # Path.expanduser raises for a user that is not there.
+    path = Path(os.path.expanduser(parsed.path))  # noqa: PTH111
+    if not _exists(path, name):
+        raise ModelNotFoundError(name, f"there is no file {path}", suggestions=_suggest_paths(path))
     if path.is_dir():
         return _resolve_folder(path, name)
-    if not path.exists():
-        raise ModelNotFoundError(name, f"there is no file {path}", suggestions=_suggest_paths(path))
     parts = [path.with_name(part) for part in list_parts(path.name)]
     _require_parts(name, parts)
     return _describe(name, parts, source="path", mmproj=_find_projector(path))
+
+
+def _exists(path: Path, name: str) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ModelNotFoundError(name, f"{path} cannot be opened: {error.strerror}", hint="Check the path.") from None
+    return True
 
 
 def _resolve_folder(folder: Path, name: str) -> ModelFile:
@@ -125,7 +136,7 @@ def _resolve_folder(folder: Path, name: str) -> ModelFile:
 def _suggest_paths(path: Path) -> tuple[str, ...]:
     import difflib  # noqa: PLC0415 - loaded only when needed
 
-    there = {file.name: file for file in path.parent.glob("*.gguf")} if path.parent.is_dir() else {}
+    there = {file.name: file for file in path.parent.glob("*.gguf")}
     return tuple(str(there[near]) for near in difflib.get_close_matches(path.name, there, n=3))
 
 
