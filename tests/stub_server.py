@@ -76,13 +76,13 @@ class StubServer:
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.append(connection)
-            self.connections += 1
         try:
             with suppress(OSError):
                 if self._wrap is not None:
                     connection = self._wrap(connection)
+                with self._lock:
+                    self._open.append(connection)
+                    self.connections += 1
                 while self._serve_one(connection):
                     pass
         finally:

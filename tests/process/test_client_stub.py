@@ -6,8 +6,10 @@ import asyncio
 import gc
 import os
 import socket
+import ssl
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -219,6 +221,11 @@ def test_a_stream_that_ends_before_its_answer_is_an_error(connect: Callable[...,
         assert caught.value.url == stub.url
         with pytest.raises(ConnectionFailedError):
             client.infer("x")
+
+
+def test_an_answer_that_is_no_stream_is_an_error(connect: Callable[..., Any]) -> None:
+    with StubServer(answer({"choices": []})) as stub, pytest.raises(ResponseError, match="choices"):
+        connect(stub).infer("x")
 
 
 def test_an_event_that_is_not_json_is_an_error(connect: Callable[..., Any]) -> None:
@@ -435,6 +442,36 @@ def test_localhost_is_found_where_only_one_kind_of_address_listens(connect: Call
         assert connect(stub).is_healthy()
 
 
+# https
+
+CERTIFICATE = Path(__file__).parents[1] / "data" / "localhost.pem"
+
+
+def serve_tls(connection: socket.socket) -> socket.socket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context.wrap_socket(connection, server_side=True)
+
+
+def test_https_is_spoken_with_a_server_whose_certificate_is_trusted(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with StubServer(HEALTHY, chat("a", "b"), wrap=serve_tls) as stub:
+        stub.url = f"https://localhost:{stub.port}"
+        client = connect(stub)
+        assert client.is_healthy()
+        assert list(client.infer_stream("x")) == ["a", "b"]
+        assert stub.connections == 1
+
+
+def test_https_is_refused_with_a_server_that_nobody_vouches_for(connect: Callable[..., Any]) -> None:
+    with StubServer(HEALTHY, wrap=serve_tls) as stub:
+        stub.url = f"https://localhost:{stub.port}"
+        with pytest.raises(ConnectionFailedError, match=r"(?i)certificate"):
+            connect(stub).health()
+
+
 # Deadlines
 
 
@@ -512,9 +549,10 @@ def test_a_batch_runs_as_many_at_a_time_as_it_is_told_to(connect: Callable[..., 
         assert (len(stub.requests), stub.connections) == (6, 1)
 
 
-def test_the_first_failure_of_a_batch_ends_the_others(connect: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("begun", [[], [STREAM_HEAD], [STREAM_HEAD, event(delta(content="a"))]])
+def test_the_first_failure_of_a_batch_ends_the_others(connect: Callable[..., Any], begun: list[bytes]) -> None:
     refused = answer({"error": {"code": 400, "message": "no", "type": "x"}}, status=400)
-    with StubServer([STREAM_HEAD, WAIT], refused, chat("never")) as stub:
+    with StubServer([*begun, WAIT], refused, chat("never")) as stub:
         started = time.monotonic()
         with pytest.raises(ResponseError, match="no"):
             connect(stub).batch_infer(["a", "b", "c", "d"], max_concurrency=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from llcuda.client.answers import read_error
+from llcuda.client.answers import is_stream, read_error
 from llcuda.errors import ConnectionFailedError, UsageError
 from llcuda.transport import Deadline
 from llcuda.transport.events import EventDecoder
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from llcuda.transport.aio import AsyncExchange, AsyncTransport
 
 __all__ = ["AsyncTextStream"]
-
-_OK = 200
 
 
 class AsyncTextStream:
@@ -134,7 +132,7 @@ class AsyncTextStream:
             exchange = await self._transport.exchange(
                 "POST", generation.target, body=generation.body, deadline=deadline
             )
-            if exchange.status != _OK:
+            if not is_stream(exchange.status, exchange.headers):
                 raise read_error(exchange.status, await exchange.read_all())
             self._exchange, self._answer = exchange, generation.answer(started=deadline.started)
         return self._exchange, self._answer

@@ -10,9 +10,11 @@ from llcuda.client.results import InferResult, ToolCall
 from llcuda.errors import ResponseError, SchemaMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llcuda.schema import Schema
 
-__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "parse_json", "read_error"]
+__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "is_stream", "parse_json", "read_error"]
 
 _OK = 200
 _MANY = 300
@@ -194,6 +196,11 @@ class CompletionAnswer(Answer):
                 "completion_tokens": data.get("tokens_predicted", len(self.pieces)),
             }
         return str(piece)
+
+
+def is_stream(status: int, headers: Mapping[str, str]) -> bool:
+    """Tell whether an answer is the stream that was asked for; anything else is read as an error."""
+    return status == _OK and headers.get("content-type", "").startswith("text/event-stream")
 
 
 def parse_json(body: bytes) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -12,52 +12,57 @@ if TYPE_CHECKING:
     from llcuda.client.requests import Generation
     from llcuda.client.results import InferResult
     from llcuda.client.streams import TextStream
+    from llcuda.transport.sync import Exchange
 
 __all__ = ["run_all"]
 
 
-class _Batch:
-    """The streams in flight, so that all of them can be ended when one fails."""
+class Start(Protocol):
+    """Sends a request, and tells of the exchange before it waits for the answer."""
 
-    def __init__(self, start: Callable[[Generation], TextStream]) -> None:
+    def __call__(self, generation: Generation, on_open: Callable[[Exchange], object]) -> TextStream: ...
+
+
+class _Batch:
+    """The exchanges in flight, so that all of them can be ended when one fails."""
+
+    def __init__(self, start: Start) -> None:
         self._start = start
         self._lock = Lock()
-        self._live: set[TextStream] = set()
+        self._live: set[Exchange] = set()
         self._stopped = False
 
     def run(self, generation: Generation) -> InferResult | None:
         """Generate one text; None where the batch was stopped before its turn."""
         if self._stopped:
             return None
-        with self._start(generation) as stream:
-            if not self._register(stream):
-                return None
-            try:
+        opened: list[Exchange] = []
+
+        def register(exchange: Exchange) -> None:
+            opened.append(exchange)
+            with self._lock:
+                self._live.add(exchange)
+                if self._stopped:
+                    exchange.abort()
+
+        try:
+            with self._start(generation, register) as stream:
                 for _ in stream:
                     pass
-            finally:
-                with self._lock:
-                    self._live.discard(stream)
-            return stream.result
-
-    def _register(self, stream: TextStream) -> bool:
-        """Note that a stream is in flight, unless the batch was stopped meanwhile."""
-        with self._lock:
-            if not self._stopped:
-                self._live.add(stream)
-            return not self._stopped
+                return stream.result
+        finally:
+            with self._lock:
+                self._live.difference_update(opened)
 
     def stop(self) -> None:
         """End every generation in flight, and begin no other."""
         with self._lock:
             self._stopped = True
-            for stream in self._live:
-                stream.abort()
+            for exchange in self._live:
+                exchange.abort()
 
 
-def run_all(
-    start: Callable[[Generation], TextStream], generations: Sequence[Generation], *, workers: int
-) -> list[InferResult]:
+def run_all(start: Start, generations: Sequence[Generation], *, workers: int) -> list[InferResult]:
     """Return the results in the order of the generations; the first failure ends all of them and is raised."""
     batch = _Batch(start)
     with ThreadPoolExecutor(workers, thread_name_prefix="llcuda-batch") as pool:

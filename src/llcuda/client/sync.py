@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.client import requests
-from llcuda.client.answers import read_error
+from llcuda.client.answers import is_stream, read_error
 from llcuda.client.settings import build_address, choose_concurrency, choose_timeout, user_agent
 from llcuda.client.streams import TextStream
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ResponseError
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from llcuda.client.results import InferResult, RerankResult
     from llcuda.options import SamplingOptions
+    from llcuda.transport.sync import Exchange
 
 __all__ = ["InferenceClient"]
 
 T = TypeVar("T")
-_OK = 200
 
 
 class InferenceClient:
@@ -116,7 +116,11 @@ class InferenceClient:
 
         slots = None if max_concurrency is not None or len(asked) == 1 else self._count_slots()
         workers = choose_concurrency(max_concurrency, slots=slots, count=len(asked))
-        return run_all(lambda generation: self._stream(generation, timeout), asked, workers=workers)
+
+        def start(generation: requests.Generation, on_open: Callable[[Exchange], object]) -> TextStream:
+            return self._stream(generation, timeout, on_open=on_open)
+
+        return run_all(start, asked, workers=workers)
 
     def chat(
         self,
@@ -285,10 +289,13 @@ class InferenceClient:
         timeout: float | None,
         *,
         on_result: Callable[[InferResult], object] | None = None,
+        on_open: Callable[[Exchange], object] | None = None,
     ) -> TextStream:
         deadline = Deadline(choose_timeout(timeout, default=self._timeout))
-        exchange = self._transport.exchange("POST", generation.target, body=generation.body, deadline=deadline)
-        if exchange.status != _OK:
+        exchange = self._transport.exchange(
+            "POST", generation.target, body=generation.body, deadline=deadline, on_open=on_open
+        )
+        if not is_stream(exchange.status, exchange.headers):
             raise read_error(exchange.status, exchange.read_all())
         answer = generation.answer(started=deadline.started)
         return TextStream(exchange, answer, url=self.url, on_result=on_result)

@@ -223,5 +223,7 @@ def _cut(writer: asyncio.StreamWriter, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _explain(error: OSError) -> str:
-    """Return the reason without the addresses that asyncio puts into it."""
-    return os.strerror(error.errno) if error.errno else str(error)
+    """Return the reason without the addresses that asyncio puts into it. A TLS error has a numbering of its own."""
+    if error.errno and not hasattr(error, "library"):
+        return os.strerror(error.errno)
+    return error.strerror or str(error)

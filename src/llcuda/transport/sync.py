@@ -20,6 +20,7 @@ from llcuda.transport.http1 import ResponseReader, build_head, build_request
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from llcuda.transport.address import Address
     from llcuda.transport.deadline import Deadline
@@ -139,21 +140,30 @@ class Transport:
         self._pid = os.getpid()
         self._tls: ssl.SSLContext | None = None
 
-    def exchange(self, method: str, target: str, *, body: bytes | None, deadline: Deadline) -> Exchange:
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        *,
+        body: bytes | None,
+        deadline: Deadline,
+        on_open: Callable[[Exchange], object] | None = None,
+    ) -> Exchange:
         """Send a request and return the exchange as soon as the answer's head is there.
 
-        Raises ConnectionFailedError where nobody listens or the connection breaks, and RequestTimeoutError.
+        ``on_open`` is given the exchange before that, so that another thread can ``abort`` it while it waits. Raises
+        ConnectionFailedError where nobody listens or the connection breaks, and RequestTimeoutError.
         """
         request = build_request(method, self._address.base + target, head=self._head, body=body)
         used = self._take()
         if used is not None:
             exchange = Exchange(self, used, deadline)
             try:
-                return self._start(exchange, request)
+                return self._start(exchange, request, on_open)
             except ConnectionFailedError:
                 if not exchange.untouched:
                     raise
-        return self._start(Exchange(self, self._connect(deadline), deadline), request)
+        return self._start(Exchange(self, self._connect(deadline), deadline), request, on_open)
 
     def give(self, connection: socket.socket) -> None:
         """Keep a connection for the next request."""
@@ -176,8 +186,10 @@ class Transport:
             idle.pop()[1].close()
 
     @staticmethod
-    def _start(exchange: Exchange, request: bytes) -> Exchange:
+    def _start(exchange: Exchange, request: bytes, on_open: Callable[[Exchange], object] | None) -> Exchange:
         try:
+            if on_open is not None:
+                on_open(exchange)
             exchange.start(request)
         except BaseException:
             exchange.close()
