@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from llcuda.errors import (
 )
 from llcuda.server import ServerManager
 from llcuda.server.log import MAX_LINE_BYTES
-from llcuda.server.progress import find_child
+from llcuda.server.progress import find_child, measure_progress
 from tests.fake_llama_server import FAULTS
 from tests.processes import children_of, is_alive, is_gone, killed_at_the_end, time_until_gone, wait_until
 
@@ -381,6 +382,40 @@ def test_a_stop_from_a_signal_handler_while_it_starts_does_not_hang(manager: Ser
     assert manager.state == "stopped"
 
 
+def test_a_stop_from_a_signal_handler_at_any_moment_leaves_nothing(manager: ServerManager) -> None:
+    previous = signal.signal(signal.SIGALRM, lambda *_: manager.stop_server())
+    try:
+        for step in range(30):
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 + step * 0.002)
+            with suppress(ServerError):
+                start(manager)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            manager.stop_server()
+            assert manager.state == "stopped"
+            assert not children_of(os.getpid())
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_ctrl_c_at_any_moment_of_the_start_leaves_nothing(manager: ServerManager) -> None:
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    interrupted = 0
+    try:
+        for step in range(30):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + step * 0.002)
+                start(manager)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            manager.stop_server()
+            assert manager.state == "stopped"
+            wait_until(lambda: not children_of(os.getpid()))
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert interrupted > 5
+
+
 def test_garbage_collection_stops_the_server() -> None:
     manager = ServerManager()
     start(manager)
@@ -615,3 +650,14 @@ def test_the_first_child_of_a_process_is_found() -> None:
         assert find_child(sleeper.pid) is None
         sleeper.kill()
     assert find_child(2**22 + 1) is None
+
+
+def test_progress_is_what_a_process_reads_and_keeps() -> None:
+    before = measure_progress(os.getpid())
+    Path(__file__).read_bytes()
+    after_reading = measure_progress(os.getpid())
+    assert after_reading[0] > before[0]
+    kept = bytearray(os.urandom(1 << 20)) * 16
+    assert measure_progress(os.getpid())[1] > after_reading[1]
+    assert kept
+    assert measure_progress(2**22 + 1) == (0, 0)

@@ -65,6 +65,7 @@ def read_named(name: str) -> list[str]:
     [
         ("llcuda-guard: cannot run /x: Exec format error", errors.BinaryUnusableError),
         ("llcuda-guard: cannot run /x: No such file or directory", errors.BinaryUnusableError),
+        ("llcuda-guard: fork: Resource temporarily unavailable", errors.ServerExitedError),
         ("/x/llama-server: symbol lookup error: /x/libllama.so: undefined symbol: f", errors.BinaryUnusableError),
         ("CUDA error: out of memory", errors.OutOfMemoryError),
         ("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 1.0 MiB on device 0: cudaMalloc failed: out of memory",

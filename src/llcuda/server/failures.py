@@ -33,6 +33,7 @@ _REINSTALL = "Reinstall the package: pip install --force-reinstall --no-deps llc
 _SEE_HELP = "`llcuda-server --help` says what each option takes."
 _UPDATE = "Update llcuda: pip install -U llcuda"
 _DOWNLOAD_AGAIN = "The file is damaged or was not downloaded to its end: download it again."
+_GUARD_STATUS = 125  # of native/guard.c
 _STARTUP_CRASHES = (signal.SIGBUS, signal.SIGSEGV)
 
 
@@ -93,6 +94,11 @@ def _cannot_run(found: re.Match[str], launch: Launch) -> LlcudaError:
     return BinaryUnusableError(launch.executable, found["reason"], hint=hint)
 
 
+def _guard_failed(found: re.Match[str], _launch: Launch) -> LlcudaError:
+    hint = "Is a limit on processes, memory or open files reached? `ulimit -a` shows them."
+    return ServerExitedError(f"llama-server could not be started: {found[1]}", returncode=_GUARD_STATUS, hint=hint)
+
+
 def _library_missing(found: re.Match[str], launch: Launch) -> LlcudaError:
     reason = f"the library {found[1]} is missing or damaged ({found[2]})"
     return BinaryUnusableError(launch.executable, reason, missing=(found[1],), hint=_REINSTALL)
@@ -146,6 +152,7 @@ def _rule(pattern: str, make: Callable[[re.Match[str], Launch], LlcudaError]) ->
 
 _RULES = (
     _rule(r"^llcuda-guard: cannot run .*: (?P<reason>[^:\n]+)$", _cannot_run),
+    _rule(r"^llcuda-guard: (.+)$", _guard_failed),
     _rule(r"error while loading shared libraries: (\S+): (.+)$", _library_missing),
     _rule(r"symbol lookup error: (\S+): (.+)$", _library_missing),
     _rule(r"no backends are loaded", _no_backend),

@@ -1,7 +1,10 @@
-"""One llama-server under its guard: the process, the pipe that it lives by, and the thread that drains its log.
+"""One llama-server under its guard: the process, the pipe that it lives by, and the thread that looks after both.
 
-Three parties can end it: this process by a word on the pipe, the pipe itself when this process dies or forgets it, and
-the guard's death. A child that this process forks has no part in that: its copy of the pipe is closed at once.
+Three things can end it: a word on the pipe, the end of the pipe when this process dies, and the guard's death. A child
+that this process forks has no part in that: its copy of the pipe is closed at once.
+
+The thread starts the guard, drains its log and reaps it. A signal handler, and so Ctrl-C, runs on the main thread only:
+whatever it interrupts there, no process is lost between being made and being known.
 """
 
 from __future__ import annotations
@@ -33,34 +36,31 @@ _children: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
 class Child:
-    """A running guard with its program. Only the process that made it may end it or wait for it.
-
-    The log's thread reaps the guard; everybody else waits for that thread's word, so no two threads wait for one pid.
-    """
+    """A guard with its program. Only the process that made it may end it or wait for it."""
 
     def __init__(
         self, command: Sequence[str], *, guard: Path, directory: Path, environment: Mapping[str, str], log: Log
     ) -> None:
-        """Start ``command`` in ``directory``. Raises ServerError where the guard cannot be started."""
-        _watch_forks()
+        """Prepare to run ``command`` in ``directory``; nothing is started yet."""
         self.log = log
         self.owned = True
         self.stop_asked = False
-        self._done = threading.Event()
-        self._pipe_lock = threading.RLock()  # reentrant: a finaliser may run in the thread that holds it
+        self._command = (str(guard), "--parent", str(os.getpid()), "--directory", str(directory), "--fd")
+        self._program = tuple(command)
+        self._environment = dict(environment)
+        self._lock = threading.RLock()  # reentrant: a finaliser may run on the thread that holds it
         self._pipe = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._error: OSError | None = None
+        self._started = threading.Event()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="llcuda-server", daemon=True)
         _children.add(self)
-        try:
-            log_end = self._start_guard(command, guard=guard, directory=directory, environment=environment)
-        except OSError as error:
-            self._close_pipe()
-            raise ServerError(f"{guard} could not be started: {error.strerror}") from error
-        self._start_draining(log_end)
 
     @property
-    def pid(self) -> int:
-        """The guard's process id."""
-        return self._process.pid
+    def pid(self) -> int | None:
+        """The guard's process id, while it runs."""
+        return None if self._process is None or self.ended else self._process.pid
 
     @property
     def ended(self) -> bool:
@@ -70,7 +70,17 @@ class Child:
     @property
     def returncode(self) -> int | None:
         """The exit status, or minus the number of the signal that it died of; None while it runs."""
-        return self._process.returncode if self.ended else None
+        return self._process.returncode if self._process is not None and self.ended else None
+
+    def start(self) -> None:
+        """Start it. Raises ServerError where the guard, or a thread, cannot be started."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ServerError(f"no thread could be started to look after llama-server: {error}") from error
+        self._started.wait()
+        if self._error is not None:
+            raise ServerError(f"{self._command[0]} could not be started: {self._error.strerror}") from self._error
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until it has ended, at most ``timeout`` seconds, and return whether it has."""
@@ -83,20 +93,30 @@ class Child:
         """
         if not self.owned:
             return
-        self.stop_asked = True
-        self._send(_ORDERLY)
+        with self._lock:
+            self.stop_asked = True  # a start that has not begun will not begin
+            if not self._send(_ORDERLY):
+                return
         if threading.current_thread() is self._thread:
             return  # a finaliser on the thread that would have to say that it has ended
         if not self.wait(timeout):
             self._send(_KILL)
             self._force()
+
+    def disown(self) -> None:
+        """Give it up in a forked process, where it is the parent's."""
+        self.owned = False
+        self._lock = threading.RLock()  # the parent's thread that held the old one is not here
         self._close_pipe()
+        if self._process is not None:
+            self._process.returncode = 0  # its destructor would otherwise wait for a process that is not a child
 
     def _force(self) -> None:
         if self.wait(_KILL_TIMEOUT):
             return
-        with suppress(ProcessLookupError):
-            self._process.kill()  # the kernel ends the program when the guard dies
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()  # the kernel ends the program when the guard dies
         if not self.wait(_KILL_TIMEOUT):
             raise ServerError(
                 f"process {self.pid} does not end, even when it is killed",
@@ -104,40 +124,50 @@ class Child:
                 hint="It waits inside the kernel, for a disk or a driver; dmesg may say for which.",
             )
 
-    def _send(self, word: bytes) -> None:
-        with self._pipe_lock, suppress(OSError):
-            if self._pipe >= 0:
+    def _send(self, word: bytes) -> bool:
+        with self._lock:
+            if self._pipe < 0:
+                return False
+            with suppress(OSError):  # the guard may just have ended
                 os.write(self._pipe, word)
+            return True
 
     def _close_pipe(self) -> None:
-        with self._pipe_lock:
+        with self._lock:
             # Forgotten before it is closed: a fork in between must not close the next file of this number.
             pipe, self._pipe = self._pipe, -1
             if pipe >= 0:
                 os.close(pipe)
 
-    def _start_guard(
-        self, command: Sequence[str], *, guard: Path, directory: Path, environment: Mapping[str, str]
-    ) -> int:
-        """Start the process and return the end of its log to read from."""
+    def _live(self) -> None:
+        """Start the guard, drain its log until it has ended, and reap it."""
+        try:
+            log_end = self._open()
+            if log_end is not None and self._process is not None:
+                self._started.set()
+                self._drain(log_end, self._process)
+        except OSError as error:
+            self._error = error
+        finally:
+            self._close_pipe()
+            self._done.set()
+            self._started.set()
+            self.log.finish()
+
+    def _open(self) -> int | None:
+        """Start the guard and return the end of its log to read from; None where it was stopped before it began."""
         theirs: list[int] = []
         log_end = -1
         try:
-            read_end, self._pipe = os.pipe()
+            with self._lock:
+                if self.stop_asked:
+                    return None
+                read_end, self._pipe = os.pipe()
             theirs.append(read_end)
             log_end, write_end = os.pipe()
             theirs.append(write_end)
-            options = ["--parent", str(os.getpid()), "--fd", str(read_end), "--directory", str(directory)]
-            self._process = subprocess.Popen(
-                [str(guard), *options, "--", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                pass_fds=(read_end,),
-                env=dict(environment),
-                start_new_session=True,  # a terminal's Ctrl-C is for this process to handle
-            )
-        except BaseException:
+            self._process = self._spawn(read_end, write_end)
+        except OSError:
             if log_end >= 0:
                 os.close(log_end)
             raise
@@ -146,60 +176,33 @@ class Child:
                 os.close(fd)
         return log_end
 
-    def _start_draining(self, fd: int) -> None:
-        self._thread = threading.Thread(
-            target=_drain,
-            args=(fd, self.log, self._process),
-            kwargs={"done": self._done},
-            name="llcuda-log",
-            daemon=True,
+    def _spawn(self, pipe: int, log: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*self._command, str(pipe), "--", *self._program],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(pipe,),
+            env=self._environment,
+            start_new_session=True,  # a terminal's Ctrl-C is for this process to handle
         )
+
+    def _drain(self, fd: int, process: subprocess.Popen[bytes]) -> None:
         try:
-            self._thread.start()
-        except RuntimeError as error:  # no more threads
-            self._close_pipe()
-            self._process.wait()
+            _read_until_end(fd, self.log, process.pid)
+        finally:
             os.close(fd)
-            raise ServerError(f"no thread could be started to read llama-server's log: {error}") from error
-
-    def disown(self) -> None:
-        """Give it up in a forked process, where it is the parent's."""
-        self.owned = False
-        self._pipe_lock = threading.RLock()  # the parent's thread that held the old one is not here
-        self._close_pipe()
-        process = getattr(self, "_process", None)
-        if process is not None:
-            process.returncode = 0  # its destructor would otherwise wait for a process that is not a child
-
-    def __del__(self) -> None:
-        """Close the pipe of one that nobody took: the guard then ends the program."""
-        self._close_pipe()
-
-
-def _drain(fd: int, log: Log, process: subprocess.Popen[bytes], *, done: threading.Event) -> None:
-    """Read the log until the guard has ended. A relative of the program that keeps the pipe open is not waited for."""
-    try:
-        _read_until_end(fd, log, process.pid)
-    finally:
-        os.close(fd)
-        process.wait()
-        done.set()
-        log.finish()
+            process.wait()
 
 
 def _read_until_end(fd: int, log: Log, pid: int) -> None:
+    """Feed the log until it ends or the guard has: a relative of the program that keeps it open is not waited for."""
     ended = _open_process(pid)
     try:
         poll = select.poll()
         for watched in filter(lambda one: one >= 0, (fd, ended)):
             poll.register(watched, select.POLLIN)
-        while True:
-            ready = dict(poll.poll())
-            if fd not in ready:
-                return
-            data = os.read(fd, _READ_BYTES)
-            if not data:
-                return
+        while fd in dict(poll.poll()) and (data := os.read(fd, _READ_BYTES)):
             log.feed(data)
     finally:
         if ended >= 0:
@@ -218,8 +221,4 @@ def _disown_all() -> None:
         child.disown()
 
 
-def _watch_forks() -> None:
-    # At the first start, not at import: importing changes nothing.
-    if not hasattr(_watch_forks, "done"):
-        os.register_at_fork(after_in_child=_disown_all)
-        _watch_forks.done = True  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_disown_all)

@@ -168,7 +168,7 @@ class ServerManager:
     @property
     def pid(self) -> int | None:
         """The process id of the server's guard, while it runs."""
-        return self._child.pid if self._child is not None and not self._child.ended else None
+        return self._child.pid if self._child is not None else None
 
     @property
     def server_pid(self) -> int | None:
@@ -239,6 +239,7 @@ class ServerManager:
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
             self._finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
             self._child, self._launch, self._api_key, self.command = child, launch, key, command
+        child.start()
         return child
 
     def _become_ready(self, start: int, child: Child, *, timeout: float) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerExitedError, ServerNotReadyError
 from llcuda.server.failures import TAIL_LINES, classify_failure
 from llcuda.server.progress import find_child, measure_progress
+from llcuda.transport.deadline import Deadline
 
 if TYPE_CHECKING:
     from llcuda.errors import LlcudaError
     from llcuda.server.failures import Launch
     from llcuda.server.launch import Child
     from llcuda.transport.address import Address
+    from llcuda.transport.sync import Transport
 
 __all__ = ["HTTP_OK", "check_answer", "get", "raise_failure", "wait_until_listening"]
 
@@ -28,6 +30,7 @@ def wait_until_listening(child: Child, *, launch: Launch, timeout: float | None,
     Raises ServerNotReadyError after ``stall_timeout`` seconds without progress or ``timeout`` seconds in total, and
     what :func:`classify_failure` makes of a child that ended.
     """
+    _load_transport()  # while llama-server loads, not after
     started = moved = monotonic()
     seen: tuple[int, ...] = ()
     while child.log.address is None:
@@ -65,15 +68,18 @@ def raise_failure(child: Child, *, launch: Launch) -> None:
 
 def get(address: Address, path: str, *, api_key: str | None = None, timeout: float) -> tuple[int, bytes]:
     """Return status and body of one GET. Raises ConnectionFailedError or RequestTimeoutError."""
-    from llcuda.transport.deadline import Deadline  # noqa: PLC0415 - while llama-server loads, not before
-    from llcuda.transport.sync import Transport  # noqa: PLC0415
-
-    transport = Transport(address, api_key=api_key, user_agent="llcuda")
+    transport = _load_transport()(address, api_key=api_key, user_agent="llcuda")
     try:
         exchange = transport.exchange("GET", path, body=None, deadline=Deadline(timeout))
         return exchange.status, exchange.read_all()
     finally:
         transport.close()
+
+
+def _load_transport() -> type[Transport]:
+    from llcuda.transport.sync import Transport  # noqa: PLC0415 - sockets are not needed to import a manager
+
+    return Transport
 
 
 def _explain(child: Child, launch: Launch) -> LlcudaError:
@@ -87,7 +93,7 @@ def _explain(child: Child, launch: Launch) -> LlcudaError:
 
 
 def _measure(child: Child) -> tuple[int, ...]:
-    pid = find_child(child.pid)
+    pid = find_child(child.pid) if child.pid else None
     return (child.log.count, *(measure_progress(pid) if pid else ()))
 
 
