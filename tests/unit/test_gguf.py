@@ -216,7 +216,7 @@ class TestBrokenFiles:
         assert "bytes are left" in fail(data).reason
 
     def test_a_key_over_its_limit_is_refused(self) -> None:
-        assert "over 65535" in fail(with_pair("k" * 65536, U32, 1).build()).reason
+        assert "limit is 65535" in fail(with_pair("k" * 65536, U32, 1).build()).reason
 
     @pytest.mark.parametrize("key", [b"\xff\xfe", b"ab\x80c"])
     def test_a_key_that_is_not_utf8_is_refused_at_the_bad_byte(self, key: bytes) -> None:
@@ -230,7 +230,7 @@ class TestBrokenFiles:
         assert "UTF-8" in fail(with_pair("general.note", STRING, b"\xc3(").build()).reason
 
     def test_a_string_over_a_mebibyte_is_refused(self) -> None:
-        assert "over 1048576" in fail(with_pair("general.note", STRING, "x" * (2**20 + 1)).build()).reason
+        assert "limit is 1048576" in fail(with_pair("general.note", STRING, "x" * (2**20 + 1)).build()).reason
 
     @pytest.mark.parametrize("kind", [13, 99, 2**32 - 1])
     def test_an_unknown_value_type_is_refused_where_it_stands(self, kind: int) -> None:
@@ -270,7 +270,7 @@ class TestBrokenFiles:
     @pytest.mark.parametrize(
         ("tensor", "words"),
         [
-            (Tensor("x" * 64, (1,)), "over 63"),
+            (Tensor("x" * 64, (1,)), "limit is 63"),
             (Tensor(b"\xff", (1,)), "UTF-8"),
             (Tensor("token_embd.weight", (1,)), "twice"),
             (Tensor("t", (1, 1, 1, 1, 1)), "5 dimensions"),

@@ -129,11 +129,10 @@ class Cursor:
     def text(self, what: str, *, limit: int = MAX_TEXT_BYTES) -> str:
         """Read a string of at most ``limit`` bytes, which must be UTF-8."""
         start = self.offset
-        length = self.u64(f"the length of {what}")
-        if length > self.remaining:
-            self.fail(f"{what} has a length of {length} and {self.remaining} bytes are left", offset=start)
-        if length > limit:
-            self.fail(f"{what} has a length of {length}, over {limit}", offset=start)
+        length = self.u64(what)
+        if length > limit or length > self.remaining:
+            bound = f"{self.remaining} bytes are left" if length > self.remaining else f"the limit is {limit}"
+            self.fail(f"{what} has a length of {length}, and {bound}", offset=start)
         raw = self.take(length, what)
         try:
             return raw.decode()

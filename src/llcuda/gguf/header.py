@@ -182,10 +182,10 @@ def _read_tensors(cursor: Cursor, header: Header, count: int) -> None:
 def _read_tensor(cursor: Cursor, header: Header, name: str) -> tuple[int, int]:
     """Return the tensor's size in bytes and its offset in the data, and count its elements."""
     start = cursor.offset
-    dimensions = cursor.u32(f"the dimensions of {name!r}")
+    dimensions = cursor.u32("a tensor's dimensions")
     if dimensions > MAX_DIMENSIONS:
         cursor.fail(f"the tensor {name!r} has {dimensions} dimensions", offset=start)
-    *shape, kind, offset = cursor.unpack(_TENSOR_LAYOUTS[dimensions], f"the tensor {name!r}")
+    *shape, kind, offset = cursor.unpack(_TENSOR_LAYOUTS[dimensions], "a tensor's shape")
     elements = prod(shape)
     if max(shape, default=0) > _INT64_MAX or elements > _INT64_MAX:
         cursor.fail(f"the dimensions of {name!r} overflow", offset=start)
