@@ -44,13 +44,14 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
     return done.stdout
 
 
-def pip_install(python: Path, *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+def pip_install(python: Path, *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     # The demo model needs no dependency, so none is installed and no index is asked.
-    run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", *arguments, cwd=cwd, env=env)
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    return run(*pip, "install", "--no-deps", "--no-index", *arguments, cwd=cwd, env=env)
 
 
 def make_environment(folder: Path) -> Path:
-    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     return folder / "bin" / "python"
 
 
@@ -103,13 +104,14 @@ def test_a_pass_through_tool_is_llama_cpps_own(fresh: Path, tmp_path: Path, tool
     assert "usage" in (done.stdout + done.stderr).lower()
 
 
-def test_a_target_folder_is_enough(wheel: Path, fresh: Path, tmp_path: Path) -> None:
+def test_a_target_folder_is_enough(wheel: Path, tmp_path: Path) -> None:
     """Installs with `pip install --target`, for a Python that does not have the package."""
-    pip_install(fresh, wheel, "--target", tmp_path / "target", cwd=tmp_path)
+    python = make_environment(tmp_path / "venv")
+    pip_install(python, wheel, "--target", tmp_path / "target", cwd=tmp_path)
     found = {"PYTHONPATH": str(tmp_path / "target")}
-    result = probe(sys.executable, cwd=tmp_path, env=found)
+    result = probe(python, cwd=tmp_path, env=found)
     assert Path(result["server"]) == tmp_path / "target/llcuda/binaries/llama-server"
-    assert "4" in run(sys.executable, *ASK, cwd=tmp_path, env=found)
+    assert "4" in run(python, *ASK, cwd=tmp_path, env=found)
 
 
 def test_read_only_packages_are_enough(read_only: Path, fresh: Path, tmp_path: Path) -> None:
@@ -133,13 +135,14 @@ def test_an_editable_install_runs_the_source_with_the_built_binaries(tmp_path: P
     python = make_environment(tmp_path / "venv")
     # The build tools are those of the environment that runs the tests: no index is asked.
     tools = {
+        "HOME": str(Path.home()),
         "PYTHONPATH": sysconfig.get_path("purelib"),
         "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
     }
     settings = [f"--config-settings={setting}" for setting in os.environ.get("LLCUDA_TEST_SETTINGS", "").split()]
     was_built = any(ROOT.glob("build/release/CMakeCache.txt" if settings else "build/py3-none-*/CMakeCache.txt"))
-    command = ("-m", "pip", "install", "--no-deps", "--no-index", "--verbose", "--no-build-isolation", *settings)
-    log = run(python, *command, "--editable", ROOT, cwd=tmp_path, env=tools)
+    arguments = ("--verbose", "--no-build-isolation", *settings, "--editable", ROOT)
+    log = pip_install(python, *arguments, cwd=tmp_path, env=tools)
     assert not was_built or "Building C" not in log
     result = probe(python, cwd=tmp_path)
     assert Path(result["package"]) == ROOT / "src/llcuda"
