@@ -141,7 +141,7 @@ def test_an_editable_install_runs_the_source_with_the_built_binaries(tmp_path: P
     }
     settings = [f"--config-settings={setting}" for setting in os.environ.get("LLCUDA_TEST_SETTINGS", "").split()]
     was_built = any(ROOT.glob("build/release/CMakeCache.txt" if settings else "build/py3-none-*/CMakeCache.txt"))
-    arguments = ("--verbose", "--no-build-isolation", *settings, "--editable", ROOT)
+    arguments = ["--verbose", "--no-build-isolation", *settings, "--editable", str(ROOT)]
     log = pip_install(python, *arguments, cwd=tmp_path, env=tools)
     assert not was_built or "Building C" not in log
     result = probe(python, cwd=tmp_path)
