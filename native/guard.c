@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -47,8 +48,8 @@ enum {
     EXIT_NOT_FOUND = 127,
     DEFAULT_TERM_MS = 400,
     DEFAULT_KILL_MS = 5000,
-    ORPHAN_TERM_MS = 20, /* nobody waits for an orphan, and all of it must be gone within 250 ms on a busy machine too */
-    ORPHAN_KILL_MS = 60,
+    ORPHAN_TERM_MS = 15, /* llama-server needs 12 ms to end in order; all of it must be gone within 250 ms, */
+    ORPHAN_KILL_MS = 40, /* also on a machine that has seven times as much to do as it can */
     PARENT_POLL_MS = 50, /* only where the kernel has no pidfd */
     STRAY_WAIT_MS = 100, /* for killed relatives of the program to be reaped */
 };
@@ -476,6 +477,8 @@ int main(int count, char **arguments) {
         .kill_at = INT64_MAX,
     };
     guard.child = start(&options);
+    /* What is needed at the end is kept in memory: it must not wait for a disk then. Some systems do not allow it. */
+    (void)mlockall(MCL_CURRENT);
     /* The log now belongs to the program alone: its end is the program's end. */
     replace_by_null(STDIN_FILENO, STDERR_FILENO);
     watch(&guard);

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAX_GONE_MS = 250
-LONGEST_DELAY = 0.4
-"""Seconds; the start of the tiny model takes about half of it, so that all its phases are met."""
+LONGEST_DELAY = 2.0
+"""In lengths of a start on this machine as it is just now, so that the phases of a start and what follows are met."""
 QUIET = 0.04
 """Seconds without a trace of the server before it counts as gone: a process that is just being made has no name yet."""
 
@@ -86,7 +86,7 @@ PARENT_MODES = ("main", "thread", "forked", "holder")
 def kill_parents(mode: str, count: int, *, model: Path) -> Figures:
     """SIGKILL the process that owns the server at a random moment."""
     figures = Figures(mode)
-    with bystanders(model) as check:
+    with bystanders(model) as others:
         for _ in range(count):
             alias = f"kill-{uuid.uuid4().hex}"
             strangers = all_pids()
@@ -96,12 +96,12 @@ def kill_parents(mode: str, count: int, *, model: Path) -> Figures:
                     assert victim.stdout
                     owner = int(victim.stdout.readline())
                     assert victim.stdout.readline() == "go\n"
-                    time.sleep(random.uniform(0, LONGEST_DELAY))
+                    others.wait_a_moment()
                     kill_and_watch(owner, alias, strangers, figures=figures)
                 finally:
                     with suppress(ProcessLookupError):
                         os.killpg(victim.pid, signal.SIGKILL)
-            check()
+            others.check()
     return figures
 
 
@@ -119,7 +119,7 @@ def kill_kernels(count: int, *, model: Path) -> Figures:
     from jupyter_client.manager import KernelManager  # noqa: PLC0415 - the other modes do without
 
     figures = Figures("kernel")
-    with bystanders(model) as check:
+    with bystanders(model) as others:
         for _ in range(count):
             alias = f"kill-{uuid.uuid4().hex}"
             strangers = all_pids()
@@ -131,14 +131,14 @@ def kill_kernels(count: int, *, model: Path) -> Figures:
                 client.wait_for_ready(timeout=60)
                 client.execute(KERNEL_CODE.format(model=str(model), alias=alias))
                 wait_for_go(client)
-                time.sleep(random.uniform(0, LONGEST_DELAY))
+                others.wait_a_moment()
                 owner: Any = kernel.provisioner
                 kill_and_watch(owner.pid, alias, strangers, figures=figures)
             finally:
                 client.stop_channels()
                 kernel.shutdown_kernel(now=True)
                 kernel.cleanup_resources()
-            check()
+            others.check()
     return figures
 
 
@@ -165,7 +165,7 @@ def kill_and_watch(owner: int, alias: str, strangers: set[int], *, figures: Figu
 
 def stop_at_random_moments(count: int, *, model: Path) -> Figures:
     """Call stop_server from another thread at a random moment of the start, or after it."""
-    return stop("stop-random", count, lambda _: time.sleep(random.uniform(0, LONGEST_DELAY)), model=model)
+    return stop("stop-random", count, lambda _, others: others.wait_a_moment(), model=model)
 
 
 def stop_when_listening(count: int, *, model: Path) -> Figures:
@@ -173,7 +173,7 @@ def stop_when_listening(count: int, *, model: Path) -> Figures:
     return stop("stop-listening", count, ask_to_end_at_the_line, model=model)
 
 
-def ask_to_end_at_the_line(manager: ServerManager) -> None:
+def ask_to_end_at_the_line(manager: ServerManager, _: Bystanders) -> None:
     """Say the word in the very thread that reads the line; nobody can be earlier."""
     wait_until(lambda: manager._child is not None)
     child: Any = manager._child
@@ -188,10 +188,10 @@ def ask_to_end_at_the_line(manager: ServerManager) -> None:
     child.log.wait(20)
 
 
-def stop(mode: str, count: int, wait: Callable[[ServerManager], None], *, model: Path) -> Figures:
+def stop(mode: str, count: int, wait: Callable[[ServerManager, Bystanders], None], *, model: Path) -> Figures:
     """Start and stop ``count`` times; ``wait`` chooses the moment."""
     figures = Figures(mode)
-    with bystanders(model) as check:
+    with bystanders(model) as others:
         neighbours = set(children_of(os.getpid()))
         for _ in range(count):
             alias = f"kill-{uuid.uuid4().hex}"
@@ -199,7 +199,7 @@ def stop(mode: str, count: int, wait: Callable[[ServerManager], None], *, model:
             manager = ServerManager()
             starter = threading.Thread(target=start_quietly, args=(manager, model, alias))
             starter.start()
-            wait(manager)
+            wait(manager, others)
             started = time.monotonic()
             figures.met += bool(find_marked(alias, strangers))
             manager.stop_server()
@@ -211,7 +211,7 @@ def stop(mode: str, count: int, wait: Callable[[ServerManager], None], *, model:
             assert manager.state == "stopped"
             if manager.returncode is not None:
                 figures.returncodes[manager.returncode] = figures.returncodes.get(manager.returncode, 0) + 1
-            check()
+            others.check()
     return figures
 
 
@@ -229,22 +229,32 @@ MODES: dict[str, Callable[..., Figures]] = {
 }
 
 
+class Bystanders:
+    """What must not be touched: a server of our own, a neighbour in our process group, and one in its own session."""
+
+    def __init__(self, server: ServerManager, neighbours: list[subprocess.Popen[bytes]], start_time: float) -> None:
+        self._server = server
+        self._neighbours = neighbours
+        self._start_time = start_time
+
+    def wait_a_moment(self) -> None:
+        time.sleep(random.uniform(0, LONGEST_DELAY * self._start_time))
+
+    def check(self) -> None:
+        assert all(is_alive(neighbour.pid) for neighbour in self._neighbours), "a bystander was touched"
+        assert self._server.check_server_health(), "another server was touched"
+
+
 @contextmanager
-def bystanders(model: Path) -> Iterator[Callable[[], None]]:
-    """Run what must not be touched: a server of our own, a neighbour in our group, and one in its own session."""
+def bystanders(model: Path) -> Iterator[Bystanders]:
+    """Run them."""
     with ServerManager() as server:
+        started = time.monotonic()
         server.start_server(model)
-        neighbours = [
-            subprocess.Popen(["/bin/sleep", "36000"]),
-            subprocess.Popen(["/bin/sleep", "36000"], start_new_session=True),
-        ]
-
-        def check() -> None:
-            assert all(is_alive(neighbour.pid) for neighbour in neighbours), "a bystander was touched"
-            assert server.check_server_health(), "another server was touched"
-
+        start_time = time.monotonic() - started
+        neighbours = [subprocess.Popen(["/bin/sleep", "36000"], start_new_session=own) for own in (False, True)]
         try:
-            yield check
+            yield Bystanders(server, neighbours, start_time)
         finally:
             for neighbour in neighbours:
                 with neighbour:

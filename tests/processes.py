@@ -17,6 +17,11 @@ PATIENCE = 20.0
 """Seconds that a test waits for what must happen; never how long it takes."""
 
 
+def allowed_ms(limit: float) -> float:
+    """Return the limit for this moment: a machine with more to do than it has processors is that much slower."""
+    return limit * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def wait_until(condition: Callable[[], object], *, timeout: float = PATIENCE, what: str = "") -> None:
     """Return as soon as the condition holds; fail after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout

@@ -20,7 +20,7 @@ from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError
 from llcuda.server import ServerManager, arguments
 from tests.broken import BROKEN, TWELVE, Broken
 from tests.fake_llama_server import PREFIX
-from tests.processes import children_of, is_gone, time_until_gone, wait_until
+from tests.processes import allowed_ms, children_of, is_gone, time_until_gone, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,7 +158,7 @@ def test_a_crash_writes_no_core_and_waits_for_no_debugger(manager: ServerManager
     manager.start_server(tiny_model)
     server = manager.server_pid or 0
     os.kill(server, signal.SIGABRT)
-    assert time_until_gone([server]) < 1000
+    assert time_until_gone([server]) < allowed_ms(1000)
     wait_until(lambda: manager.state == "exited")
     assert manager.returncode == -signal.SIGABRT
     assert not list(Path(manager.command[0]).parent.glob("core*"))
@@ -236,7 +236,7 @@ def test_a_broken_input_is_reported_at_once(
     with pytest.raises(case.error) as caught:
         manager.start_server(tmp_path / "model.gguf", **case.options)
     raised = time.time()
-    assert (raised - float(mark.read_text())) * 1000 < MAX_REPORT_MS
+    assert (raised - float(mark.read_text())) * 1000 < allowed_ms(MAX_REPORT_MS)
     assert caught.value.log_tail
 
 
