@@ -197,6 +197,9 @@ static bool close_range_of(unsigned first, unsigned last) {
 /* Leaves 0, 1, 2 and `keep`, which the program will not inherit. */
 static void close_others(int keep) {
     const unsigned first = STDERR_FILENO + 1;
+    if (keep >= 0 && keep <= STDERR_FILENO) {
+        fail("--fd", "is a standard descriptor");
+    }
     bool closed = keep < 0 ? close_range_of(first, UINT_MAX)
                            : close_range_of(first, (unsigned)keep - 1) && close_range_of((unsigned)keep + 1, UINT_MAX);
     if (!closed) {
