@@ -53,7 +53,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         try:
             yield hub
         finally:
-            huggingface_hub.close_session()
+            close_connections()
+
+
+def close_connections() -> None:
+    """Close what huggingface_hub keeps open: a leaked socket would fail the test."""
+    close = getattr(huggingface_hub, "close_session", None)
+    if close is None:
+        # Before 1.0.
+        close = huggingface_hub.utils.reset_sessions
+    close()
 
 
 def cache_files(tmp_path: Path) -> list[str]:

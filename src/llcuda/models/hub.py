@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["HubFile", "fetch_file", "list_files"]
 
 _TIMEOUT = 10.0
+_ATTEMPTS = 3
 _LOGIN_STATUSES = frozenset({401, 403})
+
+_log = logging.getLogger("llcuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,37 @@ def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
     huggingface_hub resumes a connection that breaks. A file that is not the one stated is removed from the cache.
     Raises DownloadError, and ChecksumMismatchError.
     """
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - loaded only when needed
-
     with _hub_errors(name, file.path), _progress(shown=progress):
-        path = hf_hub_download(
+        path = _download(name, file)
+    _verify(name, file, Path(path))
+    return Path(path)
+
+
+def _download(name: HubName, file: HubFile, *, attempts: int = _ATTEMPTS) -> str:
+    from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415 - loaded only when needed
+
+    try:
+        return hf_hub_download(
             name.repository,
             file.path,
             revision=name.revision,
             cache_dir=hub_cache.cache_dir(),
             endpoint=_endpoint(),
         )
-    _verify(name, file, Path(path))
-    return Path(path)
+    except _network_error() as error:
+        # Before 1.0, huggingface_hub gave up at the first broken connection, and went on there when called again.
+        if isinstance(error, errors.HfHubHTTPError) or attempts == 1:
+            raise
+        _log.warning("%s: %s; trying again", _label(name, file.path), _first_line(error))
+    return _download(name, file, attempts=attempts - 1)
+
+
+def _network_error() -> type[Exception]:
+    """Return the base of all errors of the HTTP library that this version of huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - loaded only when needed
+
+    ours = [base for base in HfHubHTTPError.__mro__ if base not in {OSError, Exception, BaseException, object}]
+    return ours[-1]
 
 
 def _verify(name: HubName, file: HubFile, path: Path) -> None:
@@ -119,10 +142,10 @@ def _hub_errors(name: HubName, file: str | None = None) -> Iterator[None]:
     """Turn what huggingface_hub raises into our errors."""
     from huggingface_hub import errors  # noqa: PLC0415 - loaded only when needed
 
-    # HfHubHTTPError's bases are OSError and the base error of the HTTP library that this version uses. hf-xet, written
-    # in Rust, raises RuntimeError; EntryNotFoundError derives from Exception alone.
-    bases = [base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception)]
-    foreseen: tuple[type[Exception], ...] = (*bases, errors.EntryNotFoundError, OSError, RuntimeError, ValueError)
+    # hf-xet, written in Rust, raises RuntimeError; EntryNotFoundError derives from Exception alone.
+    foreseen: tuple[type[Exception], ...] = (
+        _network_error(), errors.EntryNotFoundError, OSError, RuntimeError, ValueError,
+    )  # fmt: skip
     try:
         yield
     except foreseen as error:

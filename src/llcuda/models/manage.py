@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ModelNotFoundError, UsageError
 from llcuda.models import hub_cache, names
 from llcuda.models.choose import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
-from llcuda.models.resolve import ModelFile, demo_path, resolve_model
+from llcuda.models.resolve import ModelFile, demo_path, is_file, resolve_model
 from llcuda.store import ModelStore, verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["ListedModel", "Removal", "inspect_model", "list_models", "pull_model", "remove_model"]
 
@@ -55,7 +55,7 @@ def inspect_model(name: str) -> ModelFile:
 
     Raises ModelNotFoundError where it is not here.
     """
-    parsed = names.parse_name(name, is_file=Path(name).is_file())
+    parsed = names.parse_name(name, is_file=is_file(name))
     if _is_remote(parsed) and not _files_of(parsed):
         raise ModelNotFoundError(name, "it is not on this disk", hint=f"`llcuda models pull {name}` downloads it.")
     return resolve_model(name, progress=False)

@@ -53,7 +53,7 @@ def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelF
     """
     text = os.fspath(name)
     is_path = isinstance(name, os.PathLike)
-    parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=_is_file(text))
+    parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=is_file(text))
     match parsed:
         case names.DemoName():
             return _resolve_demo(parsed)
@@ -69,7 +69,7 @@ def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelF
             return _resolve_registry(parsed, progress=progress)
 
 
-def _is_file(text: str) -> bool:
+def is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
     except (OSError, ValueError):
