@@ -135,8 +135,8 @@ def test_a_directory_that_is_not_there_is_125_and_named(guard: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [[], ["--"], ["--fd", "2", "--", "/bin/true"], ["--fd"], ["--fd", "x", "--", "/bin/true"],
-     ["--fd", "-1", "--", "/bin/true"], ["--nonesuch", "1", "--", "/bin/true"], ["--fd", "99", "--", "/bin/true"], ["/bin/true"],
-     ["--term-ms", "99999999999999999999", "--", "/bin/true"]],
+     ["--fd", "-1", "--", "/bin/true"], ["--nonesuch", "1", "--", "/bin/true"], ["--fd", "99", "--", "/bin/true"],
+     ["/bin/true"], ["--term-ms", "99999999999999999999", "--", "/bin/true"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_wrong_command_line_is_125_and_runs_nothing(guard: Path, arguments: list[str]) -> None:
