@@ -12,6 +12,7 @@ ways take turns in every round; a difference is taken within its round, so that 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import socket
@@ -40,7 +41,6 @@ def first_token(port: int, api_key: str) -> None:
 
 def run_bare(model: str) -> float:
     """Return the milliseconds of a start by hand."""
-    sys.path.insert(0, str(_SOURCE))
     from llcuda.native import binaries_dir, child_environment  # noqa: PLC0415 - only to find the same executable
 
     server = binaries_dir() / "llama-server"
@@ -63,7 +63,6 @@ def run_bare(model: str) -> float:
 
 def run_manager(model: str, *, starts: int) -> float:
     """Return the milliseconds of the last of so many starts through ServerManager."""
-    sys.path.insert(0, str(_SOURCE))
     from llcuda.server import ServerManager  # noqa: PLC0415 - each way in a process of its own
 
     took = 0.0
@@ -79,7 +78,6 @@ def run_manager(model: str, *, starts: int) -> float:
 
 def run_engine(model: str, *, starts: int) -> float:
     """Return the milliseconds of the last of so many loads through InferenceEngine."""
-    sys.path.insert(0, str(_SOURCE))
     import llcuda  # noqa: PLC0415 - each way in a process of its own
 
     took = 0.0
@@ -96,6 +94,8 @@ def run_engine(model: str, *, starts: int) -> float:
 
 def run_worker(way: str, model: str) -> float:
     """Run one way once, in this process."""
+    if importlib.util.find_spec("llcuda") is None:
+        sys.path.insert(0, str(_SOURCE))
     starts = 2 if way.endswith("again") else 1
     if way == "bare":
         return run_bare(model)
