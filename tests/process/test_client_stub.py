@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import ssl
 import threading
@@ -558,6 +559,50 @@ def test_the_first_failure_of_a_batch_ends_the_others(connect: Callable[..., Any
             connect(stub).batch_infer(["a", "b", "c", "d"], max_concurrency=2)
         assert time.monotonic() - started < DEADLINE / 2
         assert stub.left.wait(DEADLINE)
+
+
+def test_an_interrupted_batch_ends_at_once() -> None:
+    with StubServer([STREAM_HEAD, WAIT]) as stub, InferenceClient(url=stub.url) as client:
+
+        def press_ctrl_c() -> None:
+            wait_until(lambda: len(stub.requests) == 2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupt = threading.Thread(target=press_ctrl_c)
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.batch_infer(["a", "b", "c"], max_concurrency=2)
+        interrupt.join()
+        assert stub.left.wait(DEADLINE)
+        assert len(stub.requests) == 2
+
+
+def test_a_request_that_the_server_does_not_read_to_its_end_is_an_error(connect: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, StubServer(HEALTHY) as stub:
+        stub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            connection.recv(10)
+            connection.close()
+
+        server = threading.Thread(target=refuse)
+        server.start()
+        with pytest.raises(ConnectionFailedError):
+            connect(stub).infer("x" * 20_000_000)
+        server.join()
+
+
+def test_no_more_connections_are_kept_than_are_useful(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llcuda.transport.sync.MAX_IDLE_CONNECTIONS", 0)
+    monkeypatch.setattr("llcuda.transport.aio.MAX_IDLE_CONNECTIONS", 0)
+    with StubServer(HEALTHY) as stub:
+        client = connect(stub)
+        client.health()
+        client.health()
+        assert stub.connections == 2
 
 
 def test_one_client_can_be_used_from_many_threads() -> None:

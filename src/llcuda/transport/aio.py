@@ -196,9 +196,10 @@ class AsyncTransport:
 
     async def _connect(self, deadline: Deadline) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         address = self._address
+        timeout = deadline.remaining()
         opening = asyncio.open_connection(address.host, address.port, ssl=self._choose_tls(), limit=READ_BYTES)
         try:
-            stream, writer = await asyncio.wait_for(opening, deadline.remaining())
+            stream, writer = await asyncio.wait_for(opening, timeout)
         except (TimeoutError, asyncio.TimeoutError):
             raise deadline.error() from None
         except socket.gaierror as error:
