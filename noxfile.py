@@ -40,7 +40,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly: the package, its tests and its tools."""
-    session.install("nox", *TYPES, *PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"])
+    session.install("nox", "tomli", *TYPES, *PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"])
     session.run("mypy")
 
 
