@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cursor"]
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 19
 MAX_TEXT_BYTES = 1 << 20
 """The longest string that is read. Chat templates, the longest there are, stay under 100 KB."""
 
@@ -148,23 +148,21 @@ class Cursor:
             found = match(self._buffer, self._at) if match and count >= BLOCK else None
             if found:
                 self._at = found.end()
+                count -= BLOCK
             else:
-                self._walk(min(count, BLOCK), what)
-            count -= BLOCK
+                count -= self._walk(min(count, BLOCK), what)
 
-    def _walk(self, count: int, what: str) -> None:
+    def _walk(self, count: int, what: str) -> int:
+        """Step over up to ``count`` strings, as many as the buffer has, and return how many that were."""
         buffer, at, end = self._buffer, self._at, len(self._buffer) - 8
         for done in range(count):
             if at > end:
-                self._walk_on(at, count - done, what)
-                return
+                self._land(at, what)
+                self.need(8, what)
+                return done
             at += _U64(buffer, at)[0] + 8
         self._land(at, what)
-
-    def _walk_on(self, at: int, count: int, what: str) -> None:
-        self._land(at, what)
-        for _ in range(count):
-            self.skip(self.u64(what), what)
+        return count
 
     def _land(self, at: int, what: str) -> None:
         """Go to a place counted from the buffer's start, which may be past its end, or the file's."""
