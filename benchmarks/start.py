@@ -1,7 +1,7 @@
 """What our start costs: from the call to the first token of the demo model, against a bare llama-server by hand.
 
 ``bare`` starts the same llama-server with the same options and reads its log for the line that it listens, which is the
-fastest that can be done by hand. ``manager`` is ServerManager, ``engine`` InferenceEngine.load_model and infer_stream.
+fastest that can be done by hand. All use one thread, as the engine does for so small a model. ``manager`` is ServerManager, ``engine`` InferenceEngine.load_model and infer_stream.
 Each run is a process of its own with a fresh interpreter, the clock starts after the imports at the top (of ``llcuda``
 and ``ServerManager`` for ours), so what is imported later counts. ``again`` is the second start within one process. The
 ways take turns in every round; a difference is taken within its round, so that a busy machine troubles both alike.
@@ -46,7 +46,7 @@ def run_bare(model: str) -> float:
     server = binaries_dir() / "llama-server"
     environment = child_environment(server, extra={"LLAMA_API_KEY": "by-hand"})
     command = [str(server), "--model", model, "--host", "127.0.0.1", "--port", "0", "--offline", "--no-ui", "--metrics"]
-    command += ["--cors-origins", "localhost", "--log-colors", "off", "--parallel", "1"]
+    command += ["--cors-origins", "localhost", "--log-colors", "off", "--parallel", "1", "--threads", "1"]
     begun = time.perf_counter()
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
@@ -69,7 +69,7 @@ def run_manager(model: str, *, starts: int) -> float:
     for _ in range(starts):
         manager = ServerManager()
         begun = time.perf_counter()
-        manager.start_server(model)
+        manager.start_server(model, threads=1)
         first_token(manager.port, manager.api_key or "")
         took = time.perf_counter() - begun
         manager.stop_server()

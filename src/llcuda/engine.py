@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from llcuda.client import InferResult, TextStream
     from llcuda.models import ModelFile
-    from llcuda.options import SamplingOptions
+    from llcuda.options import ChatOptions, InferOptions
 
 __all__ = ["InferenceEngine", "quick_infer"]
 
@@ -95,14 +95,14 @@ class InferenceEngine:
         self._server.stop_server()
         self.model = None
 
-    def infer(self, prompt: str, **options: Unpack[SamplingOptions]) -> InferResult:
+    def infer(self, prompt: str, **options: Unpack[InferOptions]) -> InferResult:
         """Answer one prompt; :meth:`llcuda.InferenceClient.infer` names the options and the errors."""
         with self._measured() as client:
             result = client.infer(prompt, **self._with_template(options))
         self._metrics.record(result)
         return result
 
-    def infer_stream(self, prompt: str, **options: Unpack[SamplingOptions]) -> TextStream:
+    def infer_stream(self, prompt: str, **options: Unpack[InferOptions]) -> TextStream:
         """Answer one prompt piece by piece; closing the stream early stops the answer."""
         with self._measured() as client:
             return client.infer_stream(prompt, on_result=self._metrics.record, **self._with_template(options))
@@ -115,14 +115,14 @@ class InferenceEngine:
             self._metrics.record(result)
         return results
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> InferResult:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> InferResult:
         """Answer a conversation; :meth:`llcuda.InferenceClient.chat` names the options and the errors."""
         with self._measured() as client:
             result = client.chat(messages, **options)
         self._metrics.record(result)
         return result
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> TextStream:
         """Answer a conversation piece by piece; closing the stream early stops the answer."""
         with self._measured() as client:
             return client.stream_chat(messages, on_result=self._metrics.record, **options)

@@ -10,7 +10,15 @@ from llcuda.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["OPTIONS", "Option", "SamplingOptions", "check_options", "suggest_names"]
+__all__ = [
+    "OPTIONS",
+    "ChatOptions",
+    "InferOptions",
+    "Option",
+    "SamplingOptions",
+    "check_options",
+    "suggest_names",
+]
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -60,6 +68,24 @@ class SamplingOptions(TypedDict, total=False):
     reasoning_effort: str | None
     reasoning_format: str | None
     reasoning_budget_tokens: int | None
+
+
+class InferOptions(SamplingOptions, total=False):
+    """What ``infer`` takes beside a prompt, for functions that pass it on."""
+
+    system: str | None
+    schema: Any
+    raw: bool
+    timeout: float | None
+
+
+class ChatOptions(SamplingOptions, total=False):
+    """What ``chat`` takes beside the messages, for functions that pass it on."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    schema: Any
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)

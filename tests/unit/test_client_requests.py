@@ -13,6 +13,7 @@ import pytest
 from llcuda.client import AsyncInferenceClient, AsyncTextStream, InferenceClient, TextStream, requests
 from llcuda.client.settings import choose_concurrency, choose_timeout
 from llcuda.errors import ResponseError, UsageError
+from llcuda.options import ChatOptions, InferOptions, SamplingOptions
 
 
 def payload(asked: Any) -> Any:
@@ -209,6 +210,14 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
             is_stream = str(ours.return_annotation).endswith("TextStream")
             assert inspect.iscoroutinefunction(waiting[name]) == (not is_stream and name != "__init__"), name
         assert getattr(method, "__doc__", None), name
+
+
+@pytest.mark.parametrize(
+    ("options", "method"), [(InferOptions, InferenceClient.infer), (ChatOptions, InferenceClient.chat)]
+)
+def test_what_is_passed_on_is_typed_as_what_the_client_takes(options: Any, method: Any) -> None:
+    named = [name for name, one in inspect.signature(method).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    assert set(options.__annotations__) - set(SamplingOptions.__annotations__) == set(named)
 
 
 def test_both_streams_have_the_same_members() -> None:
