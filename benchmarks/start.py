@@ -1,11 +1,12 @@
 """What our start costs: from the call to the first token of the demo model, against a bare llama-server by hand.
 
-``bare`` starts the same llama-server with the same options and reads its log for the line that it listens, which is the
-fastest that can be done by hand. All use one thread, as the engine does for so small a model. ``manager`` is
+``bare`` starts the same llama-server with the same options and reads its log for the line that it listens, which is
+the fastest that can be done by hand. All use one thread, as the engine does for so small a model. ``manager`` is
 ServerManager, ``engine`` InferenceEngine.load_model and infer_stream. Each run is a process of its own with a fresh
-interpreter; the clock starts after the imports at the top (of ``llcuda``, and of ``ServerManager``), so what is imported
-later counts. ``again`` is the second start within one process. The ways take turns in every round; a difference is taken
-within its round, so that a busy machine troubles both alike.
+interpreter; the clock starts after the imports at the top (of ``llcuda``, and of ``ServerManager``), so what is
+imported later counts. ``again`` is the second start within one process. The ways take turns in every round; a
+difference is taken within its round. On a machine that does other things too, ``chrt -r 1`` before the command keeps
+them out of the figures.
 
     python benchmarks/start.py [--rounds 25] [--model FILE] [--json]
 """

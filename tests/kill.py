@@ -59,7 +59,7 @@ def say(word):
 def start():
     global manager
     manager = ServerManager()
-    manager.start_server(model, alias=alias)
+    manager.start_server(model, alias=alias, threads=1)
 def stay():
     while True:
         time.sleep(60)
@@ -110,7 +110,7 @@ from llcuda.server import ServerManager
 import llcuda.transport.sync
 print("go", flush=True)
 manager = ServerManager()
-manager.start_server({model!r}, alias={alias!r})
+manager.start_server({model!r}, alias={alias!r}, threads=1)
 """
 
 
@@ -218,7 +218,7 @@ def stop(mode: str, count: int, wait: Callable[[ServerManager, Bystanders], None
 def start_quietly(manager: ServerManager, model: Path, alias: str) -> None:
     """Start; that it was stopped meanwhile is what is wanted."""
     with suppress(ServerError):
-        manager.start_server(model, alias=alias)
+        manager.start_server(model, alias=alias, threads=1)
 
 
 MODES: dict[str, Callable[..., Figures]] = {
@@ -250,7 +250,7 @@ def bystanders(model: Path) -> Iterator[Bystanders]:
     """Run them."""
     with ServerManager() as server:
         started = time.monotonic()
-        server.start_server(model)
+        server.start_server(model, threads=1)
         start_time = time.monotonic() - started
         neighbours = [subprocess.Popen(["/bin/sleep", "36000"], start_new_session=own) for own in (False, True)]
         try:
