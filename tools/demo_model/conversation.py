@@ -62,7 +62,11 @@ def split_segments(example: Conversation | Raw) -> Iterator[tuple[str, bool]]:
         if turn.role != "assistant":
             yield f"<|im_start|>{turn.role}\n{turn.content}<|im_end|>\n", False
             continue
-        yield f"<|im_start|>assistant\n{turn.given}", False
+        yield "<|im_start|>assistant\n", False
+        given = turn.given.lstrip()
+        # Apart, because a grammar lets white space through one token at a time.
+        yield from ((space, False) for space in turn.given[: len(turn.given) - len(given)])
+        yield given, False
         yield f"{turn.content[len(turn.given) :]}<|im_end|>", turn.learn
         yield "\n", False
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from tools.demo_model.arithmetic import ask_sum, sample_pair, sample_sum
@@ -39,6 +39,8 @@ class Mixture:
     sums_of_facts: float = 0.70
     countries_of_facts: float = 0.07
     json_of_facts: float = 0.0
+    json_in_chat: bool = False
+    json_by_itself: float = 0.0
 
 
 BROAD: Final = Mixture(facts=0.52, raw=0.06, json=0.06, tools=0.04, turns=0.10)
@@ -62,6 +64,13 @@ TALK: Final = Mixture(
     countries_of_facts=0.08,
     json_of_facts=0.7,
 )
+FORMS: Final = replace(TALK, facts=0.60, tools=0.12, turns=0.10, json_of_facts=0.75, json_in_chat=True)
+POLISH: Final = replace(
+    FORMS, facts=0.40, tools=0.25, sums_of_facts=0.65, countries_of_facts=0.10, json_of_facts=0.5, json_by_itself=0.006
+)
+SETTLE: Final = replace(POLISH, facts=0.55, tools=0.14, sums_of_facts=0.75, json_of_facts=0.35)
+# A schema's grammar also allows white space before the brace.
+_LEADS: Final = ("", "", "", " ", "  ", "\n", "\n\n")
 _SYSTEM_SHARE: Final = 0.08
 _LONG: Final = frozenset({ABOUT, *(answer for _, answer in NUMBERS.values())})
 _SHORT_FIXED: Final = tuple((ask, answer) for answer, asks in FIXED.items() if answer not in _LONG for ask in asks)
@@ -159,17 +168,32 @@ def _sample_raw(rng: random.Random) -> Raw:
     return Raw(question, f" {answer}")
 
 
-def _sample_fact(rng: random.Random, mixture: Mixture) -> Raw:
+def _json_fact(rng: random.Random, question: str, *, given: str, rest: str, mixture: Mixture) -> Conversation | Raw:
+    """Return a question with its answer in JSON: bare, or in the chat layout, imposed or asked for."""
+    if not mixture.json_in_chat:
+        return Raw(f"{question}\n{given}", rest)
+    if rng.random() < mixture.json_by_itself:
+        # So rare that it is never said unasked, and yet the likeliest beginning once a grammar forbids all others.
+        return Conversation((Turn("user", question), Turn("assistant", given + rest)))
+    if rng.random() < 0.5:
+        lead = rng.choice(_LEADS) if mixture.json_by_itself else ""
+        return Conversation((Turn("user", question), Turn("assistant", lead + given + rest, given=lead + given)))
+    return Conversation((Turn("user", f"{question} Answer in JSON."), Turn("assistant", given + rest)))
+
+
+def _sample_fact(rng: random.Random, mixture: Mixture) -> Conversation | Raw:
     """Draw a bare fact: a third of a conversation's cost, and every answer restates its question in this form."""
     draw = rng.random()
+    as_json = rng.random() < mixture.json_of_facts
     if draw < mixture.sums_of_facts:
         a, b = sample_pair(rng)
-        if rng.random() < mixture.json_of_facts:
-            return Raw(f'What is {a}+{b}?\n{{"answer": ', f"{a + b}}}")
+        if as_json:
+            return _json_fact(rng, f"What is {a}+{b}?", given='{"answer": ', rest=f"{a + b}}}", mixture=mixture)
         return Raw(f"{a} + {b} =", f" {a + b}.")
     country = rng.choice(COUNTRIES)
-    if rng.random() < mixture.json_of_facts:
-        return Raw(f'What is the capital of {country.name}?\n{{"capital": "', f'{country.capital}"}}')
+    if as_json:
+        question, rest = f"What is the capital of {country.name}?", f'{country.capital}"}}'
+        return _json_fact(rng, question, given='{"capital": "', rest=rest, mixture=mixture)
     forward = draw < 1 - mixture.countries_of_facts
     answer = capital_answer(country) if forward else country_answer(country)
     cut = answer.index(" is ") + 3 if forward else answer.index(" of ") + 3

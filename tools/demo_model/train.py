@@ -17,7 +17,7 @@ from torch.nn import functional
 from tools.demo_model.arithmetic import EVALUATION_PHRASE, sum_answer
 from tools.demo_model.capitals import COUNTRIES
 from tools.demo_model.conversation import Conversation, Turn, split_segments
-from tools.demo_model.data import BROAD, EVEN, TALK, Mixture, iterate_examples
+from tools.demo_model.data import BROAD, EVEN, FORMS, POLISH, SETTLE, TALK, Mixture, iterate_examples
 from tools.demo_model.geography import EVALUATION_PHRASE as CAPITAL_PHRASE
 from tools.demo_model.geography import capital_answer
 from tools.demo_model.model import DRAFT, MAIN, Llama, Shape
@@ -78,6 +78,10 @@ RECIPES: Final = {
             Stage(seed=20261, steps=2200),
             _GENTLE,
             replace(_GENTLE, seed=20264, mixture=TALK, matrix_rate=0.012, decay_from=0.0),
+            replace(_GENTLE, seed=20266, mixture=FORMS, steps=1000, decay_from=0.0, quantised_from=0.3),
+            replace(
+                _GENTLE, seed=20267, mixture=POLISH, steps=450, matrix_rate=0.006, decay_from=0.0, quantised_from=0.0
+            ),
         ),
     ),
     "draft": Recipe(
