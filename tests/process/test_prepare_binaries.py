@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tools.binaries import backend
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +88,22 @@ def test_a_wrong_command_exits_with_2_and_names_the_right_ones(clone: Path) -> N
 def test_every_command_has_help(clone: Path, command: str) -> None:
     done = run(clone, command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_build_is_dated_by_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    dated = {**os.environ, "GIT_COMMITTER_DATE": "@1700000000 +0000"}
+    for command in (("init", "-q"), (*who, "commit", "-q", "--allow-empty", "-m", "x")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, env=dated)
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
+    assert backend.source_time() == 1700000000
+
+
+@pytest.mark.parametrize("has_repository", [False, True])
+def test_a_build_is_dated_now_where_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_repository: bool
+) -> None:
+    if has_repository:
+        subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
+    assert abs(backend.source_time() - time.time()) < 60

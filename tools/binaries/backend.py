@@ -6,14 +6,17 @@ needed before CMake runs. An sdist carries the source: building from it asks for
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from typing import Any, TypeAlias
 
 from scikit_build_core import build as backend
 
 from tools.binaries.errors import PreparationError
 from tools.binaries.fetch import fetch, tree_is_right
-from tools.binaries.lock import read_lock
+from tools.binaries.lock import ROOT, read_lock
 
 Settings: TypeAlias = "dict[str, Any] | None"
 
@@ -36,11 +39,23 @@ def fetch_needs() -> list[str]:
     return [] if tree_is_right(read_lock()) else list(FETCH_NEEDS)
 
 
-def fetch_first() -> None:
+def prepare() -> None:
+    os.environ.setdefault("SOURCE_DATE_EPOCH", str(source_time()))
     try:
         fetch(read_lock())
     except PreparationError as error:
         sys.exit(f"llcuda: {error}")
+
+
+def source_time() -> int:
+    """Return the last commit's time, or now where there is none; scikit-build-core would take a day in 2022."""
+    if (ROOT / ".git").exists():
+        try:
+            done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, check=True)
+            return int(done.stdout)
+        except (OSError, subprocess.CalledProcessError, ValueError):
+            pass  # no git, no commit yet, or a repository of somebody else that git refuses to read
+    return int(time.time())
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
@@ -56,27 +71,27 @@ def get_requires_for_build_editable(config_settings: Settings = None) -> list[st
 
 
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: Settings = None) -> str:
-    fetch_first()
+    prepare()
     return backend.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
 
 
 def prepare_metadata_for_build_editable(metadata_directory: str, config_settings: Settings = None) -> str:
-    fetch_first()
+    prepare()
     return backend.prepare_metadata_for_build_editable(metadata_directory, config_settings)
 
 
 def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
-    fetch_first()
+    prepare()
     return backend.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
 def build_editable(
     wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
 ) -> str:
-    fetch_first()
+    prepare()
     return backend.build_editable(wheel_directory, config_settings, metadata_directory)
 
 
 def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
-    fetch_first()
+    prepare()
     return backend.build_sdist(sdist_directory, config_settings)
