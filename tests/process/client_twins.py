@@ -36,6 +36,9 @@ class BlockingStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def read_all(self) -> Any:
+        return self._loop.run_until_complete(self._stream.read_all())
+
     def close(self) -> None:
         self._loop.run_until_complete(self._stream.close())
 

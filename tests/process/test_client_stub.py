@@ -176,6 +176,36 @@ def test_the_result_is_there_at_the_end_and_given_to_who_asked(connect: Callable
         assert list(stream) == []
 
 
+@pytest.mark.parametrize("read", [0, 1, 2, 3])
+def test_the_rest_of_a_stream_can_be_read_at_once(connect: Callable[..., Any], read: int) -> None:
+    with StubServer(chat("a", "b", "c")) as stub:
+        client = connect(stub)
+        stream = client.infer_stream("x")
+        for _ in range(read):
+            next(stream)
+        assert stream.read_all().text == "abc" == stream.text
+        assert stream.read_all() is stream.result
+        assert list(stream) == []
+        client.infer("x")
+        assert stub.connections == 1
+
+
+def test_a_stream_that_was_closed_has_no_rest(connect: Callable[..., Any]) -> None:
+    with StubServer([STREAM_HEAD, event(delta(content="a")), WAIT]) as stub:
+        stream = connect(stub).infer_stream("x")
+        next(stream)
+        stream.close()
+        with pytest.raises(UsageError, match="end"):
+            stream.read_all()
+
+
+def test_an_error_after_the_first_token_is_raised_from_the_rest_too(connect: Callable[..., Any]) -> None:
+    error = {"error": {"code": 500, "message": "out of cells", "type": "server_error"}}
+    broken = [STREAM_HEAD, event(delta(content="a")), event(error), b"0\r\n\r\n"]
+    with StubServer(broken) as stub, pytest.raises(ResponseError, match="out of cells"):
+        connect(stub).infer("x")
+
+
 def test_pings_are_no_pieces(connect: Callable[..., Any]) -> None:
     first, *rest = chat_events("a")
     with StubServer([STREAM_HEAD, chunk(b":\n\n"), first, chunk(b":\n\n"), *rest, END]) as stub:

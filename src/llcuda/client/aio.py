@@ -284,10 +284,7 @@ class AsyncInferenceClient:
         return call.read(exchange.status, await exchange.read_all())
 
     async def _generate(self, generation: requests.Generation, timeout: float | None) -> InferResult:
-        async with self._stream(generation, timeout) as stream:
-            async for _ in stream:
-                pass
-            return stream.result
+        return await self._stream(generation, timeout).read_all()
 
     def _stream(
         self,

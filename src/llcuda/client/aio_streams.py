@@ -82,6 +82,20 @@ class AsyncTextStream:
             raise StopAsyncIteration
         return piece
 
+    async def read_all(self) -> InferResult:
+        """Wait for the end and return the result; see ``TextStream.read_all``."""
+        try:
+            if await self._next_piece():
+                exchange, answer = await self._start()
+                rest = await exchange.read_all()
+                for event in [*reversed(self._events), *self._decoder.feed(rest)]:
+                    answer.add(event)
+                self._end(answer)
+        except BaseException:
+            self._close()
+            raise
+        return self.result
+
     async def close(self) -> None:
         """Stop: the server stops generating too. Does nothing after the end."""
         self._close()

@@ -46,10 +46,7 @@ class _Batch:
                     exchange.abort()
 
         try:
-            with self._start(generation, register) as stream:
-                for _ in stream:
-                    pass
-                return stream.result
+            return self._start(generation, register).read_all()
         finally:
             with self._lock:
                 self._live.difference_update(opened)

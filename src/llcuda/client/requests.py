@@ -46,7 +46,12 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A request for a text, which always streams: cancelling one that does not frees the slot 384 ms later."""
+    """A request for a text. It always streams, also for ``infer``.
+
+    A cancelled stream frees its slot in 10 ms, a request that does not stream in 394 ms, and the time to the first token
+    is known. On two busy cores a token costs 50 µs of our CPU for it, most of that the kernel's for waking us up, and
+    0.1 ms of llama-server's; real models take 5 ms and more for each.
+    """
 
     target: str
     body: bytes

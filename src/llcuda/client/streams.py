@@ -70,6 +70,23 @@ class TextStream:
             raise StopIteration
         return piece
 
+    def read_all(self) -> InferResult:
+        """Wait for the end and return the result.
+
+        Raises what iterating raises. After the first token, whose time is noted, nothing is looked at before all of it
+        is there: to wake up, store bytes and sleep again takes half the CPU of parsing each token when it comes.
+        """
+        try:
+            if next(self, None) is not None:
+                rest = self._exchange.read_all()
+                for event in [*reversed(self._events), *self._decoder.feed(rest)]:
+                    self._answer.add(event)
+                self._end()
+        except BaseException:
+            self.close()
+            raise
+        return self.result
+
     def close(self) -> None:
         """Stop: the server stops generating too. Does nothing after the end."""
         self._events.clear()

@@ -278,10 +278,7 @@ class InferenceClient:
         return call.read(exchange.status, exchange.read_all())
 
     def _generate(self, generation: requests.Generation, timeout: float | None) -> InferResult:
-        stream = self._stream(generation, timeout)
-        for _ in stream:
-            pass
-        return stream.result
+        return self._stream(generation, timeout).read_all()
 
     def _stream(
         self,
