@@ -11,7 +11,7 @@ Importing opens nothing, writes nothing and changes nothing: each public name is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # `typing` alone would take as long as everything else here; type checkers know the name
 
 if TYPE_CHECKING:
     from llcuda.client import AsyncInferenceClient, InferenceClient, InferResult

@@ -69,9 +69,7 @@ class InferenceEngine:
         or DeviceError where llama-server does not start, UsageError for an option it does not know.
         """
         if self._attached:
-            raise UsageError(
-                "this engine is attached to a server that runs already", hint="Load with an InferenceEngine() of its own."
-            )
+            raise UsageError("this engine is attached to a server", hint="Load with an InferenceEngine() of its own.")
         self.unload_model()
         _require_whole_binaries()
         model = resolve_model(name, progress=not silent)

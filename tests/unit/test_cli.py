@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+import llcuda
 from llcuda.cli import build_parser, main, run_guarded
 from llcuda.cli.options import _parse_server_options, read_prompt, sampling_options
 from llcuda.cli.output import format_bytes, format_table
@@ -68,7 +69,7 @@ def test_a_server_option_without_a_name_is_a_usage_error() -> None:
 
 
 def test_only_the_sampling_options_that_were_given_are_passed_on() -> None:
-    arguments = build_parser().parse_args(["infer", "-m", "demo", "-p", "x", "--seed", "0", "--stop", "a", "--stop", "b"])
+    arguments = build_parser().parse_args("infer -m demo -p x --seed 0 --stop a --stop b".split())
     assert sampling_options(arguments) == {"seed": 0, "stop_sequences": ["a", "b"]}
 
 
@@ -121,8 +122,6 @@ def test_an_unexpected_error_keeps_its_traceback_with_verbose() -> None:
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    import llcuda
-
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0

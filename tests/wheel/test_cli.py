@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import llcuda
+
 _SCRIPTS = Path(sys.executable).parent
 _TIMEOUT = 120
 
@@ -192,14 +194,10 @@ def test_every_command_has_help(command: list[str]) -> None:
 
 
 def test_the_client_asks_a_server_that_runs() -> None:
-    import llcuda
-
     with llcuda.InferenceEngine() as engine:
         engine.load_model("demo")
-        port = engine.url.rpartition(":")[2]
-        result = run(
-            "llcuda-client", "--host", "localhost", "--port", port, "-p", "What is 2+2?", LLAMA_API_KEY=engine.api_key or ""
-        )
+        address = ("--host", "localhost", "--port", engine.url.rpartition(":")[2])
+        result = run("llcuda-client", *address, "-p", "What is 2+2?", LLAMA_API_KEY=engine.api_key or "")
     assert result.returncode == 0, result.stderr
     assert "4" in result.stdout
 

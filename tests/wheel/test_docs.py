@@ -17,7 +17,7 @@ _PAGES = (_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md")))
 _TIMEOUT = 300
 
 # Commands that other tests run at length, or that need what a test machine may not have.
-_ELSEWHERE = ("pip install", "pip wheel", "nox", "git clone", "prepare_binaries.py", "-m tools.demo_model", "benchmarks/")
+_ELSEWHERE = ("pip install", "pip wheel", "nox", "git clone", "prepare_binaries", "tools.demo_model", "benchmarks")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -202,7 +203,7 @@ def test_loading_again_replaces_the_server() -> None:
 def test_the_server_ends_when_the_engine_is_collected() -> None:
     engine = llcuda.InferenceEngine()
     engine.load_model("demo")
-    pid = engine._server.pid  # noqa: SLF001 - the process is what this test is about
+    pid = engine._server.pid  # the process is what this test is about
     assert pid is not None
     del engine
     gc.collect()
@@ -212,8 +213,10 @@ def test_the_server_ends_when_the_engine_is_collected() -> None:
 def test_a_server_that_dies_is_named_as_the_cause() -> None:
     with llcuda.InferenceEngine() as engine:
         engine.load_model("demo")
-        os.kill(engine._server.pid, 9)  # noqa: SLF001
-        wait_until_gone(engine._server.pid)  # noqa: SLF001
+        pid = engine._server.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_until_gone(pid)
         with pytest.raises(ServerExitedError):
             engine.infer("What is 2+2?")
         assert not engine.is_loaded

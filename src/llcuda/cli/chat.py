@@ -63,20 +63,18 @@ def _read_turns() -> Iterator[str]:
     if interactive:
         import readline  # noqa: F401, PLC0415 - gives input() a history and editing keys
 
-    while True:
-        try:
-            yield (input("> ") if interactive else _read_line()).strip()
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            print_note("\n(Ctrl-D ends the conversation)")
+    while (text := _read_turn(interactive=interactive)) is not None:
+        yield text.strip()
 
 
-def _read_line() -> str:
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line
+def _read_turn(*, interactive: bool) -> str | None:
+    try:
+        return input("> ") if interactive else sys.stdin.readline() or None
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        print_note("\n(Ctrl-D ends the conversation)")
+        return ""
 
 
 def _take_turn(

@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine() -> Iterator[Finding]:
     """Look at the installation from the outside in: package, build, files, then a question to the demo model."""
-    yield Finding("llcuda", ok=True, found=f"{__version__} on Python {platform.python_version()}, {platform.platform()}")
+    python = f"Python {platform.python_version()}"
+    yield Finding("llcuda", ok=True, found=f"{__version__} on {python}, {platform.platform()}")
     yield from _attempt("build", _examine_build)
     yield from _attempt("files", _examine_files)
     yield from _attempt("llama-server", _examine_server)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
 
     from llcuda.engine import InferenceEngine
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no public name
 
 __all__ = [
     "add_command",
@@ -67,7 +67,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temperature", type=float, metavar="T", help="0 always takes the most likely token")
     group.add_argument("--top-p", type=float, metavar="P", help="sample from the tokens that make up this probability")
     group.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
-    group.add_argument("--min-p", type=float, metavar="P", help="leave out tokens less likely than P times the likeliest")
+    group.add_argument("--min-p", type=float, metavar="P", help="leave out tokens below P times the likeliest")
     group.add_argument("--seed", type=int, metavar="N", help="seed of the random numbers")
     group.add_argument(
         "--stop", action="append", dest="stop_sequences", metavar="TEXT", help="stop at this text; may be repeated"
@@ -85,7 +85,7 @@ def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def loaded_engine(arguments: argparse.Namespace, **server_options: object) -> Iterator[InferenceEngine]:
+def loaded_engine(arguments: argparse.Namespace, **server_options: Any) -> Iterator[InferenceEngine]:
     """Run an engine with the model that the flags name."""
     from llcuda.engine import InferenceEngine  # noqa: PLC0415 - `llcuda --help` needs no engine
 
@@ -102,18 +102,18 @@ def loaded_engine(arguments: argparse.Namespace, **server_options: object) -> It
         yield engine
 
 
-def _parse_server_options(pairs: list[str]) -> dict[str, object]:
+def _parse_server_options(pairs: list[str]) -> dict[str, Any]:
     return dict(_parse_server_option(pair) for pair in pairs)
 
 
-def _parse_server_option(pair: str) -> tuple[str, object]:
+def _parse_server_option(pair: str) -> tuple[str, Any]:
     name, separator, value = pair.lstrip("-").partition("=")
     if not name:
         raise UsageError(f"--server-option {pair!r} has no name", hint="Write NAME=VALUE, such as cache-type-k=q8_0.")
     return name.replace("-", "_"), _parse_value(value) if separator else True
 
 
-def _parse_value(text: str) -> object:
+def _parse_value(text: str) -> Any:
     # Numbers, true and false as JSON writes them; everything else is text.
     try:
         value = json.loads(text)
