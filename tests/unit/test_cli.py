@@ -69,7 +69,7 @@ def test_a_server_option_without_a_name_is_a_usage_error() -> None:
 
 
 def test_only_the_sampling_options_that_were_given_are_passed_on() -> None:
-    arguments = build_parser().parse_args("infer -m demo -p x --seed 0 --stop a --stop b".split())
+    arguments = build_parser().parse_args(["infer", "-m", "demo", "-p", "x", "--seed=0", "--stop=a", "--stop=b"])
     assert sampling_options(arguments) == {"seed": 0, "stop_sequences": ["a", "b"]}
 
 
