@@ -397,6 +397,8 @@ def test_a_stop_from_a_signal_handler_at_any_moment_leaves_nothing(manager: Serv
         signal.signal(signal.SIGALRM, previous)
 
 
+# Where the interrupt falls into a destructor, Python itself swallows it and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment_of_the_start_leaves_nothing(manager: ServerManager) -> None:
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     interrupted = 0

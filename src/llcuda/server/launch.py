@@ -51,6 +51,7 @@ class Child:
         self._lock = threading.RLock()  # reentrant: a finaliser may run on the thread that holds it
         self._pipe = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._returncode: int | None = None
         self._error: OSError | None = None
         self._started = threading.Event()
         self._done = threading.Event()
@@ -60,7 +61,8 @@ class Child:
     @property
     def pid(self) -> int | None:
         """The guard's process id, while it runs."""
-        return None if self._process is None or self.ended else self._process.pid
+        process = self._process
+        return None if process is None else process.pid
 
     @property
     def ended(self) -> bool:
@@ -70,7 +72,7 @@ class Child:
     @property
     def returncode(self) -> int | None:
         """The exit status, or minus the number of the signal that it died of; None while it runs."""
-        return self._process.returncode if self._process is not None and self.ended else None
+        return self._returncode if self.ended else None
 
     def start(self) -> None:
         """Start it. Raises ServerError where the guard, or a thread, cannot be started."""
@@ -114,9 +116,10 @@ class Child:
     def _force(self) -> None:
         if self.wait(_KILL_TIMEOUT):
             return
-        if self._process is not None:
+        process = self._process
+        if process is not None:
             with suppress(ProcessLookupError):
-                self._process.kill()  # the kernel ends the program when the guard dies
+                process.kill()  # the kernel ends the program when the guard dies
         if not self.wait(_KILL_TIMEOUT):
             raise ServerError(
                 f"process {self.pid} does not end, even when it is killed",
@@ -145,7 +148,8 @@ class Child:
             log_end = self._open()
             if log_end is not None and self._process is not None:
                 self._started.set()
-                self._drain(log_end, self._process)
+                self._returncode = self._drain(log_end, self._process)
+                self._process = None
         except OSError as error:
             self._error = error
         finally:
@@ -187,12 +191,13 @@ class Child:
             start_new_session=True,  # a terminal's Ctrl-C is for this process to handle
         )
 
-    def _drain(self, fd: int, process: subprocess.Popen[bytes]) -> None:
+    def _drain(self, fd: int, process: subprocess.Popen[bytes]) -> int:
         try:
             _read_until_end(fd, self.log, process.pid)
         finally:
             os.close(fd)
-            process.wait()
+            returncode = process.wait()
+        return returncode
 
 
 def _read_until_end(fd: int, log: Log, pid: int) -> None:
