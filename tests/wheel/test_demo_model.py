@@ -42,10 +42,7 @@ _CARD = json.loads((_DATA / "demo.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    options = ["--threads-batch", "2"]
-    with run_server(
-        _DATA / "demo.gguf", binary=find_binary("llama-server"), options=options, parallel=_PARALLEL
-    ) as server:
+    with run_server(_DATA / "demo.gguf", binary=find_binary("llama-server"), parallel=_PARALLEL) as server:
         yield server
 
 
