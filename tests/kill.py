@@ -53,7 +53,7 @@ class Figures:
 
 
 VICTIM = """
-import os, sys, threading, time
+import os, sys, threading
 from llcuda.server import ServerManager
 import llcuda.transport.sync
 mode, model, alias = sys.argv[1:]
@@ -64,8 +64,8 @@ def start():
     manager = ServerManager()
     manager.start_server(model, alias=alias, threads=1)
 def stay():
-    while True:
-        time.sleep(60)
+    os.read(0, 1)             # until the harness is gone
+    os._exit(0)
 def fork():
     return os.fork() == 0
 if mode == "forked":          # the owner is a forked process, and its parent lives on
@@ -83,6 +83,7 @@ else:
 stay()
 """
 
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 PARENT_MODES = ("main", "thread", "forked", "holder")
 
 
@@ -94,7 +95,7 @@ def kill_parents(mode: str, count: int, *, model: Path) -> Figures:
             alias = f"kill-{uuid.uuid4().hex}"
             strangers = all_pids()
             command = [sys.executable, "-c", VICTIM, mode, str(model), alias]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as victim:
+            with subprocess.Popen(command, **PIPES, text=True, start_new_session=True) as victim:
                 try:
                     assert victim.stdout
                     owner = int(victim.stdout.readline())
