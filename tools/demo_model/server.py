@@ -62,15 +62,24 @@ class Server:
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Post JSON and return JSON; EvaluationError for any status but 200."""
-        connection = self.connect()
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        text = response.read().decode()
+        response, text = self.exchange(path, json.dumps(body))
         if response.status != http.client.OK:
             message = f"{path} answered {response.status}: {text[:500]}"
             raise EvaluationError(message)
         reply: dict[str, Any] = json.loads(text)
         return reply
+
+    def exchange(self, path: str, body: str) -> tuple[http.client.HTTPResponse, str]:
+        """Post on this thread's connection, and once more where llama-server has closed it: it does after 5 s idle."""
+        connection = self.connect()
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            connection.close()
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+        return response, response.read().decode()
 
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
         """Return the assistant's message, greedy unless told otherwise."""
