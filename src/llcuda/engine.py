@@ -87,11 +87,14 @@ class InferenceEngine:
 
     def unload_model(self) -> None:
         """Stop llama-server and free its memory; do nothing where no model is loaded."""
-        if self._client is not None and not self._attached:
-            self._client.close()
-            self._client = None
+        self._drop_client()
         self._server.stop_server()
-        self.model = None
+
+    def _drop_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        if not self._attached:
+            self._client = self.model = None
 
     def infer(self, prompt: str, **options: Unpack[InferOptions]) -> InferResult:
         """Answer one prompt; :meth:`llcuda.InferenceClient.infer` names the options and the errors."""
@@ -174,8 +177,9 @@ class InferenceEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the server that this engine started."""
-        self.unload_model()
+        """Stop the server that this engine started; in a forked process, leave it alone."""
+        self._drop_client()
+        self._server.__exit__(kind, error, traceback)
 
     def _with_template(self, options: Any) -> Any:
         # A model without a chat template is a plain text completer: a made-up template would only confuse it.

@@ -210,6 +210,17 @@ def test_the_server_ends_when_the_engine_is_collected() -> None:
     wait_until_gone(pid)
 
 
+def test_a_forked_process_leaves_the_engine_to_its_parent() -> None:
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo")
+        pid = os.fork()
+        if pid == 0:
+            engine.__exit__(None, None, None)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert "4" in engine.infer("What is 2+2?", temperature=0).text
+
+
 def test_a_server_that_dies_is_named_as_the_cause() -> None:
     with llcuda.InferenceEngine() as engine:
         engine.load_model("demo")
