@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-import multiprocessing
 import mmap
+import multiprocessing
 import os
 import re
 import resource
