@@ -51,8 +51,7 @@ def train(options: argparse.Namespace) -> None:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     for name in _chosen(options):
         weights = options.work / f"{name}.pt"
-        stage = options.from_stage if len(RECIPES[name].stages) > options.from_stage else 0
-        train_model(load_tokenizer(), RECIPES[name], device=device, save_to=weights, first_stage=stage)
+        train_model(load_tokenizer(), RECIPES[name], device=device, save_to=weights, first_stage=options.from_stage)
 
 
 def _export_one(name: str, folder: Path, *, options: argparse.Namespace) -> dict[str, Any]:

@@ -82,6 +82,9 @@ RECIPES: Final = {
             replace(
                 _GENTLE, seed=20267, mixture=POLISH, steps=450, matrix_rate=0.006, decay_from=0.0, quantised_from=0.0
             ),
+            replace(
+                _GENTLE, seed=20268, mixture=SETTLE, steps=450, matrix_rate=0.006, decay_from=0.0, quantised_from=0.3
+            ),
         ),
     ),
     "draft": Recipe(
@@ -219,6 +222,9 @@ def run_stage(model: Llama, tokenizer: Tokenizer, *, stage: Stage, device: torch
 
 def train_model(tokenizer: Tokenizer, recipe: Recipe, *, device: str, save_to: Path, first_stage: int = 0) -> None:
     """Train from scratch, or go on after the stages before `first_stage`, saving the weights at every report."""
+    if first_stage >= len(recipe.stages):
+        message = f"stage {first_stage} was asked for and there are {len(recipe.stages)}, counted from 0"
+        raise ValueError(message)
     torch.manual_seed(recipe.stages[0].seed)
     model = Llama(recipe.shape)
     if first_stage:
