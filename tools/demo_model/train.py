@@ -60,6 +60,7 @@ class Recipe:
 
     shape: Shape
     stages: tuple[Stage, ...]
+    averaged: int = 1
 
 
 _GENTLE: Final = Stage(
@@ -86,6 +87,7 @@ RECIPES: Final = {
                 _GENTLE, seed=20268, mixture=SETTLE, steps=450, matrix_rate=0.006, decay_from=0.0, quantised_from=0.3
             ),
         ),
+        averaged=2,
     ),
     "draft": Recipe(
         DRAFT,
@@ -228,7 +230,7 @@ def train_model(tokenizer: Tokenizer, recipe: Recipe, *, device: str, save_to: P
     torch.manual_seed(recipe.stages[0].seed)
     model = Llama(recipe.shape)
     if first_stage:
-        model.load_state_dict(load_weights(save_to)["weights"])
+        model.load_state_dict(load_weights(stage_file(save_to, first_stage - 1))["weights"])
     place = torch.device(device)
     model.to(place)
     started = time.monotonic()
@@ -237,7 +239,22 @@ def train_model(tokenizer: Tokenizer, recipe: Recipe, *, device: str, save_to: P
             figures = check_progress(model, tokenizer, device=place)
             spent = time.monotonic() - started
             print(f"stage {number}: {step}/{stage.steps} {spent:.0f} s, loss {loss:.4f} {figures}", flush=True)
-            torch.save({"weights": model.state_dict(), "shape": recipe.shape}, save_to)
+            torch.save({"weights": model.state_dict(), "shape": recipe.shape}, stage_file(save_to, number))
+    last = range(len(recipe.stages) - recipe.averaged, len(recipe.stages))
+    torch.save(average_weights([stage_file(save_to, number) for number in last]), save_to)
+
+
+def stage_file(path: Path, number: int) -> Path:
+    """Return where the weights of one stage lie, beside the final ones."""
+    return path.with_name(f"{path.stem}-stage{number}.pt")
+
+
+def average_weights(paths: list[Path]) -> dict[str, Any]:
+    """Return the mean of several stages' weights: what each stage left unsettled cancels out."""
+    saved = [load_weights(path) for path in paths]
+    names = saved[0]["weights"]
+    mean = {name: sum(one["weights"][name] for one in saved) / len(saved) for name in names}
+    return {"weights": mean, "shape": saved[0]["shape"]}
 
 
 def load_weights(path: Path) -> dict[str, Any]:
