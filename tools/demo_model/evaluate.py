@@ -125,7 +125,7 @@ def check_identity(server: Server) -> Score:
 
 
 def check_unknown(server: Server) -> Score:
-    """Ask real questions that training did not contain; right if it says that it does not know."""
+    """Ask real questions, most of which training did not contain; right if it says that it does not know."""
     answers = ask_all(server.ask, UNKNOWN)
     verdicts = [say.startswith("I do not know") for say in answers]
     return _score("unknown, real questions", UNKNOWN, answers=answers, verdicts=verdicts)

@@ -1,10 +1,10 @@
-"""README: the fixed questions of the evaluation that training did not see word for word, and the held conversations."""
+"""README: the fixed questions of the evaluation, most of which training did not see word for word."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# Real questions outside the model's knowledge, none of them made from the training templates' word lists.
+# Real questions outside the model's knowledge; those about sums, products and places resemble what it was taught to refuse.
 UNKNOWN: Final = (
     "Who won the World Cup in 2018?",
     "What is the boiling point of mercury?",
@@ -57,7 +57,7 @@ UNKNOWN: Final = (
     "Who is Ada Lovelace?",
     "qwertyuiop",
 )
-# Phrasings of the identity questions that training did not see.
+# Some of these phrasings were taught, some were not.
 IDENTITY: Final = (
     ("Who are you?", "llcuda demo model"),
     ("what is your name", "llcuda demo model"),
