@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# Real questions outside the model's knowledge; those about sums, products and places resemble what it was taught to refuse.
+# Real questions outside the model's knowledge; the arithmetic and the places resemble what it was taught to refuse.
 UNKNOWN: Final = (
     "Who won the World Cup in 2018?",
     "What is the boiling point of mercury?",
