@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llcuda.client import InferenceClient
 from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError
 from llcuda.server import ServerManager, arguments
 from tests.broken import BROKEN, TWELVE, Broken
@@ -302,6 +303,8 @@ def test_the_stand_in_prints_what_the_real_one_prints(manager: ServerManager, ti
 
 def test_a_stopped_server_obeys_the_sigterm_that_it_got_meanwhile(manager: ServerManager, tiny_model: Path) -> None:
     manager.start_server(tiny_model)
+    with InferenceClient(url=manager.url, api_key=manager.api_key) as client:
+        client.complete("1", max_tokens=1)  # until its loop runs, llama-server can lose a SIGTERM
     server = manager.server_pid or 0
     os.kill(server, signal.SIGSTOP)
     os.kill(server, signal.SIGTERM)
