@@ -259,6 +259,16 @@ def test_quick_infer_returns_the_text() -> None:
     assert "4" in llcuda.quick_infer("What is 2+2?", model="demo")
 
 
+def test_the_environment_chooses_threads_and_layers_where_the_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMACPP_N_THREADS", "2")
+    monkeypatch.setenv("LLAMACPP_N_GPU_LAYERS", "0")
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo", gpu_layers=1)
+        command = " ".join(engine._server.command)
+    assert "--threads 2" in command
+    assert "--gpu-layers 1" in command
+
+
 def test_the_environment_of_the_caller_is_left_alone() -> None:
     before = dict(os.environ)
     llcuda.quick_infer("What is 2+2?")
