@@ -13,6 +13,7 @@ import pytest
 import llcuda
 from llcuda import native
 from llcuda.errors import BinaryNotFoundError, BinaryUnusableError
+from llcuda.native import build_info, executables
 
 VARIABLES = ("LLAMA_SERVER_PATH", "LLAMA_BIN_DIR", "LLAMA_CPP_DIR", "LLCUDA_HOME", "LD_LIBRARY_PATH")
 
@@ -23,7 +24,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LLCUDA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(native, "binaries_dir", lambda: tmp_path / "package")
+    for module in (build_info, executables):
+        monkeypatch.setattr(module, "binaries_dir", lambda: tmp_path / "package")
     return {
         "exact": tmp_path / "exact" / "my-server",
         "bin": tmp_path / "bin" / "llama-server",

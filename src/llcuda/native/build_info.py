@@ -1,9 +1,4 @@
-"""Where the bundled executables are, whether they are whole, and the environment that they run in.
-
-``find_executable`` looks in this order, and its error lists every place: LLAMA_SERVER_PATH (llama-server only, trusted
-as given), LLAMA_BIN_DIR, the package, LLAMA_CPP_DIR/bin, and what was installed into ``settings.home_dir()``. PATH is
-not searched: another program's llama-server is not the one that was tested with this package.
-"""
+"""What a folder of binaries says about itself in BUILD.json, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -11,24 +6,18 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from llcuda import settings
-from llcuda.errors import BinaryNotFoundError, BinaryUnusableError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+from llcuda.errors import BinaryUnusableError
 
 __all__ = [
+    "BUILD_FILE",
     "BuildInfo",
+    "CudaInfo",
     "FileRecord",
     "Problem",
     "binaries_dir",
     "check_binaries",
-    "child_environment",
-    "exec_tool",
-    "find_executable",
-    "find_guard",
     "read_build_info",
 ]
 
@@ -48,6 +37,22 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CudaInfo:
+    """What BUILD.json says about a CUDA backend."""
+
+    driver_floor: str
+    """The oldest driver that runs the machine code of this build, such as ``550.54.14``."""
+    compression: str
+    """nvcc's compression of the machine code: ``size``, or ``none``."""
+    flash_attention: bool
+    cuda_graphs: bool
+    runtime: str
+    """How the CUDA runtime is linked: ``static``."""
+    cublas: str
+    """The name of the cuBLAS library that is opened at the first call which needs it: ``libcublas.so.12``."""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildInfo:
     """What a folder of binaries says about itself in BUILD.json."""
 
@@ -61,8 +66,10 @@ class BuildInfo:
     cpu_features: tuple[str, ...]
     toolkit: str | None
     architectures: tuple[str, ...]
+    """As NVIDIA names them: ``sm_75`` is machine code, ``compute_90`` is PTX."""
     date: str
     files: dict[str, FileRecord]
+    cuda: CudaInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,45 +89,6 @@ def binaries_dir() -> Path:
     roots = [Path(root) for root in sys.modules["llcuda"].__path__]
     folders = [root / "binaries" for root in roots]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
-def find_executable(name: str = "llama-server") -> Path:
-    """Return the absolute path of one of llama.cpp's executables.
-
-    Raises BinaryNotFoundError with every place that was looked at, and BinaryUnusableError for one that may not be run.
-    LLAMA_SERVER_PATH is an order: where it names nothing, no other place is tried.
-    """
-    searched: list[str] = []
-    for place, path in _places(name):
-        searched.append(f"{place}: {path}")
-        if path.exists():
-            return _require_runnable(path.absolute())
-        if place == "LLAMA_SERVER_PATH":
-            break
-    raise BinaryNotFoundError(name, searched=searched)
-
-
-def find_guard() -> Path:
-    """Return the path of llcuda-guard, which comes from the package only.
-
-    Raises BinaryNotFoundError or BinaryUnusableError.
-    """
-    path = binaries_dir() / "llcuda-guard"
-    if not path.exists():
-        raise BinaryNotFoundError("llcuda-guard", searched=[f"the package: {path}"])
-    return _require_runnable(path.absolute())
-
-
-def child_environment(executable: Path, *, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment with the library path that ``executable`` needs, and with ``extra``.
-
-    The executable's own folder comes first and the user's entries last. Folders of CUDA's compatibility package are
-    left out: its libcuda.so takes the place of the driver's and fails with error 803 on a newer driver.
-    """
-    own = [str(executable.parent)]
-    users = [entry for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
-    kept = [entry for entry in users if not _is_cuda_compat(entry)]
-    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(dict.fromkeys(own + kept)), **(extra or {})}
 
 
 def read_build_info(directory: Path) -> BuildInfo:
@@ -154,46 +122,10 @@ def check_binaries(directory: Path | None = None, *, digests: bool = False) -> t
     return tuple(problem for problem in found if problem)
 
 
-def exec_tool(name: str, arguments: Sequence[str]) -> NoReturn:
-    """Become the executable ``name``: this process is replaced, so signals, streams and exit status are the tool's.
-
-    Raises what :func:`find_executable` raises.
-    """
-    path = find_executable(name)
-    os.execve(path, [name, *arguments], child_environment(path))  # noqa: S606 - the point of this function
-
-
-def _places(name: str) -> Iterator[tuple[str, Path]]:
-    exact = settings.get_path("LLAMA_SERVER_PATH")
-    if exact and name == "llama-server":
-        yield "LLAMA_SERVER_PATH", exact
-    folder = settings.get_path("LLAMA_BIN_DIR")
-    if folder:
-        yield "LLAMA_BIN_DIR", folder / name
-    yield "the package", binaries_dir() / name
-    root = settings.get_path("LLAMA_CPP_DIR")
-    if root:
-        yield "LLAMA_CPP_DIR", root / "bin" / name
-    yield "installed by llcuda", settings.home_dir() / "binaries" / name
-
-
-def _require_runnable(path: Path) -> Path:
-    if not path.is_file():
-        raise BinaryUnusableError(path, "it is not a file", hint="Give the path of the executable itself.")
-    if not os.access(path, os.X_OK):
-        raise BinaryUnusableError(path, "it has no execute permission", hint=f"Run: chmod +x '{path}'")
-    return path
-
-
-def _is_cuda_compat(entry: str) -> bool:
-    parts = Path(entry).parts
-    return any(parts[at].startswith("cuda") and parts[at + 1] == "compat" for at in range(len(parts) - 1))
-
-
 def _parse_build_info(data: dict[str, Any]) -> BuildInfo:
     if data["schema"] != _SCHEMA:
         raise ValueError(f"schema {data['schema']!r} is not {_SCHEMA}")
-    upstream = data["llama_cpp"]
+    upstream, cuda = data["llama_cpp"], data.get("cuda")
     return BuildInfo(
         llama_cpp_tag=upstream["tag"],
         llama_cpp_version=upstream["version"],
@@ -207,6 +139,7 @@ def _parse_build_info(data: dict[str, Any]) -> BuildInfo:
         architectures=tuple(data["architectures"]),
         date=data["date"],
         files={name: FileRecord(**record) for name, record in data["files"].items()},
+        cuda=CudaInfo(**cuda) if cuda else None,
     )
 
 

@@ -1,0 +1,78 @@
+"""The CUDA backends that the package carries: each a folder with one library and its BUILD.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llcuda.errors import BinaryUnusableError
+from llcuda.native.build_info import BUILD_FILE, binaries_dir, check_binaries, read_build_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llcuda.native.build_info import BuildInfo
+
+__all__ = ["LIBRARY", "Backend", "find_backends"]
+
+LIBRARY = "libggml-cuda.so"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One CUDA backend, as its BUILD.json describes it."""
+
+    name: str
+    """``cuda12`` or ``cuda13``, after the toolkit that compiled it."""
+    library: Path
+    toolkit: str
+    """The toolkit's version, such as ``12.9.86``."""
+    architectures: tuple[str, ...]
+    """``sm_75`` is machine code for compute capability 7.5; ``compute_90`` is PTX, which the driver compiles."""
+    driver_floor: str
+    """The oldest driver that runs the machine code of this build."""
+    compression: str
+    flash_attention: bool
+    cuda_graphs: bool
+    cublas: str
+    """The name of the cuBLAS library that is opened at the first call which needs it."""
+
+
+def find_backends(directory: Path | None = None) -> tuple[Backend, ...]:
+    """Return the backends of the package's binaries folder (or of another), newest toolkit first.
+
+    Raises BinaryUnusableError for one that is not whole, or that was made for another build of llama.cpp.
+    """
+    folder = directory or binaries_dir()
+    found = [_read_backend(path.parent, folder) for path in sorted(folder.glob(f"cuda*/{BUILD_FILE}"))]
+    return tuple(sorted(found, key=lambda backend: _version(backend.toolkit), reverse=True))
+
+
+def _read_backend(folder: Path, owner: Path) -> Backend:
+    info = read_build_info(folder)
+    for problem in check_binaries(folder):
+        raise BinaryUnusableError(problem.path, problem.what, hint=problem.remedy)
+    _require_same_build(folder, info, read_build_info(owner))
+    if info.toolkit is None or info.cuda is None:
+        raise BinaryUnusableError(folder / BUILD_FILE, "it does not describe a CUDA backend")
+    return Backend(
+        name=folder.name,
+        library=(folder / LIBRARY).absolute(),
+        toolkit=info.toolkit,
+        architectures=info.architectures,
+        driver_floor=info.cuda.driver_floor,
+        compression=info.cuda.compression,
+        flash_attention=info.cuda.flash_attention,
+        cuda_graphs=info.cuda.cuda_graphs,
+        cublas=info.cuda.cublas,
+    )
+
+
+def _require_same_build(folder: Path, info: BuildInfo, owner: BuildInfo) -> None:
+    if info.llama_cpp_tag != owner.llama_cpp_tag:
+        reason = f"it was built for llama.cpp {info.llama_cpp_tag}, and the executables are {owner.llama_cpp_tag}"
+        raise BinaryUnusableError(folder, reason, hint="Install the backend and the package of one version.")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

@@ -1,0 +1,80 @@
+"""Where the bundled executables are.
+
+``find_executable`` looks in this order, and its error lists every place: LLAMA_SERVER_PATH (llama-server only, trusted
+as given), LLAMA_BIN_DIR, the package, LLAMA_CPP_DIR/bin, and what was installed into ``settings.home_dir()``. PATH is
+not searched: another program's llama-server is not the one that was tested with this package.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from llcuda import settings
+from llcuda.errors import BinaryNotFoundError, BinaryUnusableError
+from llcuda.native.build_info import binaries_dir
+from llcuda.native.libraries import child_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["exec_tool", "find_executable", "find_guard"]
+
+
+def find_executable(name: str = "llama-server") -> Path:
+    """Return the absolute path of one of llama.cpp's executables.
+
+    Raises BinaryNotFoundError with every place that was looked at, and BinaryUnusableError for one that may not be run.
+    LLAMA_SERVER_PATH is an order: where it names nothing, no other place is tried.
+    """
+    searched: list[str] = []
+    for place, path in _places(name):
+        searched.append(f"{place}: {path}")
+        if path.exists():
+            return _require_runnable(path.absolute())
+        if place == "LLAMA_SERVER_PATH":
+            break
+    raise BinaryNotFoundError(name, searched=searched)
+
+
+def find_guard() -> Path:
+    """Return the path of llcuda-guard, which comes from the package only.
+
+    Raises BinaryNotFoundError or BinaryUnusableError.
+    """
+    path = binaries_dir() / "llcuda-guard"
+    if not path.exists():
+        raise BinaryNotFoundError("llcuda-guard", searched=[f"the package: {path}"])
+    return _require_runnable(path.absolute())
+
+
+def exec_tool(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Become the executable ``name``: this process is replaced, so signals, streams and exit status are the tool's.
+
+    Raises what :func:`find_executable` raises.
+    """
+    path = find_executable(name)
+    os.execve(path, [name, *arguments], child_environment(path))  # noqa: S606 - the point of this function
+
+
+def _places(name: str) -> Iterator[tuple[str, Path]]:
+    exact = settings.get_path("LLAMA_SERVER_PATH")
+    if exact and name == "llama-server":
+        yield "LLAMA_SERVER_PATH", exact
+    folder = settings.get_path("LLAMA_BIN_DIR")
+    if folder:
+        yield "LLAMA_BIN_DIR", folder / name
+    yield "the package", binaries_dir() / name
+    root = settings.get_path("LLAMA_CPP_DIR")
+    if root:
+        yield "LLAMA_CPP_DIR", root / "bin" / name
+    yield "installed by llcuda", settings.home_dir() / "binaries" / name
+
+
+def _require_runnable(path: Path) -> Path:
+    if not path.is_file():
+        raise BinaryUnusableError(path, "it is not a file", hint="Give the path of the executable itself.")
+    if not os.access(path, os.X_OK):
+        raise BinaryUnusableError(path, "it has no execute permission", hint=f"Run: chmod +x '{path}'")
+    return path

@@ -1,0 +1,76 @@
+"""Where a child finds its libraries: the order of the folders in its LD_LIBRARY_PATH.
+
+A CUDA backend needs the driver's libcuda.so.1, which the system knows, and at times cuBLAS. That is looked for in this
+order: beside the backend, the ``nvidia-*`` wheels of this environment, torch's copies, CUDA_HOME, the system, and last
+what the user has set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llcuda import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from llcuda.native.backends import Backend
+
+__all__ = ["child_environment", "library_folders"]
+
+
+def child_environment(
+    executable: Path, *, backend: Backend | None = None, extra: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return this process's environment with the library path that ``executable`` needs, and with ``extra``.
+
+    The executable's own folder comes first, then those of the ``backend``, and the user's entries last. Folders of
+    CUDA's compatibility package are left out: its libcuda.so takes the place of the driver's and fails with error 803
+    on a newer driver. Without a backend none is loaded, whatever GGML_BACKEND_PATH says in this process.
+    """
+    own = [executable.parent, *(library_folders(backend) if backend else ())]
+    users = [entry for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
+    kept = [entry for entry in users if not _is_cuda_compat(entry)]
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(dict.fromkeys([*map(str, own), *kept]))}
+    environment.pop("GGML_BACKEND_PATH", None)
+    if backend:
+        environment["GGML_BACKEND_PATH"] = str(backend.library)
+    return {**environment, **(extra or {})}
+
+
+def library_folders(backend: Backend) -> tuple[Path, ...]:
+    """Return the folders that exist of those where the backend's libraries are looked for, in their order."""
+    major = backend.toolkit.partition(".")[0]
+    found = [backend.library.parent, *(folder for folder in _places(major) if _holds(folder, backend.cublas))]
+    return tuple(dict.fromkeys(found))
+
+
+def _places(major: str) -> Iterator[Path]:
+    for root in _site_folders():
+        # cuBLAS 12 comes in a folder of its own, 13 in one that all of CUDA 13 shares.
+        yield root / "nvidia" / "cublas" / "lib"
+        yield root / "nvidia" / f"cu{major}" / "lib"
+    for root in _site_folders():
+        yield root / "torch" / "lib"
+    home = settings.get_path("CUDA_HOME")
+    for root in (home,) if home else ():
+        yield from (root / "lib64", root / "lib", root / "targets" / "x86_64-linux" / "lib")
+    yield from (Path(f"/usr/local/cuda-{major}/lib64"), Path("/usr/local/cuda/lib64"))
+
+
+def _site_folders() -> list[Path]:
+    """Return the folders that modules are imported from: the package's own first, then this environment's."""
+    own = [Path(root).parent for root in sys.modules["llcuda"].__path__]
+    return list(dict.fromkeys([*own, *(Path(entry) for entry in sys.path if entry)]))
+
+
+def _holds(folder: Path, name: str) -> bool:
+    return (folder / name).exists()
+
+
+def _is_cuda_compat(entry: str) -> bool:
+    parts = Path(entry).parts
+    return any(parts[at].startswith("cuda") and parts[at + 1] == "compat" for at in range(len(parts) - 1))
