@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from tools.binaries.build import PROFILES, build
+from tools.binaries.build import PROFILES, CudaBuild, build
 from tools.binaries.bump import bump
 from tools.binaries.bundle import STAGED, pack, stage, unstage, verify
 from tools.binaries.errors import PreparationError
@@ -50,12 +50,27 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("build", help="build the binaries into a folder")
     command.add_argument("--profile", choices=PROFILES, default="native", help="CPU variants (default: %(default)s)")
+    command.add_argument("--cuda", type=Path, metavar="TOOLKIT", help="add the CUDA backend that this toolkit compiles")
+    command.add_argument(
+        "--architectures",
+        default="native",
+        metavar="LIST",
+        help="the backend's GPUs: native, release, or a list such as 75-real;90-virtual (default: %(default)s)",
+    )
+    command.add_argument("--cuda-jobs", type=int, metavar="N", help="how many of nvcc at once (default: --jobs)")
     command.add_argument("--jobs", type=int, metavar="N", help="how many compilers at once (default: ninja's)")
     command.add_argument("--build-dir", type=Path, metavar="DIR", help="where (default: build/PROFILE)")
     command.set_defaults(run=run_build)
 
     command = commands.add_parser("stage", help="put built binaries into src/llcuda/binaries")
-    command.add_argument("--from", dest="source", type=Path, metavar="DIR|BUNDLE", default=default_install())
+    command.add_argument(
+        "--from",
+        dest="sources",
+        type=Path,
+        action="append",
+        metavar="DIR|BUNDLE",
+        help="a build's install folder or a bundle; again for each CUDA backend (default: build/native/install)",
+    )
     command.set_defaults(run=run_stage)
 
     command = commands.add_parser("unstage", help="remove them again")
@@ -99,11 +114,12 @@ def run_bump(options: argparse.Namespace) -> str:
 
 def run_build(options: argparse.Namespace) -> str:
     fetch(read_lock())
-    return f"built: {build(options.profile, jobs=options.jobs, build_dir=options.build_dir)}"
+    cuda = CudaBuild(options.cuda, options.architectures, options.cuda_jobs) if options.cuda else None
+    return f"built: {build(options.profile, cuda=cuda, jobs=options.jobs, build_dir=options.build_dir)}"
 
 
 def run_stage(options: argparse.Namespace) -> str:
-    stage(options.source)
+    stage(*(options.sources or [default_install()]))
     return f"staged: {STAGED}"
 
 

@@ -40,7 +40,7 @@ find_program(LLCUDA_ENV env)
 if(LLCUDA_CCACHE AND LLCUDA_ENV AND NOT CMAKE_C_COMPILER_LAUNCHER)
   # The prefix maps name this clone's folder, but their result does not depend on it.
   set(launcher "${LLCUDA_ENV}"
-    "CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}" CCACHE_NOHASHDIR=1 CCACHE_IGNOREOPTIONS=-ffile-prefix-map=* "${LLCUDA_CCACHE}")
+    "CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}" CCACHE_NOHASHDIR=1 "CCACHE_IGNOREOPTIONS=-ffile-prefix-map=* -Xcompiler=-ffile-prefix-map=*" "${LLCUDA_CCACHE}")
   set(CMAKE_C_COMPILER_LAUNCHER ${launcher})
   set(CMAKE_CXX_COMPILER_LAUNCHER ${launcher})
 endif()

@@ -31,16 +31,6 @@ install(TARGETS ${LLCUDA_TARGETS}
   RUNTIME DESTINATION . COMPONENT llcuda
   LIBRARY DESTINATION . COMPONENT llcuda)
 
-# BUILD.json is written when the files lie in their final place, stripped: it holds the hash of what is shipped.
-function(json_list out)
-  set(items "")
-  foreach(item IN LISTS ARGN)
-    string(APPEND items "\"${item}\", ")
-  endforeach()
-  string(REGEX REPLACE ", $" "" items "${items}")
-  set(${out} "[${items}]" PARENT_SCOPE)
-endfunction()
-
 set(LLCUDA_C_FLAGS "${CMAKE_C_FLAGS} ${CMAKE_C_FLAGS_RELEASE}")
 set(LLCUDA_CXX_FLAGS "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}")
 string(STRIP "${LLCUDA_C_FLAGS}" LLCUDA_C_FLAGS)
@@ -48,10 +38,4 @@ string(STRIP "${LLCUDA_CXX_FLAGS}" LLCUDA_CXX_FLAGS)
 json_list(LLCUDA_VARIANTS_JSON ${LLCUDA_CPU_BACKENDS})
 json_list(LLCUDA_FEATURES_JSON ${LLCUDA_CPU_FEATURES})
 configure_file(cmake/facts.json.in "${CMAKE_CURRENT_BINARY_DIR}/facts.json" @ONLY)
-install(CODE "
-  execute_process(
-    COMMAND \"${Python3_EXECUTABLE}\" prepare_binaries.py record
-      \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}\" --facts \"${CMAKE_CURRENT_BINARY_DIR}/facts.json\"
-    WORKING_DIRECTORY \"${CMAKE_CURRENT_SOURCE_DIR}\"
-    COMMAND_ERROR_IS_FATAL ANY)"
-  COMPONENT llcuda)
+install_record(. facts.json)

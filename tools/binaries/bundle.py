@@ -12,7 +12,7 @@ from typing import Any
 
 from tools.binaries.errors import PreparationError
 from tools.binaries.lock import ROOT, hash_file
-from tools.binaries.records import RECORD_NAME, check_directory, list_files, read_record
+from tools.binaries.records import RECORD_NAME, check_directory, list_backends, list_files, read_record
 
 __all__ = ["STAGED", "pack", "stage", "unstage", "verify"]
 
@@ -26,16 +26,22 @@ def verify(directory: Path) -> None:
         raise PreparationError(message)
 
 
-def stage(source: Path, *, target: Path = STAGED) -> None:
-    """Put the binaries of a folder or a bundle into the package, verified, in place of what was staged before."""
+def stage(*sources: Path, target: Path = STAGED) -> None:
+    """Put the binaries of folders or bundles into the package, verified, in place of what was staged before.
+
+    One source has the executables; each other one adds a CUDA backend's folder.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".stage-", dir=target.parent) as temporary:
         new = Path(temporary) / "new"
-        if source.is_dir():
-            verify(source)
-            copy_recorded(source, new)
-        else:
-            unpack_bundle(source, new)
+        new.mkdir()
+        for number, source in enumerate(sources):
+            folder = source if source.is_dir() else unpack_bundle(source, Path(temporary) / f"bundle-{number}")
+            verify(folder)
+            copy_recorded(folder, new)
+        if not (new / RECORD_NAME).exists():
+            message = "none of the sources has the executables; add the folder of a CPU build"
+            raise PreparationError(message)
         verify(new)
         if target.exists():
             target.rename(Path(temporary) / "old")
@@ -43,13 +49,23 @@ def stage(source: Path, *, target: Path = STAGED) -> None:
 
 
 def copy_recorded(source: Path, target: Path) -> None:
+    for folder in (source, *list_backends(source)):
+        if (folder / RECORD_NAME).exists():
+            record = read_record(folder)
+            copy_folder(folder, target / record["profile"] if record["toolkit"] else target)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    if (target / RECORD_NAME).exists():
+        message = f"{target.name} is in two of the sources; give each once"
+        raise PreparationError(message)
     for path in [source / RECORD_NAME, *list_files(source)]:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
 
 
-def unpack_bundle(bundle: Path, target: Path) -> None:
+def unpack_bundle(bundle: Path, target: Path) -> Path:
     target.mkdir()
     try:
         with tarfile.open(bundle, mode="r:gz") as tar:
@@ -66,6 +82,7 @@ def unpack_bundle(bundle: Path, target: Path) -> None:
     except (tarfile.TarError, EOFError, OSError) as error:
         message = f"{bundle} is damaged or missing ({error}). Get it again."
         raise PreparationError(message) from error
+    return target
 
 
 def unstage(*, target: Path = STAGED) -> bool:

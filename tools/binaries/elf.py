@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ElfFile", "is_elf", "read_elf"]
+__all__ = ["ElfFile", "is_elf", "read_elf", "read_section"]
 
 MAGIC = b"\x7fELF\x02\x01"  # 64-bit, little-endian
 PT_DYNAMIC, PT_INTERP, PT_GNU_STACK, PT_GNU_RELRO, PT_LOAD = 2, 3, 0x6474E551, 0x6474E552, 1
@@ -62,6 +62,21 @@ def read_elf(path: Path) -> ElfFile:
     except (struct.error, IndexError) as error:
         message = f"{path} is a damaged ELF file: {error}"
         raise ValueError(message) from error
+
+
+def read_section(path: Path, name: str) -> bytes:
+    """Return a section's content, empty where there is none. Raises ValueError for what is no ELF file."""
+    data = path.read_bytes()
+    if data[:6] != MAGIC:
+        message = f"{path} is not a 64-bit little-endian ELF file"
+        raise ValueError(message)
+    (start,) = struct.unpack_from("<Q", data, 40)
+    size, count, names = struct.unpack_from("<HHH", data, 58)
+    headers = [struct.unpack_from("<IIQQQQ", data, start + index * size) for index in range(count)]
+    for label, _, _, _, offset, length in headers:
+        if read_string(data, headers[names][4] + label) == name:
+            return data[offset : offset + length]
+    return b""
 
 
 def parse_elf(data: bytes) -> ElfFile:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tools.binaries.elf import ElfFile, is_elf, read_elf
 from tools.binaries.errors import PreparationError
+from tools.binaries.fatbin import read_gpu_code
 from tools.binaries.lock import hash_file
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ SYSTEM_LIBRARIES = frozenset(
     {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2"}
     | {"libgcc_s.so.1", "libstdc++.so.6"}
 )
+DRIVER = "libcuda.so.1"  # comes with the NVIDIA driver; without one a CUDA backend is not loaded
+CUDA_LIBRARY = "libggml-cuda.so"
 
 
 def list_files(directory: Path) -> list[Path]:
@@ -79,8 +82,31 @@ def read_record(directory: Path) -> dict[str, Any]:
     return record
 
 
+def list_backends(directory: Path) -> list[Path]:
+    """Return the folders below `directory` that have a record of their own: its CUDA backends."""
+    return sorted(path.parent for path in directory.glob(f"*/{RECORD_NAME}"))
+
+
 def check_directory(directory: Path) -> list[str]:
-    """Return what is wrong with a binaries folder, one line each; an empty list means that it is whole."""
+    """Return what is wrong with a binaries folder and its backends, one line each; an empty list: it is whole.
+
+    A folder that holds nothing but backends is checked as such: their other libraries come with what they are added to.
+    """
+    backends = list_backends(directory)
+    alone = bool(backends) and not (directory / RECORD_NAME).exists()
+    problems = [] if alone else check_folder(directory)
+    for backend in backends:
+        problems += [f"{backend.name}/{problem}" for problem in check_folder(backend)]
+        problems += [] if alone else check_same_build(directory, backend)
+    return problems
+
+
+def check_same_build(directory: Path, backend: Path) -> list[str]:
+    ours, theirs = (read_record(folder)["llama_cpp"]["tag"] for folder in (directory, backend))
+    return [] if ours == theirs else [f"{backend.name}: built from llama.cpp {theirs}, the executables from {ours}"]
+
+
+def check_folder(directory: Path) -> list[str]:
     record = read_record(directory)
     present = {path.relative_to(directory).as_posix(): path for path in list_files(directory)}
     problems = [f"{name}: in BUILD.json, but not there" for name in sorted(record["files"].keys() - present.keys())]
@@ -90,7 +116,10 @@ def check_directory(directory: Path) -> list[str]:
     libraries = {path.name for path in present.values()}
     for name, path in present.items():
         if is_elf(path):
-            problems += [f"{name}: {what}" for what in check_elf(read_elf(path), name=path.name, libraries=libraries)]
+            check = check_backend if path.name == CUDA_LIBRARY else check_elf
+            problems += [f"{name}: {what}" for what in check(read_elf(path), name=path.name, libraries=libraries)]
+    if CUDA_LIBRARY in present and is_elf(present[CUDA_LIBRARY]):
+        problems += check_architectures(present[CUDA_LIBRARY], record["architectures"])
     return problems
 
 
@@ -113,6 +142,23 @@ def check_elf(elf: ElfFile, *, name: str, libraries: set[str]) -> Iterator[str]:
     path = elf.runpath or elf.rpath
     if path != "$ORIGIN" and set(elf.needed) & libraries:
         yield f"looks for its libraries in {path!r}, not in $ORIGIN"
+    yield from check_making(elf, name=name)
+
+
+def check_backend(elf: ElfFile, *, name: str, libraries: set[str]) -> Iterator[str]:
+    """Check a CUDA backend, which lies one folder below the libraries that it shares with the rest."""
+    missing = set(elf.needed) - libraries - SYSTEM_LIBRARIES - {"libggml-base.so", DRIVER}
+    if missing:
+        yield f"needs {', '.join(sorted(missing))}, which comes neither with the package nor with the driver"
+    folders = (elf.runpath or elf.rpath or "").split(":")
+    if folders[:2] != ["$ORIGIN", "$ORIGIN/.."]:
+        yield f"looks for its libraries in {':'.join(folders)!r}, not beside itself and one folder up at first"
+    if bad := [folder for folder in folders if not folder.startswith("$ORIGIN")]:
+        yield f"looks for its libraries in {bad}, which are places of the building machine"
+    yield from check_making(elf, name=name)
+
+
+def check_making(elf: ElfFile, *, name: str) -> Iterator[str]:
     if elf.soname not in (None, name):
         yield f"calls itself {elf.soname}: one file for each library, under the name that is asked for"
     if not elf.is_stripped:
@@ -124,3 +170,12 @@ def check_elf(elf: ElfFile, *, name: str, libraries: set[str]) -> Iterator[str]:
         "free of an executable stack": not elf.has_executable_stack,
     }
     yield from (f"is not {what}" for what, is_so in hardening.items() if not is_so)
+
+
+def check_architectures(library: Path, recorded: list[str]) -> list[str]:
+    """Compare the GPU code in a library with what its record says."""
+    # The code's own header has no suffix: sm_120a is there as sm_120.
+    claimed = {architecture.rstrip("af") for architecture in recorded}
+    present = {code.architecture for code in read_gpu_code(library)}
+    problems = [f"{library.name}: no code for {name}, which BUILD.json has" for name in sorted(claimed - present)]
+    return problems + [f"{library.name}: has code for {name}, not in BUILD.json" for name in sorted(present - claimed)]
