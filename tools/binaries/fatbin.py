@@ -61,10 +61,10 @@ def _read_containers(section: bytes) -> Iterator[GpuCode]:
     offset = 0
     while offset < len(section):
         magic, _, header, size = _CONTAINER.unpack_from(section, offset)
-        if magic != _MAGIC:
-            message = f"no container at byte {offset}"
-            raise struct.error(message)
         start, end = offset + header, offset + header + size
+        if magic != _MAGIC or end > len(section):
+            message = f"no whole container at byte {offset}"
+            raise struct.error(message)
         yield from _read_entries(section[start:end])
         offset = end + -end % _ALIGNMENT
 
