@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llcuda.errors import UsageError
 
-__all__ = ["get_count", "get_path", "home_dir", "is_offline", "is_set", "models_dir"]
+__all__ = ["get_count", "get_path", "get_seconds", "home_dir", "is_offline", "is_set", "models_dir"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -38,6 +38,23 @@ def get_count(name: str) -> int | None:
         return int(value)
     except ValueError:
         raise UsageError(f"{name}={value!r} is not a whole number") from None
+
+
+def get_seconds(name: str) -> float | None:
+    """Return the variable as a time in seconds, or None where it is not set.
+
+    Raises UsageError for anything else than a positive number.
+    """
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{name}={value!r} is not a time in seconds", hint=f"Set {name} to a number such as 5.")
+    return seconds
 
 
 def get_path(name: str) -> Path | None:

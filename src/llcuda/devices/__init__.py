@@ -1,0 +1,21 @@
+"""The GPUs of this machine, what stands in their way, and the CUDA backend that fits them."""
+
+from __future__ import annotations
+
+from llcuda.devices.choose import Choice, choose_backend, visible_devices
+from llcuda.devices.compatibility import check_cuda_available, check_gpu_compatibility, get_cuda_device_info
+from llcuda.devices.facts import Devices, Gpu, Situation
+from llcuda.devices.find import find_devices
+
+__all__ = [
+    "Choice",
+    "Devices",
+    "Gpu",
+    "Situation",
+    "check_cuda_available",
+    "check_gpu_compatibility",
+    "choose_backend",
+    "find_devices",
+    "get_cuda_device_info",
+    "visible_devices",
+]

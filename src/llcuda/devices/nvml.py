@@ -1,0 +1,200 @@
+"""Asking NVML, the driver's management library, through ctypes: no other package, no CUDA context.
+
+The calls run in a thread of their own, because a driver that hangs does so inside an ioctl that nothing can interrupt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llcuda.devices.facts import Failure, Gpu, Inventory, Situation
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+__all__ = ["SITUATIONS", "read_nvml"]
+
+# nvmlReturn_t, as nvml.h numbers it. nvidia-smi exits with the same numbers.
+SITUATIONS = {
+    4: Situation.PERMISSION,
+    8: Situation.GPU_LOST,  # the power cables are not attached
+    9: Situation.NO_DRIVER,
+    10: Situation.TIMEOUT,
+    15: Situation.GPU_LOST,
+    17: Situation.WSL_NO_GPU,  # "GPU access blocked by the operating system"
+    18: Situation.DRIVER_MISMATCH,
+}
+_NOT_FOUND = 6
+_MIB = 1 << 20
+_TEXT_BYTES = 256
+_stuck: list[threading.Thread] = []
+
+
+def read_nvml(library: Path, *, timeout: float) -> Inventory | Failure:
+    """Return what NVML lists, or why it does not, after at most ``timeout`` seconds.
+
+    A call that hangs keeps its thread; as long as it does, NVML is not asked again.
+    """
+    import threading  # noqa: PLC0415 - not needed where there is no driver
+
+    _stuck[:] = [thread for thread in _stuck if thread.is_alive()]
+    answers: list[Inventory | Failure] = []
+    if not _stuck:
+        thread = threading.Thread(target=lambda: answers.append(_read(library)), name="llcuda-nvml", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        if thread.is_alive():
+            _stuck.append(thread)
+    return answers[0] if answers else Failure(Situation.TIMEOUT, f"NVML gave no answer within {timeout:g} seconds")
+
+
+def _read(library: Path) -> Inventory | Failure:
+    import ctypes  # noqa: PLC0415 - not needed where there is no driver
+
+    try:
+        nvml = ctypes.CDLL(str(library))
+        code = int(nvml.nvmlInit_v2())
+        if code:
+            return _describe(nvml, code)
+        try:
+            return _read_inventory(nvml)
+        finally:
+            nvml.nvmlShutdown()
+    except (OSError, AttributeError) as error:
+        return Failure(Situation.UNKNOWN, f"{library} cannot be used: {error}")
+
+
+def _describe(nvml: Any, code: int, *, driver: str | None = None) -> Failure:
+    import ctypes  # noqa: PLC0415
+
+    nvml.nvmlErrorString.restype = ctypes.c_char_p
+    words = (nvml.nvmlErrorString(code) or b"").decode("utf-8", "replace")
+    return Failure(SITUATIONS.get(code, Situation.UNKNOWN), f"NVML error {code}: {words}", driver)
+
+
+def _read_inventory(nvml: Any) -> Inventory | Failure:
+    driver = _text(nvml, "nvmlSystemGetDriverVersion")
+    code, count = _number(nvml, "nvmlDeviceGetCount_v2")
+    if code:
+        return _describe(nvml, code, driver=driver)
+    if not count:
+        return Failure(Situation.NO_DEVICES, "NVML lists no device", driver)
+    gpus: list[Gpu] = []
+    failures: list[Failure] = []
+    lost: list[str] = []
+    empty: list[str] = []
+    aliases: list[tuple[str, str]] = []
+    for index in range(count):
+        code, handle = _handle(nvml, "nvmlDeviceGetHandleByIndex_v2", index)
+        if code:
+            failures.append(_describe(nvml, code, driver=driver))
+            lost.append(f"GPU {index} does not answer ({failures[-1].text}).")
+            continue
+        gpu = _read_gpu(nvml, handle, index=index)
+        if not _is_mig(nvml, handle):
+            gpus.append(gpu)
+            continue
+        slices = _read_slices(nvml, handle, gpu)
+        gpus += [slice_ for slice_, _ in slices]
+        aliases += [(alias, slice_.uuid) for slice_, alias in slices]
+        empty += [] if slices else [gpu.name]
+    if failures and not gpus and not empty:
+        return failures[0]
+    return Inventory(tuple(gpus), driver, _read_cuda(nvml), tuple(lost), tuple(empty), tuple(aliases))
+
+
+def _read_cuda(nvml: Any) -> str | None:
+    # The second version asks libcuda itself, and fails where there is none; the first one guesses.
+    code, version = _number(nvml, "nvmlSystemGetCudaDriverVersion_v2")
+    return f"{version // 1000}.{version % 1000 // 10}" if not code and version else None
+
+
+def _read_gpu(nvml: Any, handle: Any, *, index: int) -> Gpu:
+    total, free = _memory(nvml, handle)
+    return Gpu(
+        index=index,
+        name=_text(nvml, "nvmlDeviceGetName", handle) or "NVIDIA GPU",
+        uuid=_text(nvml, "nvmlDeviceGetUUID", handle) or "",
+        capability=_capability(nvml, handle),
+        memory_total_mib=total or 0,
+        memory_free_mib=free,
+    )
+
+
+def _read_slices(nvml: Any, handle: Any, parent: Gpu) -> list[tuple[Gpu, str]]:
+    _, most = _number(nvml, "nvmlDeviceGetMaxMigDeviceCount", handle)
+    found: list[tuple[Gpu, str]] = []
+    for number in range(most):
+        code, slice_ = _handle(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+        if not code:
+            found.append(_read_slice(nvml, slice_, parent))
+        elif code != _NOT_FOUND:
+            break
+    return found
+
+
+def _read_slice(nvml: Any, handle: Any, parent: Gpu) -> tuple[Gpu, str]:
+    gpu = _read_gpu(nvml, handle, index=parent.index)
+    _, instance = _number(nvml, "nvmlDeviceGetGpuInstanceId", handle)
+    _, compute = _number(nvml, "nvmlDeviceGetComputeInstanceId", handle)
+    profile = gpu.name.rpartition("MIG ")[2] if "MIG " in gpu.name else "unknown"
+    named = Gpu(
+        index=parent.index,
+        name=gpu.name if "MIG " in gpu.name else f"{parent.name} MIG",
+        uuid=gpu.uuid,
+        capability=gpu.capability or parent.capability,
+        memory_total_mib=gpu.memory_total_mib,
+        memory_free_mib=gpu.memory_free_mib,
+        mig_profile=profile,
+    )
+    return named, f"MIG-{parent.uuid}/{instance}/{compute}"
+
+
+def _is_mig(nvml: Any, handle: Any) -> bool:
+    import ctypes  # noqa: PLC0415
+
+    current, pending = ctypes.c_uint(), ctypes.c_uint()
+    ask = getattr(nvml, "nvmlDeviceGetMigMode", None)
+    return bool(ask and not ask(handle, ctypes.byref(current), ctypes.byref(pending)) and current.value)
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None]:
+    import ctypes  # noqa: PLC0415
+
+    sizes = (ctypes.c_ulonglong * 3)()  # nvmlMemory_t: total, free, used
+    if nvml.nvmlDeviceGetMemoryInfo(handle, sizes):
+        return None, None
+    return sizes[0] // _MIB, sizes[1] // _MIB
+
+
+def _capability(nvml: Any, handle: Any) -> str:
+    import ctypes  # noqa: PLC0415
+
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    failed = nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return "" if failed else f"{major.value}.{minor.value}"
+
+
+def _text(nvml: Any, name: str, *arguments: Any) -> str | None:
+    import ctypes  # noqa: PLC0415
+
+    text = ctypes.create_string_buffer(_TEXT_BYTES)
+    failed = getattr(nvml, name)(*arguments, text, ctypes.c_uint(_TEXT_BYTES))
+    return None if failed else text.value.decode("utf-8", "replace")
+
+
+def _number(nvml: Any, name: str, *arguments: Any) -> tuple[int, int]:
+    """Return the error code and the number; a function that an old driver lacks is error 13, as NVML has it."""
+    import ctypes  # noqa: PLC0415
+
+    value = ctypes.c_uint()
+    ask = getattr(nvml, name, None)
+    return (int(ask(*arguments, ctypes.byref(value))) if ask else 13), value.value
+
+
+def _handle(nvml: Any, name: str, *arguments: Any) -> tuple[int, Any]:
+    import ctypes  # noqa: PLC0415
+
+    handle = ctypes.c_void_p()
+    return int(getattr(nvml, name)(*arguments, ctypes.byref(handle))), handle

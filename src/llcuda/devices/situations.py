@@ -1,0 +1,215 @@
+"""What is wrong where no GPU can be used: each situation recognised, told in a sentence, with what to do about it."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from llcuda.devices.facts import Devices, Failure, Gpu, Situation
+from llcuda.devices.machine import AMD, INTEL, NVIDIA
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llcuda.devices.machine import Display, Machine
+
+__all__ = ["explain_failure", "explain_without_asking", "no_gpu"]
+
+_START_WITH_GPUS = {
+    "docker": "Start the container with --gpus all (the host needs the NVIDIA Container Toolkit).",
+    "podman": "Start the container with --device nvidia.com/gpu=all (the host needs the NVIDIA Container Toolkit).",
+    "kubernetes": 'Request a GPU for the container: resources.limits: {"nvidia.com/gpu": 1}.',
+    "container": "Give the container the host's GPUs and driver, for docker with --gpus all.",
+}
+_INSTALL_DRIVER = "Install NVIDIA's driver (on Ubuntu: sudo ubuntu-drivers install), and reboot."
+_LOAD_DRIVER = (
+    "Try `sudo modprobe nvidia`; where that fails, dmesg says why: often Secure Boot refuses an unsigned module, or "
+    "the module was not built for this kernel (reinstall the driver)."
+)
+_SWITCH_ON = "Switch the GPU on: `sudo prime-select on-demand` or your laptop's tool for it, and reboot."
+_WINDOWS_DRIVER = (
+    "Install NVIDIA's driver in Windows, none inside WSL, then run `wsl --update` and `wsl --shutdown` in Windows."
+)
+_NOTEBOOK = {
+    "colab": "Choose Runtime, Change runtime type, T4 GPU.",
+    "kaggle": "Choose Settings, Accelerator, GPU T4 x2.",
+}
+
+
+def no_gpu(
+    situation: Situation,
+    detail: str,
+    *,
+    remedy: str = "",
+    driver: str | None = None,
+    cuda: str | None = None,
+    source: str = "none",
+    hidden: Sequence[Gpu] = (),
+) -> Devices:
+    """Return the answer for a machine whose GPUs, if any, cannot be used."""
+    return Devices((), tuple(hidden), driver, cuda, source, situation, detail, remedy)
+
+
+def explain_without_asking(machine: Machine) -> Devices | None:
+    """Return the answer where cheap facts suffice for it, None where the driver must be asked.
+
+    It takes milliseconds, and is the whole of the detection on a machine that has no NVIDIA GPU.
+    """
+    if machine.is_jetson():
+        return no_gpu(Situation.JETSON, "This is an NVIDIA Jetson, which llcuda's CUDA backends do not support.")
+    if machine.nodes():
+        return None
+    displays = machine.displays()
+    cards = [display for display in displays if display.vendor == NVIDIA]
+    if machine.container() and (machine.has_driver() or any(card.driver == "nvidia" for card in cards)):
+        return _container(machine)
+    if not cards and not machine.has_driver():
+        return _no_card(machine, displays)
+    taken = next((card.driver for card in cards if card.driver not in {"", "nvidia"}), "")
+    if taken or not machine.find_library("libnvidia-ml.so.1"):
+        return _is_switched_off(machine, displays) or _no_driver(machine, taken)
+    return None
+
+
+def explain_failure(machine: Machine, failure: Failure, *, source: str) -> Devices:
+    """Return the answer where the driver was asked and named no GPU."""
+    situation = failure.situation
+    refused = machine.open_error("/dev/nvidiactl") if "nvidiactl" in machine.nodes() else 0
+    if situation is Situation.PERMISSION or (situation is Situation.UNKNOWN and refused in {errno.EACCES, errno.EPERM}):
+        return _permission(machine, refused)
+    if situation in {Situation.NO_DRIVER, Situation.NO_DEVICES, Situation.UNKNOWN}:
+        found = _explain_absence(machine, failure)
+        if found:
+            return found
+    detail, remedy = _TEXTS.get(situation, _TEXTS[Situation.UNKNOWN])
+    driver = failure.driver or machine.driver_version()
+    detail = detail.format(text=failure.text, driver=driver or "of unknown version")
+    return no_gpu(situation, detail, remedy=remedy, driver=driver, source=source)
+
+
+_TEXTS = {
+    Situation.DRIVER_MISMATCH: (
+        "The NVIDIA driver was updated and the old one is still running: kernel module and libraries do not match.",
+        "Reboot: the driver was updated. In a container, restart it, so that it gets the host's new libraries.",
+    ),
+    Situation.TIMEOUT: (
+        "The NVIDIA driver does not answer ({text}).",
+        (
+            "See whether `nvidia-smi` hangs too: then a reboot helps. Where it is only slow, set GPU_DETECTION_TIMEOUT "
+            "to more seconds, and keep the driver loaded (sudo nvidia-smi -pm 1)."
+        ),
+    ),
+    Situation.GPU_LOST: (
+        "The GPU does not answer any more ({text}).",
+        "Reboot. If it happens again, check its power supply, its temperature and its seat; dmesg has an Xid line.",
+    ),
+    Situation.WSL_NO_GPU: ("Windows gives WSL2 no NVIDIA GPU ({text}).", _WINDOWS_DRIVER),
+    Situation.NO_DRIVER: ("NVIDIA's driver is installed, and its kernel module is not loaded.", _LOAD_DRIVER),
+    Situation.NO_DEVICES: (
+        "The NVIDIA driver {driver} is loaded and finds no GPU that it supports.",
+        "See dmesg for a line with NVRM: the GPU may be too old for this driver, or may need its open kernel modules.",
+    ),
+    Situation.UNKNOWN: (
+        "The NVIDIA driver gives no usable answer ({text}).",
+        "Run `nvidia-smi`: it must list the GPU before llcuda can use it.",
+    ),
+}
+
+
+def _explain_absence(machine: Machine, failure: Failure) -> Devices | None:
+    """Return the cause outside the driver, where there is one that explains that it knows no GPU."""
+    if machine.is_wsl():
+        return _wsl(failure.text)
+    if machine.container() and not (machine.gpu_nodes() and _has_libraries(machine)):
+        return _container(machine)
+    if failure.situation is Situation.UNKNOWN and machine.find_library("libnvidia-ml.so.1"):
+        return None
+    found = _is_switched_off(machine, machine.displays())
+    if found or failure.situation is not Situation.UNKNOWN:
+        return found
+    return _no_driver(machine, "")
+
+
+def _has_libraries(machine: Machine) -> bool:
+    return all(machine.find_library(name) for name in ("libnvidia-ml.so.1", "libcuda.so.1"))
+
+
+def _no_card(machine: Machine, displays: Sequence[Display]) -> Devices:
+    vendors = {display.vendor for display in displays}
+    if machine.is_wsl():
+        return _wsl("/dev/dxg is missing")
+    if _read_prime(machine) and vendors & {INTEL, AMD}:
+        return _hybrid_off(machine)
+    remedy = _NOTEBOOK.get(machine.platform(), "")
+    if AMD in vendors:
+        return no_gpu(Situation.AMD, "This machine has an AMD GPU and no NVIDIA GPU.", remedy=remedy)
+    if INTEL in vendors:
+        return no_gpu(Situation.INTEL, "This machine has an Intel GPU and no NVIDIA GPU.", remedy=remedy)
+    return no_gpu(Situation.NO_NVIDIA, "This machine has no NVIDIA GPU.", remedy=remedy)
+
+
+def _no_driver(machine: Machine, taken: str) -> Devices:
+    if machine.has_driver():
+        detail = "The NVIDIA driver's kernel module is loaded, and its library libnvidia-ml.so.1 is not installed."
+        remedy = "Install the driver's libraries of the same version: libnvidia-compute on Ubuntu, libcuda1 on Debian."
+    elif taken == "vfio-pci":
+        detail = "There is an NVIDIA GPU, and it is set aside for virtual machines (driver vfio-pci)."
+        remedy = "Bind it to NVIDIA's driver, or run llcuda in the virtual machine that has the GPU."
+    elif taken:
+        detail = f"There is an NVIDIA GPU, and the driver {taken} holds it, which has no CUDA."
+        remedy = _INSTALL_DRIVER
+    else:
+        detail = "There is an NVIDIA GPU, and NVIDIA's driver is not loaded."
+        remedy = _INSTALL_DRIVER
+    where = " This is a container: do it on its host." if remedy == _INSTALL_DRIVER and machine.container() else ""
+    return no_gpu(Situation.NO_DRIVER, detail, remedy=remedy + where, driver=machine.driver_version())
+
+
+def _container(machine: Machine) -> Devices:
+    nodes = machine.gpu_nodes()
+    if not nodes:
+        detail = "The host has NVIDIA's driver, and this container was started without the GPUs."
+    else:
+        detail = f"This container has /dev/{nodes[0]} and not the NVIDIA driver's libraries."
+    remedy = _START_WITH_GPUS[machine.container()]
+    return no_gpu(Situation.CONTAINER_WITHOUT_GPUS, detail, remedy=remedy, driver=machine.driver_version())
+
+
+def _wsl(text: str) -> Devices:
+    detail, remedy = _TEXTS[Situation.WSL_NO_GPU]
+    return no_gpu(Situation.WSL_NO_GPU, detail.format(text=text), remedy=remedy)
+
+
+def _permission(machine: Machine, refused: int) -> Devices:
+    if machine.container() and refused != errno.EACCES:
+        # systemd takes the devices away from running containers when it reloads its units; docker's --gpus does not
+        # write them where systemd would see them.
+        detail = "The container has lost its right to use the GPU."
+        remedy = (
+            "Restart the container. To keep it from happening again, pass the device nodes too (--device /dev/nvidia0 "
+            "--device /dev/nvidiactl --device /dev/nvidia-uvm)."
+        )
+    else:
+        detail = "This user may not use /dev/nvidia*."
+        remedy = "Ask for the group of the device nodes (`ls -l /dev/nvidia*`), or run `sudo chmod a+rw /dev/nvidia*`."
+    return no_gpu(Situation.PERMISSION, detail, remedy=remedy, driver=machine.driver_version())
+
+
+def _is_switched_off(machine: Machine, displays: Sequence[Display]) -> Devices | None:
+    """Return the answer for a laptop whose NVIDIA GPU is switched off while another one draws the screen."""
+    cards = [display for display in displays if display.vendor == NVIDIA]
+    off = _read_prime(machine) or _read_bbswitch(machine) or (bool(cards) and all(card.powered_off for card in cards))
+    return _hybrid_off(machine) if off and any(display.vendor in {INTEL, AMD} for display in displays) else None
+
+
+def _hybrid_off(machine: Machine) -> Devices:
+    detail = "This laptop's NVIDIA GPU is switched off; another GPU draws the screen."
+    return no_gpu(Situation.HYBRID_OFF, detail, remedy=_SWITCH_ON, driver=machine.driver_version())
+
+
+def _read_prime(machine: Machine) -> bool:
+    return machine.read("/etc/prime-discrete").strip() in {"off", "intel"}
+
+
+def _read_bbswitch(machine: Machine) -> bool:
+    return machine.read("/proc/acpi/bbswitch").strip().endswith("OFF")
