@@ -135,7 +135,7 @@ def test_backends_alone_are_whole_and_cannot_be_staged(tmp_path: Path) -> None:
 def test_a_backend_of_another_build_is_named_and_nothing_is_staged(tmp_path: Path, executables: Path) -> None:
     backend = make_backend(tmp_path / "b", "cuda12", llama_cpp={"tag": "b2"})
     target = tmp_path / "package" / "binaries"
-    with pytest.raises(PreparationError, match="cuda12: built from llama.cpp b2, the executables from b1"):
+    with pytest.raises(PreparationError, match=r"cuda12: built from llama\.cpp b2, the executables from b1"):
         stage(executables, backend, target=target)
     assert not target.exists()
 
