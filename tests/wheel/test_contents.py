@@ -15,7 +15,7 @@ import pytest
 
 from tools.binaries.elf import is_elf, read_elf
 from tools.binaries.lock import TREE_PATH, read_lock
-from tools.binaries.records import check_directory, read_record
+from tools.binaries.records import check_directory, list_backends, read_record
 
 ROOT = Path(__file__).parents[2]
 EXECUTABLES = {
@@ -43,6 +43,9 @@ VARIANTS = {
     },
 }
 MAX_WHEEL_BYTES = 20_000_000
+MAX_CUDA_WHEEL_BYTES = 200_000_000
+CUBLAS = {"cuda12": "nvidia-cublas-cu12<13,>=12.4.5.8", "cuda13": "nvidia-cublas<14,>=13.0.2.14"}
+CUBLAS_FOLDER = {"cuda12": "nvidia/cublas/lib", "cuda13": "nvidia/cu13/lib"}
 NOTICES = {
     "llamafile-sgemm.txt": "ggml/src/ggml-cpu/llamafile/sgemm.cpp",
     "stb_image.txt": "vendor/stb/stb_image.h",
@@ -70,6 +73,12 @@ def record(binaries: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def backends(binaries: Path) -> list[Path]:
+    """The folders of the CUDA backends: none in a wheel for the CPU."""
+    return list_backends(binaries)
+
+
+@pytest.fixture(scope="module")
 def info(unpacked: Path) -> Path:
     (found,) = unpacked.glob("llcuda-*.dist-info")
     return found
@@ -83,8 +92,8 @@ def test_the_wheel_is_for_any_python_3_on_this_platform(wheel: Path) -> None:
     assert re.fullmatch(r"llcuda-\d+\.\d+\.\d+-py3-none-(linux|manylinux_2_\d+)_x86_64\.whl", wheel.name)
 
 
-def test_the_wheel_keeps_its_budget(wheel: Path) -> None:
-    assert wheel.stat().st_size <= MAX_WHEEL_BYTES
+def test_the_wheel_keeps_its_budget(wheel: Path, backends: list[Path]) -> None:
+    assert wheel.stat().st_size <= (MAX_CUDA_WHEEL_BYTES if backends else MAX_WHEEL_BYTES)
 
 
 def test_no_name_is_there_twice_and_none_is_a_link(wheel: Path) -> None:
@@ -94,9 +103,10 @@ def test_no_name_is_there_twice_and_none_is_a_link(wheel: Path) -> None:
     assert not [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
 
 
-def test_the_binaries_are_exactly_these(binaries: Path, record: dict[str, Any]) -> None:
+def test_the_binaries_are_exactly_these(binaries: Path, record: dict[str, Any], backends: list[Path]) -> None:
     implementations = {f"lib{name}-impl.so" for name in EXECUTABLES if (binaries / f"lib{name}-impl.so").exists()}
     expected = EXECUTABLES | LIBRARIES | implementations | VARIANTS[record["profile"]] | {"BUILD.json"}
+    expected |= {f"{folder.name}/{name}" for folder in backends for name in ("libggml-cuda.so", "BUILD.json")}
     assert {path.relative_to(binaries).as_posix() for path in binaries.rglob("*") if path.is_file()} == expected
 
 
@@ -126,7 +136,7 @@ def test_the_binaries_are_whole_hardened_and_find_each_other(binaries: Path) -> 
 
 
 def test_every_binary_is_elf_and_the_tools_are_the_executable_ones(binaries: Path) -> None:
-    files = [path for path in binaries.iterdir() if path.name != "BUILD.json"]
+    files = [path for path in binaries.rglob("*") if path.is_file() and path.name != "BUILD.json"]
     assert [path.name for path in files if not is_elf(path)] == []
     assert {path.name for path in files if read_elf(path).is_executable} == EXECUTABLES
     executable = {path.name for path in binaries.iterdir() if os.access(path, os.X_OK) and path.stat().st_mode & 0o100}
@@ -138,7 +148,8 @@ def test_no_path_of_the_building_machine_is_inside(binaries: Path) -> None:
     paths = {str(ROOT).encode(), b"/tmp/", str(Path.home()).encode() + b"/"}
     found = {
         (path.name, text.decode(errors="replace"))
-        for path in binaries.iterdir()
+        for path in binaries.rglob("*")
+        if path.is_file()
         for text in re.findall(rb"[\x20-\x7e]{4,}", path.read_bytes())
         if any(one in text for one in paths) and (b".c" in text or b".h" in text or b"build" in text)
     }
@@ -154,6 +165,33 @@ def test_build_json_states_what_was_built(record: dict[str, Any]) -> None:
     assert re.match(r"(GNU|Clang) \d+\.\d+", record["compiler"])
     assert (record["toolkit"], record["architectures"]) == (None, [])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["date"])
+
+
+def test_each_backend_says_what_it_was_built_for(backends: list[Path]) -> None:
+    """That its code is for these GPUs is checked with the rest of the binaries."""
+    for folder in backends:
+        record = read_record(folder)
+        major = record["toolkit"].partition(".")[0]
+        assert record["profile"] == folder.name == f"cuda{major}"
+        assert record["architectures"]
+        assert all(re.fullmatch(r"(sm|compute)_\d+[af]?", name) for name in record["architectures"])
+        assert record["cuda"]["cublas"] == f"libcublas.so.{major}"
+        assert (record["cuda"]["compression"], record["cuda"]["runtime"]) in {("size", "static"), ("none", "static")}
+        assert re.fullmatch(r"\d{3}\.\d+\.\d+", record["cuda"]["driver_floor"])
+
+
+def test_each_backend_finds_its_libraries_beside_itself_with_the_rest_and_in_the_wheels(backends: list[Path]) -> None:
+    for folder in backends:
+        elf = read_elf(folder / "libggml-cuda.so")
+        assert elf.runpath == f"$ORIGIN:$ORIGIN/..:$ORIGIN/../../../{CUBLAS_FOLDER[folder.name]}"
+        assert {"libggml-base.so", "libcuda.so.1"} <= set(elf.needed)
+        assert not [name for name in elf.needed if "cublas" in name or "cudart" in name]
+
+
+def test_the_wheel_depends_on_cublas_for_its_backends_alone(info: Path, backends: list[Path]) -> None:
+    metadata = (info / "METADATA").read_text(encoding="utf-8")
+    required = set(re.findall(r"^Requires-Dist: (nvidia-[^\n]*)$", metadata, re.MULTILINE))
+    assert required == {CUBLAS[folder.name] for folder in backends}
 
 
 def test_every_licence_of_the_vendored_source_is_shipped(info: Path) -> None:
