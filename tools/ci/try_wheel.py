@@ -24,11 +24,11 @@ BACKEND = "GGML_BACKEND_PATH"
 ASK = ("infer", "-m", "demo", "-p", "What is 2+2?", "--temperature", "0")
 FIND_BINARIES = "import llcuda.native; print(llcuda.native.binaries_dir())"
 REPORT = """
-import dataclasses, json, llcuda
+import json, llcuda
 with llcuda.InferenceEngine() as engine:
     engine.load_model("demo", silent=True)
     report = engine.device_report
-    print(json.dumps({"device": report.device, "sentence": report.sentence}))
+    print(json.dumps({"device": report.device, "reason": report.reason}))
 """
 
 
@@ -122,10 +122,10 @@ def check_answer(installed: Installed) -> str:
 
 
 def check_auto(installed: Installed) -> str:
-    """Without a GPU the processor is used, which the log says in one line and the report in one sentence."""
+    """Without a GPU the processor is used, which the log says in one line, and the report too."""
     report = json.loads(installed.run("-c", REPORT)[0])
     expect(report["device"] == "cpu", f"device='auto' used {report['device']}")
-    expect("CPU" in report["sentence"], f"the report does not say that the CPU is used: {report['sentence']!r}")
+    expect("CPU" in report["reason"], f"the report does not say that the CPU is used: {report['sentence']!r}")
     _, log = installed.llcuda(*ASK, "--device", "auto")
     lines = [line for line in log.splitlines() if "CPU" in line]
     expect(len(lines) == 1, f"not one line of the log says that the CPU is used, but {len(lines)}:\n{log}")
