@@ -15,7 +15,8 @@ TYPE_CHECKING = False  # `typing` alone would take as long as everything else he
 
 if TYPE_CHECKING:
     from llcuda.client import AsyncInferenceClient, InferenceClient, InferResult
-    from llcuda.engine import InferenceEngine, quick_infer
+    from llcuda.devices import check_cuda_available, check_gpu_compatibility, get_cuda_device_info
+    from llcuda.engine import DeviceReport, InferenceEngine, quick_infer
     from llcuda.errors import LlcudaError
     from llcuda.server import ServerManager
 
@@ -23,22 +24,30 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncInferenceClient",
+    "DeviceReport",
     "InferResult",
     "InferenceClient",
     "InferenceEngine",
     "LlcudaError",
     "ServerManager",
     "__version__",
+    "check_cuda_available",
+    "check_gpu_compatibility",
+    "get_cuda_device_info",
     "quick_infer",
 ]
 
 _HOMES = {
     "AsyncInferenceClient": "llcuda.client",
+    "DeviceReport": "llcuda.engine",
     "InferResult": "llcuda.client",
     "InferenceClient": "llcuda.client",
     "InferenceEngine": "llcuda.engine",
     "LlcudaError": "llcuda.errors",
     "ServerManager": "llcuda.server",
+    "check_cuda_available": "llcuda.devices",
+    "check_gpu_compatibility": "llcuda.devices",
+    "get_cuda_device_info": "llcuda.devices",
     "quick_infer": "llcuda.engine",
 }
 

@@ -141,6 +141,10 @@ class DeviceError(LlcudaError):
 class NoDeviceError(DeviceError):
     """A GPU was asked for and there is none to use."""
 
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        """Keep the ``message``, which says what stands in the way."""
+        super().__init__(message, hint=hint or 'Use device="cpu", or device="auto" to take a GPU where there is one.')
+
 
 class UnsupportedDeviceError(DeviceError):
     """The GPU's compute capability is not among those that the backend was built for."""

@@ -87,8 +87,9 @@ def test_the_managers_own_arguments_never_hold_the_key() -> None:
 
 
 def test_the_web_page_is_off_and_metrics_are_on_unless_the_caller_says_otherwise() -> None:
-    assert build_arguments(**with_defaults({})) == ["--no-ui", "--metrics"]
-    assert build_arguments(**with_defaults({"ui": True, "metrics": False})) == ["--ui"]
+    assert build_arguments(**with_defaults({})) == ["--no-ui", "--metrics", "--log-verbosity", "4"]
+    own = {"ui": True, "metrics": False, "verbosity": 3}
+    assert build_arguments(**with_defaults(own)) == ["--ui", "--verbosity", "3"]
 
 
 def test_a_key_is_made_where_none_is_given() -> None:

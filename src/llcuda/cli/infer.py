@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = read_prompt(arguments.prompt)
     with loaded_engine(arguments) as engine:
         if arguments.json:
-            print_json(dataclasses.asdict(engine.infer(prompt, **options)))
+            print_json(_describe_answer(engine, prompt, options))
         elif arguments.schema:
             print(engine.infer(prompt, **options).text)
         else:
@@ -71,6 +71,12 @@ def _read_schema(path: Path) -> object:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--schema {path}: {error}", hint="Give a file that holds one JSON schema.") from error
+
+
+def _describe_answer(engine: InferenceEngine, prompt: str, options: dict[str, Any]) -> dict[str, Any]:
+    report = engine.device_report
+    answer = dataclasses.asdict(engine.infer(prompt, **options))
+    return answer | {"device": report.to_dict() if report else None}
 
 
 def _print_stream(engine: InferenceEngine, prompt: str, options: dict[str, Any]) -> None:

@@ -49,6 +49,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="demo, a path, a name from `llcuda models list`, repo:file on the hub, a URL, or sha256:…",
     )
     group.add_argument("--ctx-size", type=int, metavar="N", help="context size in tokens (default: the model's)")
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cuda|cuda:N|cpu",
+        help="where it runs; auto takes a GPU that can be used, and says so where it takes the CPU (default: auto)",
+    )
+    group.add_argument("--require-gpu", action="store_true", help="fail where the GPU is not used")
     group.add_argument("--gpu-layers", type=int, metavar="N", help="layers to keep on the GPU (default: what fits)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: llama-server decides)")
     group.add_argument(
@@ -94,6 +101,8 @@ def loaded_engine(arguments: argparse.Namespace, **server_options: Any) -> Itera
             arguments.model,
             ctx_size=arguments.ctx_size,
             gpu_layers=arguments.gpu_layers,
+            device=arguments.device,
+            require_gpu=arguments.require_gpu,
             threads=arguments.threads,
             verbose=arguments.verbose,
             **server_options,

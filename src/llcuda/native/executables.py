@@ -16,7 +16,7 @@ from llcuda.native.build_info import binaries_dir
 from llcuda.native.libraries import child_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["exec_tool", "find_executable", "find_guard"]
@@ -49,13 +49,15 @@ def find_guard() -> Path:
     return _require_runnable(path.absolute())
 
 
-def exec_tool(name: str, arguments: Sequence[str]) -> NoReturn:
+def exec_tool(name: str, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> NoReturn:
     """Become the executable ``name``: this process is replaced, so signals, streams and exit status are the tool's.
 
-    Raises what :func:`find_executable` raises.
+    Without an ``environment`` it gets that of :func:`child_environment`. Raises what :func:`find_executable` raises.
     """
     path = find_executable(name)
-    os.execve(path, [name, *arguments], child_environment(path))  # noqa: S606 - the point of this function
+    os.execve(  # noqa: S606 - the point of this function
+        path, [name, *arguments], environment if environment is not None else child_environment(path)
+    )
 
 
 def _places(name: str) -> Iterator[tuple[str, Path]]:

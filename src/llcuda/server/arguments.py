@@ -89,7 +89,9 @@ def build_own_arguments(launch: Launch) -> list[str]:
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with what is on or off unless the caller says otherwise."""
-    return {"ui": False, "metrics": True, **options}
+    # The buffer lines, which say what is on a GPU, are printed from 4 on.
+    verbosity = {} if options.keys() & {"verbosity", "log_verbosity"} else {"log_verbosity": 4}
+    return {"ui": False, "metrics": True, **verbosity, **options}
 
 
 def check_key(api_key: str | None) -> str:

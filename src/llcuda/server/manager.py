@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from llcuda.native import Backend
+
 __all__ = ["ServerManager"]
 
 _EXIT_TIMEOUT = 5.0
@@ -82,6 +84,8 @@ class ServerManager:
         stall_timeout: float = 60.0,
         api_key: str | None = None,
         verbose: bool = False,
+        backend: Backend | None = None,
+        visible_devices: str | None = None,
         **server_options: Any,
     ) -> None:
         """Start llama-server with a model and return when it answers.
@@ -89,7 +93,10 @@ class ServerManager:
         Without ``port`` it takes a free one. It may take as long as it makes progress (log lines, bytes read, memory
         that grows): ``stall_timeout`` seconds without any end it, and ``timeout`` seconds in total where that is given.
         ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to choose where they are None. ``verbose`` logs its
-        lines to the logger ``llcuda.server``. ``server_options`` are those of :func:`build_arguments`.
+        lines to the logger ``llcuda.server``. ``backend`` is the CUDA backend that it loads, one of
+        :func:`llcuda.native.find_backends`; without one it runs on the CPU, whatever ``gpu_layers`` says, and
+        :class:`llcuda.InferenceEngine` is what chooses one. ``visible_devices`` is its CUDA_VISIBLE_DEVICES.
+        ``server_options`` are those of :func:`build_arguments`.
 
         Raises PortInUseError, BinaryError, ModelError, OutOfMemoryError, UsageError or ServerExitedError, each with the
         last lines of the log, and ServerNotReadyError where time ran out. Nothing is left running then.
@@ -98,7 +105,10 @@ class ServerManager:
         try:
             options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
             place = check_host(host), port
-            child = self._start_child(start, model_path, place=place, api_key=api_key, verbose=verbose, options=options)
+            devices = backend, visible_devices
+            child = self._start_child(
+                start, model_path, place=place, api_key=api_key, verbose=verbose, devices=devices, options=options
+            )
             wait_until_listening(child, launch=self._launch, timeout=timeout, stall_timeout=stall_timeout)
             self._become_ready(start, child, timeout=stall_timeout)
         except BaseException:
@@ -220,6 +230,7 @@ class ServerManager:
         place: tuple[str, int | None],
         api_key: str | None,
         verbose: bool,
+        devices: tuple[Backend | None, str | None],
         options: dict[str, Any],
     ) -> Child:
         host, port = place
@@ -230,8 +241,11 @@ class ServerManager:
         key = check_key(api_key)
         launch = Launch(str(executable), model, host, port or 0)
         command = (str(executable), *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
+        backend, visible = devices
         extra = {"LLAMA_API_KEY": key, "GGML_NO_BACKTRACE": os.environ.get("GGML_NO_BACKTRACE", "1")}
-        environment = child_environment(executable, extra=extra)
+        if visible is not None:
+            extra["CUDA_VISIBLE_DEVICES"] = visible
+        environment = child_environment(executable, backend=backend, extra=extra)
         with self._lock:
             self._require_start(start)
             log = Log(_log_line() if verbose else None)

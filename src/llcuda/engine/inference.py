@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
 from llcuda.client import InferenceClient
-from llcuda.errors import BinaryUnusableError, ConnectionFailedError, LlcudaError, UsageError
+from llcuda.engine.placement import choose_placement
+from llcuda.engine.report import check_report, make_report
+from llcuda.errors import BinaryUnusableError, ConnectionFailedError, DeviceError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
 from llcuda.native import check_binaries
 from llcuda.server import ServerManager
+from llcuda.server.offload import read_offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from llcuda.client import InferResult, TextStream
+    from llcuda.engine.placement import Placement
+    from llcuda.engine.report import DeviceReport
     from llcuda.models import ModelFile
     from llcuda.options import ChatOptions, InferOptions
 
@@ -45,6 +50,8 @@ class InferenceEngine:
         self._client = InferenceClient(url=server_url, api_key=api_key) if server_url else None
         self._attached = server_url is not None
         self.model: ModelFile | None = None
+        self.device_report: DeviceReport | None = None
+        """What is on a GPU and what is not, and why; None until this engine has loaded a model."""
 
     def load_model(
         self,
@@ -53,6 +60,8 @@ class InferenceEngine:
         gpu_layers: int | None = None,
         ctx_size: int | None = None,
         n_parallel: int = 1,
+        device: str = "auto",
+        require_gpu: bool = False,
         verbose: bool | None = None,
         silent: bool = False,
         **server_options: Any,
@@ -61,8 +70,11 @@ class InferenceEngine:
 
         A model that was loaded before is unloaded first. ``name`` is ``demo``, a path, a registry name, ``repo:file``
         or ``repo`` on the hub, a URL, or ``sha256:…``. ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to
-        choose where they are None. ``silent`` hides the progress bar of a download; ``verbose`` logs llama-server's
-        lines to the logger ``llcuda``. ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
+        choose where they are None. ``device`` is ``auto`` (a GPU where one can be used, else the CPU, said in one
+        logged line), ``cuda`` or ``cuda:N`` (the N-th visible GPU, or an error), or ``cpu``; ``require_gpu`` makes
+        ``auto`` an error where the GPU is not used. :attr:`device_report` says what came of it. ``silent`` hides that
+        line and the progress bar of a download; ``verbose`` logs llama-server's lines to the logger ``llcuda``.
+        ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
         :meth:`llcuda.server.ServerManager.start_server`: ``port``, ``timeout``, ``stall_timeout``.
 
         Raises ModelError where the model cannot be had, BinaryError where the executables are not whole, ServerError
@@ -72,18 +84,34 @@ class InferenceEngine:
             raise UsageError("this engine is attached to a server", hint="Load with an InferenceEngine() of its own.")
         self.unload_model()
         _require_whole_binaries()
+        layers = _first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS"))
+        placement = choose_placement(device, require_gpu=require_gpu, gpu_layers=layers)
         model = resolve_model(name, progress=not silent)
         self._server.start_server(
             model.path,
-            gpu_layers=_first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS")),
+            gpu_layers=layers,
             ctx_size=ctx_size,
             n_parallel=n_parallel,
             verbose=_first(verbose, settings.is_set("LLAMACPP_VERBOSE")),
+            backend=placement.backend,
+            visible_devices=placement.visible_devices,
             **_complete_options(model, server_options),
         )
+        self.device_report = self._report(placement, silent=silent)
         self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key)
         self.model = model
         return model
+
+    def _report(self, placement: Placement, *, silent: bool) -> DeviceReport:
+        report = make_report(placement, read_offload(self._server.log))
+        try:
+            check_report(report, required=placement.required, log_tail=self._server.log_tail)
+        except DeviceError:
+            self._server.stop_server()
+            raise
+        if placement.asked == "auto" and report.device == "cpu":
+            _log_fallback(report, silent=silent)
+        return report
 
     def unload_model(self) -> None:
         """Stop llama-server and free its memory; do nothing where no model is loaded."""
@@ -94,7 +122,7 @@ class InferenceEngine:
         if self._client is not None:
             self._client.close()
         if not self._attached:
-            self._client = self.model = None
+            self._client = self.model = self.device_report = None
 
     def infer(self, prompt: str, **options: Unpack[InferOptions]) -> InferResult:
         """Answer one prompt; :meth:`llcuda.InferenceClient.infer` names the options and the errors."""
@@ -208,6 +236,12 @@ def quick_infer(prompt: str, *, model: str = "demo", **options: Any) -> str:
 def _require_whole_binaries() -> None:
     for problem in check_binaries():
         raise BinaryUnusableError(problem.path, problem.what, hint=problem.remedy)
+
+
+def _log_fallback(report: DeviceReport, *, silent: bool) -> None:
+    from logging import INFO, WARNING, getLogger  # noqa: PLC0415 - kept out of the import
+
+    getLogger("llcuda").log(INFO if silent else WARNING, " ".join(filter(None, (report.reason, report.remedy))))
 
 
 def _first(*values: Any) -> Any:

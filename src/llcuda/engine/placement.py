@@ -1,0 +1,84 @@
+"""Where a model is to run: the device that was asked for -> the backend and the GPUs that llama-server is given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llcuda.devices import Choice, choose_backend, find_devices, visible_devices
+from llcuda.errors import UsageError
+from llcuda.native import binaries_dir, find_backends, find_executable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llcuda.native import Backend
+
+__all__ = ["OWN_SERVER", "Placement", "choose_placement"]
+
+OWN_SERVER = "own-server"
+"""The code of the choice where llama-server is not the bundled one."""
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_ON_CPU = Choice(backend=None, gpus=(), sentence="Using the CPU, as was asked for.", remedy="", code="cpu-asked")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What was asked for, and what was chosen before llama-server is started."""
+
+    asked: str
+    """``auto``, ``cuda``, ``cuda:N`` or ``cpu``."""
+    required: bool
+    """Whether it is an error not to use a GPU."""
+    choice: Choice
+
+    @property
+    def backend(self) -> Backend | None:
+        """The CUDA backend that llama-server loads; None for the CPU, and for a llama-server of the user's own."""
+        return self.choice.backend
+
+    @property
+    def visible_devices(self) -> str | None:
+        """The child's CUDA_VISIBLE_DEVICES; None leaves the user's."""
+        return None if self.choice.code == OWN_SERVER else visible_devices(self.choice)
+
+
+def choose_placement(device: str, *, require_gpu: bool, gpu_layers: int | None = None) -> Placement:
+    """Choose the backend and the GPUs for ``device``: ``auto``, ``cuda``, ``cuda:N`` (the N-th visible GPU) or ``cpu``.
+
+    Raises UsageError for another word or a contradiction, and the DeviceError that says why where a GPU is required
+    and none can be used.
+    """
+    required = require_gpu or device.startswith("cuda")
+    _check(device, require_gpu=require_gpu, gpu_layers=gpu_layers if required else None)
+    choice = _choose(device)
+    if required and choice.backend is None and choice.code != OWN_SERVER:
+        raise choice.error()
+    return Placement(asked=device, required=required, choice=choice)
+
+
+def _check(device: str, *, require_gpu: bool, gpu_layers: int | None) -> None:
+    if not _DEVICE.fullmatch(device):
+        raise UsageError(f"device={device!r} is unknown", hint='Use "auto", "cuda", "cuda:0", "cuda:1", … or "cpu".')
+    if require_gpu and device == "cpu":
+        raise UsageError('device="cpu" and require_gpu=True contradict each other')
+    if gpu_layers == 0:
+        raise UsageError(
+            "gpu_layers=0 keeps the model off the GPU that is asked for", hint='Leave it out, or use device="cpu".'
+        )
+
+
+def _choose(device: str) -> Choice:
+    if device == "cpu":
+        return _ON_CPU
+    executable = find_executable("llama-server")
+    if not _is_bundled(executable):
+        sentence = f"{executable} is not the bundled llama-server: it chooses its devices itself."
+        return Choice(backend=None, gpus=(), sentence=sentence, remedy="", code=OWN_SERVER)
+    return choose_backend(find_devices(), find_backends(), device=device)
+
+
+def _is_bundled(executable: Path) -> bool:
+    return executable.parent == binaries_dir().absolute()
