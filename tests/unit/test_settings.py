@@ -54,3 +54,18 @@ def test_the_home_is_the_one_that_was_chosen_or_in_the_data_folder(monkeypatch: 
     monkeypatch.delenv("LLCUDA_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert settings.home_dir() == Path("/data/llcuda")
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("", None), ("5", 5.0), (" 0.25 ", 0.25), ("1e2", 100.0)])
+def test_a_time_is_a_positive_number_of_seconds_or_none(
+    monkeypatch: pytest.MonkeyPatch, value: str, seconds: float | None
+) -> None:
+    monkeypatch.setenv(_NAME, value)
+    assert settings.get_seconds(_NAME) == seconds
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan", "5s", "1,5"])
+def test_a_time_that_is_none_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(_NAME, value)
+    with pytest.raises(UsageError, match=_NAME):
+        settings.get_seconds(_NAME)

@@ -33,9 +33,12 @@ _KEPT = frozenset({Situation.OK, Situation.HIDDEN, Situation.MIG_EMPTY, Situatio
 def cache_path() -> Path | None:
     """Return where the cache is, None where there is to be none."""
     value = os.environ.get("GPU_DETECTION_CACHE")
-    if value is None:
-        return (settings.get_path("XDG_CACHE_HOME") or Path.home() / ".cache") / "llcuda" / "devices.json"
-    return None if value.strip().lower() in {"", "0", "off"} else Path(value).expanduser()
+    try:
+        if value is None:
+            return (settings.get_path("XDG_CACHE_HOME") or Path.home() / ".cache") / "llcuda" / "devices.json"
+        return None if value.strip().lower() in {"", "0", "off"} else Path(value).expanduser()
+    except RuntimeError:  # this user has no home, as in a container that runs under any number
+        return None
 
 
 def make_key(machine: Machine) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def read_cache(path: Path, key: dict[str, Any]) -> Devices | None:
             return None
         devices = _parse_devices(data["devices"])
         age = _uptime() - float(data["uptime"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     expired = devices.situation is Situation.TIMEOUT and not 0 <= age < _TIMEOUT_LIFETIME
     return None if expired else devices
@@ -96,11 +99,13 @@ def write_cache(path: Path, key: dict[str, Any], *, devices: Devices) -> None:
 def _read_own_file(path: Path) -> str:
     """Return the text of a plain file that belongs to this user and that no other user may write."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise PermissionError(f"{path} is not a private file of this user")
-        return file.read(_LARGEST_FILE)
+        return os.read(descriptor, _LARGEST_FILE).decode("utf-8")
+    finally:
+        os.close(descriptor)
 
 
 def _parse_devices(data: dict[str, Any]) -> Devices:

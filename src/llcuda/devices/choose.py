@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from llcuda.devices.facts import Devices, Gpu, Situation
 from llcuda.errors import DeviceError, DriverTooOldError, NoDeviceError, UnsupportedDeviceError, UsageError
@@ -41,15 +41,6 @@ _DRIVERS = {
 _CPU = "Using the CPU."
 _USE_CPU = 'use device="cpu"'
 _GET_BACKEND = "Install a wheel that carries a CUDA backend: pip install --force-reinstall --only-binary=:all: llcuda"
-
-
-class _Build(Protocol):
-    @property
-    def toolkit(self) -> str: ...
-    @property
-    def architectures(self) -> tuple[str, ...]: ...
-    @property
-    def driver_floor(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +145,7 @@ def _pick(gpus: Sequence[Gpu], number: int | None) -> tuple[tuple[Gpu, ...], str
     return tuple(gpus[:1]), f"It is the first of {slices} MIG slices: a program can use one." if slices > 1 else ""
 
 
-def _fit(gpu: Gpu, backend: _Build, devices: Devices) -> _Fit:
+def _fit(gpu: Gpu, backend: Backend, devices: Devices) -> _Fit:
     capability = parse_version(gpu.capability)
     below = _is_older(devices.driver, backend.driver_floor)
     code = _best(backend.architectures, "sm", capability)
@@ -182,7 +173,7 @@ def _best(architectures: Sequence[str], kind: str, capability: tuple[int, ...]) 
     return max(fitting)[2] if fitting else ""
 
 
-def _needed_for_ptx(backend: _Build, devices: Devices) -> str:
+def _needed_for_ptx(backend: Backend, devices: Devices) -> str:
     """Return the driver that compiles this backend's PTX, empty where the one installed does.
 
     The driver's own version counts too: CUDA's compatibility package, which the child is not given, raises the other.
@@ -204,7 +195,7 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-def _rank(backend: _Build, fits: Sequence[_Fit]) -> tuple[int, int, tuple[int, ...]]:
+def _rank(backend: Backend, fits: Sequence[_Fit]) -> tuple[int, int, tuple[int, ...]]:
     running = [fit for fit in fits if fit.runs]
     return len(running), sum(fit.is_compiled for fit in running), parse_version(backend.toolkit)
 
@@ -219,7 +210,11 @@ def _use(backend: Backend, fits: Sequence[_Fit], unused: str) -> Choice:
             f"It has no machine code for {names}: the driver compiles {through_ptx[0].architecture}, "
             "which takes minutes at the first start."
         )
-    sentences += [f"Left out: {_name(fit.gpu)}, {_why_not(fit)}." for fit in fits if not fit.runs]
+    reasons = [(_why_not(fit), _name(fit.gpu)) for fit in fits if not fit.runs]
+    sentences += [
+        f"Left out: {_join([name for why, name in reasons if why == reason])}, {reason}."
+        for reason in dict.fromkeys(why for why, _ in reasons)
+    ]
     outdated = [fit.required for fit in fits if fit.required]
     remedy = f"Update the NVIDIA driver to {outdated[0]} or newer to use every GPU." if outdated else ""
     return Choice(backend, tuple(used), " ".join([*sentences, unused]).strip(), remedy, "ok")
