@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "add_parser"]
 
 _QUESTION, _ANSWER = "What is 2+2?", "4"
+# A GPU that should work and does not. No GPU, one that is switched off, and one without a driver are nobody's fault.
+_BROKEN_GPU = frozenset(
+    {"driver-mismatch", "driver-too-old", "gpu-lost", "no-libcuda", "permission-denied", "timeout", "unknown"}
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,12 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at the installation from the outside in: package, build, files, then a question to the demo model."""
+    """Look at the installation from the outside in: package, build, files, GPUs, then a question to the demo model."""
     python = f"Python {platform.python_version()}"
     yield Finding("llcuda", ok=True, found=f"{__version__} on {python}, {platform.platform()}")
     yield from _attempt("build", _examine_build)
     yield from _attempt("files", _examine_files)
     yield from _attempt("llama-server", _examine_server)
+    yield from _attempt("device", _examine_device)
     yield from _attempt("demo model", _examine_answer)
 
 
@@ -92,6 +97,26 @@ def _examine_server(check: str) -> Iterator[Finding]:
     from llcuda.native import find_executable  # noqa: PLC0415
 
     yield Finding(check, ok=True, found=str(find_executable("llama-server")))
+
+
+def _examine_device(check: str) -> Iterator[Finding]:
+    from llcuda.cli.gpu import format_backend  # noqa: PLC0415
+    from llcuda.devices import choose_backend, find_devices  # noqa: PLC0415
+    from llcuda.native import find_backends  # noqa: PLC0415
+
+    devices = find_devices(refresh=True)
+    cuda = f", for CUDA up to {devices.cuda}" if devices.cuda else ""
+    yield Finding("NVIDIA driver", ok=True, found=f"{devices.driver or 'none'}{cuda}")
+    for gpu in (*devices.gpus, *devices.hidden):
+        hidden = "" if gpu in devices.gpus else ", hidden"
+        memory = f", {gpu.memory_total_mib} MiB" if gpu.memory_total_mib else ""
+        found = f"{gpu.name}, compute capability {gpu.capability or 'unknown'}{memory}{hidden}"
+        yield Finding(f"GPU {gpu.index}", ok=True, found=found)
+    backends = find_backends()
+    bundled = ", ".join(map(format_backend, backends)) or "none in this installation"
+    yield Finding("CUDA backends", ok=True, found=bundled)
+    choice = choose_backend(devices, backends)
+    yield Finding(check, ok=choice.code not in _BROKEN_GPU, found=choice.sentence, remedy=choice.remedy)
 
 
 def _examine_answer(check: str) -> Iterator[Finding]:

@@ -1,0 +1,88 @@
+"""`llcuda gpu`: which GPUs there are, which backend fits them, and what stands in their way."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from llcuda.cli.options import add_command
+from llcuda.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from llcuda.cli.options import Commands
+    from llcuda.devices import Choice, Devices, Gpu
+    from llcuda.native import Backend
+
+__all__ = ["add_parser", "format_backend"]
+
+_HEADER = ("GPU", "name", "compute", "memory", "free", "use", "UUID")
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its own commands."""
+    parser = commands.add_parser("gpu", help="show the GPUs, and what is used of them")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    status = add_command(actions, run_status, name="status", summary="show the GPUs, the backends, and what is chosen")
+    status.add_argument("--device", default="auto", help="auto, cuda, cuda:N or cpu: what would be chosen for it")
+    status.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Print what the driver says now, and what an engine would choose; the exit code is 0 without a GPU too."""
+    from llcuda.devices import choose_backend, find_devices  # noqa: PLC0415 - `--help` needs neither
+    from llcuda.native import find_backends  # noqa: PLC0415
+
+    devices, backends = find_devices(refresh=True), find_backends()
+    choice = choose_backend(devices, backends, device=arguments.device)
+    if arguments.json:
+        print_json(_to_json(devices, backends, choice))
+    else:
+        _print_status(devices, backends, choice)
+    return 0
+
+
+def format_backend(backend: Backend) -> str:
+    """Return a backend for people: ``cuda12 (CUDA 12.9.86, driver 550.54.14 or newer)``."""
+    return f"{backend.name} (CUDA {backend.toolkit}, driver {backend.driver_floor} or newer)"
+
+
+def _print_status(devices: Devices, backends: Sequence[Backend], choice: Choice) -> None:
+    if devices.gpus or devices.hidden:
+        print_table(_HEADER, _to_rows(devices, choice))
+        print()
+    print(f"driver:    {devices.driver or 'none'}{f', for CUDA up to {devices.cuda}' if devices.cuda else ''}")
+    print(f"backends:  {', '.join(map(format_backend, backends)) or 'none in this installation'}")
+    print(f"situation: {devices.detail}")
+    print(f"choice:    {choice.sentence}")
+    if choice.remedy:
+        print(f"try:       {choice.remedy}")
+
+
+def _to_rows(devices: Devices, choice: Choice) -> Iterator[tuple[str, ...]]:
+    for gpu in devices.gpus:
+        yield _to_row(gpu, "used" if gpu in choice.gpus else "left out")
+    for gpu in devices.hidden:
+        yield _to_row(gpu, "hidden")
+
+
+def _to_row(gpu: Gpu, use: str) -> tuple[str, ...]:
+    total = f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib else "-"
+    free = "-" if gpu.memory_free_mib is None else f"{gpu.memory_free_mib} MiB"
+    return str(gpu.index), gpu.name, gpu.capability or "-", total, free, use, gpu.uuid
+
+
+def _to_json(devices: Devices, backends: Sequence[Backend], choice: Choice) -> dict[str, Any]:
+    return {
+        "devices": dataclasses.asdict(devices),
+        "backends": [{**dataclasses.asdict(backend), "library": str(backend.library)} for backend in backends],
+        "choice": {
+            "code": choice.code,
+            "backend": choice.backend.name if choice.backend else None,
+            "gpus": [gpu.uuid for gpu in choice.gpus],
+            "sentence": choice.sentence,
+            "remedy": choice.remedy,
+        },
+    }
