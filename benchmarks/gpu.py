@@ -46,6 +46,8 @@ _NOTHING_COLLECTED = 5
 _SIZES = {"prompt": 512, "generate": 128, "repetitions": 3}
 _SHORT_SIZES = {"prompt": 128, "generate": 32, "repetitions": 2}
 _STARTS = 7
+_PATIENCE = 4
+"""A step that takes so many times what it should has hung, and must not take the others' time."""
 
 
 @dataclass
@@ -59,11 +61,18 @@ class Bench:
     targets: dict[str, Path | None] = field(default_factory=dict)
     """Where each wheel was installed; None is the llcuda that is there already."""
     writer: subprocess.Popen[bytes] | None = None
+    step_end: float = float("inf")
+    """When the step that runs now has taken far longer than it should, on the clock of ``time.monotonic``."""
 
     @property
     def left(self) -> float:
         """The seconds that are left of the budget."""
         return float(self.options.budget) - (time.monotonic() - self.started)
+
+    @property
+    def patience(self) -> float:
+        """The seconds that one command may still take."""
+        return max(1.0, min(self.left, self.step_end - time.monotonic()))
 
     def save(self) -> None:
         """Write what there is so far."""
@@ -94,9 +103,9 @@ class Bench:
 
     def _wait(self, process: subprocess.Popen[str]) -> str:
         try:
-            return process.communicate(timeout=max(1.0, self.left))[0]
+            return process.communicate(timeout=self.patience)[0]
         except subprocess.TimeoutExpired:
-            raise RuntimeError("the budget ran out in the middle of it") from None
+            raise RuntimeError("it took too long, or the budget ran out in the middle of it") from None
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -114,7 +123,7 @@ class Bench:
         """Wait until the model is written, and return its path."""
         path = self.folder / "models" / f"{shape}-{quantisation}.gguf"
         while not path.exists():
-            if self.writer is None or self.writer.poll() is not None or self.left < 0:
+            if self.writer is None or self.writer.poll() is not None or self.patience <= 1:
                 raise RuntimeError(f"{path.name} was not written; gpu.log says why")
             time.sleep(0.05)
         return str(path)
@@ -170,8 +179,8 @@ def _start_writer(bench: Bench, wanted: list[list[str]]) -> None:
 
 def run_tests(bench: Bench) -> dict[str, Any]:
     """Run tests/gpu with the installed wheel; its output is in tests.log."""
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
-    out = bench.run(command, expected=(0, 1, _NOTHING_COLLECTED))
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "pytest_timeout", "--timeout=60"]
+    out = bench.run([*command, "-p", "no:cacheprovider"], expected=(0, 1, _NOTHING_COLLECTED))
     (bench.options.output / "tests.log").write_text(out, encoding="utf-8")
     lines = out.splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
@@ -189,13 +198,15 @@ def measure_demo(bench: Bench) -> Any:
     return bench.work("speed", model="demo", device=bench.options.device, sizes=_SIZES, rounds=5)
 
 
-def measure_model(shape: str, quantisation: str) -> Callable[[Bench], Any]:
-    """Return the step that measures the speed of one synthetic model."""
+def measure_model(shape: str, quantisation: str, **load: Any) -> Callable[[Bench], Any]:
+    """Return the step that measures the speed of one synthetic model; ``load`` are options of load_model."""
 
     def run(bench: Bench) -> Any:
-        model = bench.find_model(shape, quantisation)
         place = [shape, quantisation, bench.options.model_scale]
-        return bench.work("speed", model=model, device=bench.options.device, sizes=_SIZES, rounds=3, shape=place)
+        return bench.work(
+            "speed", model=bench.find_model(shape, quantisation), device=bench.options.device, sizes=_SIZES, rounds=3,
+            shape=place, load=load,
+        )  # fmt: skip
 
     return run
 
@@ -235,7 +246,7 @@ def measure_cpu(bench: Bench) -> dict[str, Any]:
 
 STEPS = (
     Step("install", 20, install),
-    Step("tests", 90, run_tests, gpu_only=True),
+    Step("tests", 90, run_tests),
     Step("bandwidth", 10, measure_copy, gpu_only=True),
     Step("speed demo", 20, measure_demo),
     Step("speed 7b-Q4_K_M", 40, measure_model("7b", "Q4_K_M")),
@@ -243,6 +254,7 @@ STEPS = (
     Step("speed 7b-F16", 60, measure_model("7b", "F16")),
     Step("cublas", 90, measure_cublas, gpu_only=True),
     Step("start", 40, measure_starts),
+    Step("speed 7b-Q4_K_M, sampled there", 30, measure_model("7b", "Q4_K_M", backend_sampling=True), gpu_only=True),
     Step("cpu", 60, measure_cpu, gpu_only=True),
 )
 """The seconds are what an H200 with 16 cores is expected to take; they only decide what is begun."""
@@ -256,10 +268,12 @@ def run_steps(bench: Bench, steps: list[Step]) -> None:
             continue
         print(f"{step.name} …", file=sys.stderr, flush=True)
         begun = time.monotonic()
+        if bench.options.device == "cuda":
+            bench.step_end = begun + _PATIENCE * step.seconds
         entry: dict[str, Any] = {}
         try:
             entry["result"] = step.run(bench)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, LookupError) as error:
             entry["error"] = str(error)
         entry["seconds"] = round(time.monotonic() - begun, 1)
         bench.report["steps"][step.name] = entry
@@ -301,6 +315,10 @@ def choose_folder(chosen: Path | None, scale: float) -> Path | None:
     return memory
 
 
+def _show(value: object) -> str:
+    return value.name if isinstance(value, Path) else str(value)
+
+
 def main() -> int:
     """Run the steps and print the report."""
     options = parse_options()
@@ -309,7 +327,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llcuda-gpu-", dir=place) as folder:
         bench = Bench(options, Path(folder))
         (bench.folder / "models").mkdir()
-        shown = {name: str(value) for name, value in vars(options).items() if value is not None and name != "output"}
+        shown = {name: _show(value) for name, value in vars(options).items() if value is not None and name != "output"}
         bench.report = {"machine": describe_machine(), "options": shown, "steps": {}, "dropped": {}}
         try:
             run_steps(bench, choose_steps(options))

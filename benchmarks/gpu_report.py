@@ -87,7 +87,7 @@ def _speed(results: dict[str, Any], options: dict[str, str]) -> Iterator[str]:
         datasheet, copy = (_cell(bandwidth[key]) for key in ("datasheet_gbps", "copy_gbps"))
         yield f"Memory of the GPU: {datasheet} GB/s by the datasheet, {copy} GB/s in a copy (read + written)."
         yield ""
-    head = ("model", "test", "llama-bench", "engine", "engine/llama-bench")
+    head = ("model", "test", "llama-bench", "engine", "engine/llama-bench", "by the server's clock")
     yield from table((*head, "GB/s of weights", "of the datasheet", "of the copy"), rows)
 
 
@@ -95,6 +95,7 @@ def _speed_rows(name: str, result: dict[str, Any], bandwidth: dict[str, Any]) ->
     for kind in ("prompt", "decode"):
         ours = result["engine"][kind]
         row = [name, kind, result["llama-bench"][kind], ours, result["ratio"][kind]]
+        row.append(result["ratio"][f"{kind} by the server"] if kind == "decode" else None)
         rate = result["weights_read_bytes"] * ours / 1e9 if kind == "decode" else None
         yield [*row, rate, *(_share(rate, bandwidth.get(key)) for key in ("datasheet_gbps", "copy_gbps"))]
 
