@@ -18,7 +18,7 @@ from tools.binaries.bundle import STAGED, pack, stage, unstage, verify
 from tools.binaries.errors import PreparationError
 from tools.binaries.fetch import fetch
 from tools.binaries.lock import ROOT, TREE_PATH, read_lock
-from tools.binaries.records import write_record
+from tools.binaries.records import list_toolkits, write_record
 from tools.binaries.sbom import write_sbom
 
 
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("sbom", help="write the bill of materials (the build calls this)")
     command.add_argument("output", type=Path, metavar="FILE")
+    command.add_argument("--toolkit", action="append", default=[], metavar="VERSION", help="a CUDA backend's toolkit")
     command.set_defaults(run=run_sbom)
     return top
 
@@ -142,7 +143,7 @@ def run_record(options: argparse.Namespace) -> str:
 
 
 def run_sbom(options: argparse.Namespace) -> str:
-    write_sbom(read_lock(), tree=TREE_PATH, output=options.output)
+    write_sbom(read_lock(), tree=TREE_PATH, output=options.output, toolkits=options.toolkit + list_toolkits(STAGED))
     return f"written: {options.output}"
 
 

@@ -1,7 +1,10 @@
 # The bill of materials goes beside the wheel's metadata; a build outside of a wheel has no such place.
 if(DEFINED SKBUILD_METADATA_DIR)
+  if(GGML_CUDA)
+    set(toolkit --toolkit "${CUDAToolkit_VERSION}")
+  endif()
   execute_process(
-    COMMAND "${Python3_EXECUTABLE}" prepare_binaries.py sbom "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp.cdx.json"
+    COMMAND "${Python3_EXECUTABLE}" prepare_binaries.py sbom "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp.cdx.json" ${toolkit}
     WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
     COMMAND_ERROR_IS_FATAL ANY)
   install(FILES "${CMAKE_CURRENT_BINARY_DIR}/llama.cpp.cdx.json"

@@ -218,7 +218,7 @@ def test_every_notice_is_compared_with_its_source() -> None:
     assert {path.name for path in (ROOT / "vendor/licenses").iterdir()} == set(NOTICES)
 
 
-def test_the_bill_of_materials_names_llama_cpp_and_what_it_bundles(info: Path) -> None:
+def test_the_bill_of_materials_names_llama_cpp_and_what_it_bundles(info: Path, backends: list[Path]) -> None:
     document = json.loads((info / "sboms/llama.cpp.cdx.json").read_text(encoding="utf-8"))
     lock = read_lock()
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
@@ -226,8 +226,10 @@ def test_the_bill_of_materials_names_llama_cpp_and_what_it_bundles(info: Path) -
     assert parts["llama.cpp"]["version"] == lock.tag
     assert parts["llama.cpp"]["externalReferences"][0]["hashes"] == [{"alg": "SHA-256", "content": lock.sha256}]
     assert {"cpp-httplib", "nlohmann-json", "miniaudio", "stb_image", "subprocess.h", "xxhash"} <= set(parts)
+    runtimes = {part["version"] for part in document["components"] if part["name"] == "cuda-runtime"}
+    assert runtimes == {read_record(folder)["toolkit"] for folder in backends}
     assert all(part["licenses"] for part in parts.values())
-    references = {part["bom-ref"] for part in parts.values()} | {"llcuda"}
+    references = {part["bom-ref"] for part in document["components"]} | {"llcuda"}
     assert all({link["ref"], *link["dependsOn"]} <= references for link in document["dependencies"])
 
 

@@ -87,6 +87,11 @@ def list_backends(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob(f"*/{RECORD_NAME}"))
 
 
+def list_toolkits(directory: Path) -> list[str]:
+    """Return the versions of the CUDA toolkits that a folder's backends were built with; it need not exist."""
+    return [toolkit for folder in list_backends(directory) if (toolkit := read_record(folder)["toolkit"])]
+
+
 def check_directory(directory: Path) -> list[str]:
     """Return what is wrong with a binaries folder and its backends, one line each; an empty list: it is whole.
 

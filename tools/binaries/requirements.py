@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tools.binaries.bundle import STAGED
-from tools.binaries.records import list_backends, read_record
+from tools.binaries.records import list_toolkits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,5 +28,4 @@ def dynamic_metadata(_settings: Mapping[str, Any], _project: Mapping[str, Any]) 
 
 def list_requirements(binaries: Path) -> list[str]:
     """Return the requirements of the CUDA backends in a binaries folder, which need not exist."""
-    toolkits = (read_record(folder)["toolkit"] for folder in list_backends(binaries))
-    return sorted(CUBLAS[toolkit.partition(".")[0]] for toolkit in toolkits if toolkit)
+    return sorted(CUBLAS[toolkit.partition(".")[0]] for toolkit in list_toolkits(binaries))

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tools.binaries.lock import Lock
@@ -28,10 +29,14 @@ BUNDLED = (
 )
 
 
-def write_sbom(lock: Lock, *, tree: Path, output: Path) -> None:
-    """Write the bill of materials to `output`; the same lock gives the same bytes."""
+def write_sbom(lock: Lock, *, tree: Path, output: Path, toolkits: Sequence[str] = ()) -> None:
+    """Write the bill of materials to `output`; the same lock and CUDA toolkits give the same bytes.
+
+    A CUDA backend has its toolkit's runtime inside.
+    """
     root = f"pkg:github/ggml-org/llama.cpp@{lock.tag}"
     parts = [component(tree, *entry) for entry in BUNDLED if (tree / entry[2]).exists()]
+    parts += [cuda_runtime(version) for version in sorted(set(toolkits))]
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -63,6 +68,16 @@ def llama_cpp(lock: Lock, reference: str) -> dict[str, Any]:
                 "hashes": [{"alg": "SHA-256", "content": lock.sha256}],
             }
         ],
+    }
+
+
+def cuda_runtime(version: str) -> dict[str, Any]:
+    return {
+        "type": "library",
+        "bom-ref": f"cuda-runtime/{version}",
+        "name": "cuda-runtime",
+        "version": version,
+        "licenses": [{"expression": "LicenseRef-NVIDIA-CUDA-Toolkit-EULA"}],
     }
 
 
