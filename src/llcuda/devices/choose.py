@@ -98,7 +98,7 @@ class _Fit:
 
 def visible_devices(choice: Choice) -> str:
     """Return the value of CUDA_VISIBLE_DEVICES for a program that is to use what was chosen: UUIDs, or -1."""
-    return ",".join(gpu.uuid for gpu in choice.gpus) if choice.backend else "-1"
+    return ",".join(gpu.uuid or str(gpu.index) for gpu in choice.gpus) if choice.backend else "-1"
 
 
 def choose_backend(devices: Devices, backends: Sequence[Backend], *, device: str = "auto") -> Choice:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["find_devices"]
 
 _TIMEOUT = 5.0
+_LONGEST_TIMEOUT = 3600.0
 _SLOW = 0.25
 """Seconds from which on an answer of NVML is worth keeping; a driver that stays loaded needs a tenth of that."""
 _ENOUGH = frozenset({Situation.DRIVER_MISMATCH, Situation.GPU_LOST, Situation.PERMISSION, Situation.NO_DEVICES})
@@ -30,7 +31,7 @@ def find_devices(*, refresh: bool = False, machine: Machine | None = None) -> De
     ``refresh`` asks the driver even where a slow answer is in the cache. Raises UsageError for a GPU_DETECTION_TIMEOUT
     (seconds, 5 by default) that is no time; a machine without a GPU is an answer, not an error.
     """
-    timeout = settings.get_seconds("GPU_DETECTION_TIMEOUT") or _TIMEOUT
+    timeout = min(settings.get_seconds("GPU_DETECTION_TIMEOUT") or _TIMEOUT, _LONGEST_TIMEOUT)
     machine = machine or Machine()
     known = explain_without_asking(machine)
     if known:

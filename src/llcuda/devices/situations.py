@@ -67,15 +67,18 @@ def explain_without_asking(machine: Machine) -> Devices | None:
         return _no_card(machine, displays)
     taken = next((card.driver for card in cards if card.driver not in {"", "nvidia"}), "")
     if taken or not machine.find_library("libnvidia-ml.so.1"):
-        return _is_switched_off(machine, displays) or _no_driver(machine, taken)
+        # A power state proves nothing here: a card that no driver of NVIDIA holds sleeps whenever it may.
+        off = not taken and _was_switched_off(machine, displays)
+        return _hybrid_off(machine) if off else _no_driver(machine, taken)
     return None
 
 
 def explain_failure(machine: Machine, failure: Failure, *, source: str) -> Devices:
     """Return the answer where the driver was asked and named no GPU."""
     situation = failure.situation
-    refused = machine.open_error("/dev/nvidiactl") if "nvidiactl" in machine.nodes() else 0
-    if situation is Situation.PERMISSION or (situation is Situation.UNKNOWN and refused in {errno.EACCES, errno.EPERM}):
+    # Only a driver that answers is touched again: to open the node of one that hangs would hang here.
+    refused = machine.open_error("/dev/nvidiactl") if situation in {Situation.PERMISSION, Situation.UNKNOWN} else 0
+    if situation is Situation.PERMISSION or refused in {errno.EACCES, errno.EPERM}:
         return _permission(machine, refused)
     if situation in {Situation.NO_DRIVER, Situation.NO_DEVICES, Situation.UNKNOWN}:
         found = _explain_absence(machine, failure)
@@ -124,10 +127,11 @@ def _explain_absence(machine: Machine, failure: Failure) -> Devices | None:
         return _container(machine)
     if failure.situation is Situation.UNKNOWN and machine.find_library("libnvidia-ml.so.1"):
         return None
-    found = _is_switched_off(machine, machine.displays())
-    if found or failure.situation is not Situation.UNKNOWN:
-        return found
-    return _no_driver(machine, "")
+    displays = machine.displays()
+    asleep = failure.situation is Situation.NO_DEVICES and _is_asleep(displays)
+    if asleep or _was_switched_off(machine, displays):
+        return _hybrid_off(machine)
+    return _no_driver(machine, "") if failure.situation is Situation.UNKNOWN else None
 
 
 def _has_libraries(machine: Machine) -> bool:
@@ -137,8 +141,8 @@ def _has_libraries(machine: Machine) -> bool:
 def _no_card(machine: Machine, displays: Sequence[Display]) -> Devices:
     vendors = {display.vendor for display in displays}
     if machine.is_wsl():
-        return _wsl("/dev/dxg is missing")
-    if _read_prime(machine) and vendors & {INTEL, AMD}:
+        return _container(machine) if machine.container() else _wsl("/dev/dxg is missing")
+    if _was_switched_off(machine, displays):
         return _hybrid_off(machine)
     remedy = _NOTEBOOK.get(machine.platform(), "")
     if AMD in vendors:
@@ -167,7 +171,9 @@ def _no_driver(machine: Machine, taken: str) -> Devices:
 
 def _container(machine: Machine) -> Devices:
     nodes = machine.gpu_nodes()
-    if not nodes:
+    if machine.is_wsl():
+        detail = "This container in WSL2 was started without the GPUs."
+    elif not nodes:
         detail = "The host has NVIDIA's driver, and this container was started without the GPUs."
     else:
         detail = f"This container has /dev/{nodes[0]} and not the NVIDIA driver's libraries."
@@ -195,21 +201,19 @@ def _permission(machine: Machine, refused: int) -> Devices:
     return no_gpu(Situation.PERMISSION, detail, remedy=remedy, driver=machine.driver_version())
 
 
-def _is_switched_off(machine: Machine, displays: Sequence[Display]) -> Devices | None:
-    """Return the answer for a laptop whose NVIDIA GPU is switched off while another one draws the screen."""
+def _was_switched_off(machine: Machine, displays: Sequence[Display]) -> bool:
+    """Return whether a tool of a laptop with two GPUs says that the NVIDIA GPU is to be off."""
+    prime = machine.read("/etc/prime-discrete").strip() in {"off", "intel"}
+    bbswitch = machine.read("/proc/acpi/bbswitch").strip().endswith("OFF")
+    return (prime or bbswitch) and any(display.vendor in {INTEL, AMD} for display in displays)
+
+
+def _is_asleep(displays: Sequence[Display]) -> bool:
+    """Return whether the NVIDIA GPU has no power while another one draws the screen."""
     cards = [display for display in displays if display.vendor == NVIDIA]
-    off = _read_prime(machine) or _read_bbswitch(machine) or (bool(cards) and all(card.powered_off for card in cards))
-    return _hybrid_off(machine) if off and any(display.vendor in {INTEL, AMD} for display in displays) else None
+    return bool(cards) and all(card.powered_off for card in cards) and len(displays) > len(cards)
 
 
 def _hybrid_off(machine: Machine) -> Devices:
     detail = "This laptop's NVIDIA GPU is switched off; another GPU draws the screen."
     return no_gpu(Situation.HYBRID_OFF, detail, remedy=_SWITCH_ON, driver=machine.driver_version())
-
-
-def _read_prime(machine: Machine) -> bool:
-    return machine.read("/etc/prime-discrete").strip() in {"off", "intel"}
-
-
-def _read_bbswitch(machine: Machine) -> bool:
-    return machine.read("/proc/acpi/bbswitch").strip().endswith("OFF")
