@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_layers_that_are_asked_for_without_a_gpu_are_reported_where_they_are() -
 
 
 @pytest.mark.parametrize("options", [{"device": "cuda"}, {"device": "cuda:0"}, {"require_gpu": True}])
-def test_a_gpu_that_is_required_is_an_error_with_the_remedy_and_nothing_is_started(options: dict[str, object]) -> None:
+def test_a_gpu_that_is_required_is_an_error_with_the_remedy_and_nothing_is_started(options: dict[str, Any]) -> None:
     engine = llcuda.InferenceEngine()
     with pytest.raises(NoDeviceError) as caught:
         engine.load_model("demo", **options)
