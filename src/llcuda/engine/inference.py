@@ -14,7 +14,6 @@ from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
 from llcuda.native import check_binaries
 from llcuda.server import ServerManager
-from llcuda.server.offload import read_offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +102,8 @@ class InferenceEngine:
         return model
 
     def _report(self, placement: Placement, *, silent: bool) -> DeviceReport:
+        from llcuda.server.offload import read_offload  # noqa: PLC0415 - loaded while llama-server was loading
+
         report = make_report(placement, read_offload(self._server.log))
         try:
             check_report(report, required=placement.required, log_tail=self._server.log_tail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,9 @@ def wait_until_listening(child: Child, *, launch: Launch, timeout: float | None,
     Raises ServerNotReadyError after ``stall_timeout`` seconds without progress or ``timeout`` seconds in total, and
     what :func:`classify_failure` makes of a child that ended.
     """
-    _load_transport()  # while llama-server loads, not after
+    # While llama-server loads, not after.
+    _load_transport()
+    import_module("llcuda.server.offload")
     started = moved = monotonic()
     seen: tuple[int, ...] = ()
     while child.log.address is None:
