@@ -14,7 +14,7 @@ fi
 find_python() {
   local name
   for name in python3.12 python3; do
-    command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' && echo "$name" && return
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then echo "$name" && return; fi
   done
   echo "no Python 3.10 or newer here" >&2
   return 1

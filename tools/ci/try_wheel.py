@@ -125,7 +125,7 @@ def check_auto(installed: Installed) -> str:
     """Without a GPU the processor is used, which the log says in one line, and the report too."""
     report = json.loads(installed.run("-c", REPORT)[0])
     expect(report["device"] == "cpu", f"device='auto' used {report['device']}")
-    expect("CPU" in report["reason"], f"the report does not say that the CPU is used: {report['sentence']!r}")
+    expect("CPU" in report["reason"], f"the report does not say that the CPU is used: {report['reason']!r}")
     _, log = installed.llcuda(*ASK, "--device", "auto")
     lines = [line for line in log.splitlines() if "CPU" in line]
     expect(len(lines) == 1, f"not one line of the log says that the CPU is used, but {len(lines)}:\n{log}")
