@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llcuda.errors import ConnectionFailedError, UsageError
+from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class TextStream:
         self._decoder = EventDecoder()
         self._events: list[bytes] = []
         self._result: InferResult | None = None
+        self.on_failure: Callable[[LlcudaError], object] | None = None
+        """Given the error that ended the stream, before it is raised; it may raise another."""
 
     @property
     def text(self) -> str:
@@ -63,8 +65,8 @@ class TextStream:
         """
         try:
             piece = self._next_piece()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._fail(error)
             raise
         if not piece:
             raise StopIteration
@@ -82,8 +84,8 @@ class TextStream:
                 for event in [*reversed(self._events), *self._decoder.feed(rest)]:
                     self._answer.add(event)
                 self._end()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._fail(error)
             raise
         return self.result
 
@@ -110,6 +112,11 @@ class TextStream:
         """Close: nobody waits for the rest any more."""
         if hasattr(self, "_exchange"):
             self._exchange.close()
+
+    def _fail(self, error: BaseException) -> None:
+        self.close()
+        if self.on_failure is not None and isinstance(error, LlcudaError):
+            self.on_failure(error)
 
     def _next_piece(self) -> str:
         """Return the next piece that is not empty; nothing at the end."""

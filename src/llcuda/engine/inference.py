@@ -34,6 +34,9 @@ __all__ = ["InferenceEngine", "quick_infer"]
 # cost everything: the demo model made 4,000 tokens/s with one thread and 5 with two, on two busy cores.
 _ONE_THREAD_PARAMETERS = 20_000_000
 
+# Seconds for a server that broke a connection to be seen dead: its crash is written down before it is reaped.
+_DEATH_TIMEOUT = 1.0
+
 
 class InferenceEngine:
     """Answer prompts with a model that this engine loads, or with a server that runs already.
@@ -135,7 +138,8 @@ class InferenceEngine:
     def infer_stream(self, prompt: str, **options: Unpack[InferOptions]) -> TextStream:
         """Answer one prompt piece by piece; closing the stream early stops the answer."""
         with self._measured() as client:
-            return client.infer_stream(prompt, on_result=self._metrics.record, **self._with_template(options))
+            options = self._with_template(options)
+            return self._watched(client.infer_stream(prompt, on_result=self._metrics.record, **options))
 
     def batch_infer(self, prompts: Sequence[str], **options: Any) -> list[InferResult]:
         """Answer many prompts, as many at once as there are slots, and return the answers in the prompts' order."""
@@ -155,7 +159,7 @@ class InferenceEngine:
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> TextStream:
         """Answer a conversation piece by piece; closing the stream early stops the answer."""
         with self._measured() as client:
-            return client.stream_chat(messages, on_result=self._metrics.record, **options)
+            return self._watched(client.stream_chat(messages, on_result=self._metrics.record, **options))
 
     def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
         """Return one vector for each text; the model must be loaded with ``embeddings=True``."""
@@ -221,10 +225,18 @@ class InferenceEngine:
         try:
             yield self.client
         except LlcudaError as error:
-            self._metrics.record_failure()
-            if isinstance(error, ConnectionFailedError) and not self._attached:
-                self._server.raise_if_exited()
+            self._explain(error)
             raise
+
+    def _explain(self, error: LlcudaError) -> None:
+        """Count a failed request, and raise why the server died where that is what broke the connection."""
+        self._metrics.record_failure()
+        if isinstance(error, ConnectionFailedError) and not self._attached:
+            self._server.raise_if_exited(timeout=_DEATH_TIMEOUT)
+
+    def _watched(self, stream: TextStream) -> TextStream:
+        stream.on_failure = self._explain
+        return stream
 
 
 def quick_infer(prompt: str, *, model: str = "demo", **options: Any) -> str:

@@ -146,8 +146,10 @@ class ServerManager:
         info: dict[str, Any] = json.loads(body)
         return info
 
-    def raise_if_exited(self) -> None:
-        """Raise the error that says why the server ended by itself, if it has."""
+    def raise_if_exited(self, *, timeout: float = 0.0) -> None:
+        """Raise the error that says why the server ended by itself, if it has, or does within ``timeout`` seconds."""
+        if timeout and self._child is not None:
+            self._child.wait(timeout)
         if self.state == "exited" and self._child is not None:
             raise_failure(self._child, launch=self._launch)
 
