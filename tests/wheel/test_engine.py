@@ -233,20 +233,24 @@ def test_a_server_that_dies_is_named_as_the_cause() -> None:
         assert not engine.is_loaded
 
 
+def tell_a_long_story(engine: llcuda.InferenceEngine, *, streamed: bool) -> None:
+    options: dict[str, Any] = {"max_tokens": 8000, "ignore_eos": True}
+    if streamed:
+        list(engine.infer_stream("Tell me a story.", **options))
+    else:
+        engine.infer("Tell me a story.", **options)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_server_that_dies_in_the_middle_of_an_answer_is_named_as_the_cause(*, streamed: bool) -> None:
     with llcuda.InferenceEngine() as engine:
         engine.load_model("demo", ctx_size=8192)
         pid = engine._server.server_pid
         assert pid is not None
-        options: dict[str, Any] = {"max_tokens": 8000, "ignore_eos": True}
         crash = threading.Timer(0.1, os.kill, [pid, signal.SIGABRT])
         crash.start()
         with pytest.raises(ServerExitedError, match="SIGABRT"):
-            if streamed:
-                list(engine.infer_stream("Tell me a story.", **options))
-            else:
-                engine.infer("Tell me a story.", **options)
+            tell_a_long_story(engine, streamed=streamed)
         crash.join()
         assert engine.get_metrics()["failures"] == 1
 
