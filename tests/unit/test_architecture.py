@@ -53,7 +53,7 @@ def test_the_layers_are_those_of_the_design() -> None:
         "(experiments)",
         "(gateway) | (batch) | (bench)",
         "engine | (installer)",
-        "server | client | models | (devices)",
+        "server | client | models | devices",
         "native | store | gguf | transport | schema | options | metrics",
         "settings",
         "errors",
