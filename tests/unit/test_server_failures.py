@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from llcuda import errors
 from llcuda.server.failures import TAIL_LINES, Launch, classify_failure
+from llcuda.server.failures_cuda import explain_cuda
 from tests.broken import BROKEN, LOGS, Broken
 
 LAUNCH = Launch("/bin/llama-server", "/models/model.gguf", "127.0.0.1", 8090)
@@ -68,6 +70,16 @@ def read_named(name: str) -> list[str]:
         ("llcuda-guard: fork: Resource temporarily unavailable", errors.ServerExitedError),
         ("/x/llama-server: symbol lookup error: /x/libllama.so: undefined symbol: f", errors.BinaryUnusableError),
         ("CUDA error: out of memory", errors.OutOfMemoryError),
+        ("CUDA error: the resource allocation failed", errors.OutOfMemoryError),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED", errors.OutOfMemoryError),
+        ("CUDA error: no kernel image is available for execution on the device", errors.UnsupportedDeviceError),
+        ("CUDA error: device kernel image is invalid", errors.DriverTooOldError),
+        ("CUDA error: CUDA driver version is insufficient for CUDA runtime version", errors.DriverTooOldError),
+        ("CUDA error: no CUDA-capable device is detected", errors.NoDeviceError),
+        ("CUDA error: something that nobody has seen", errors.DeviceError),
+        ("NVRM: Xid (PCI:0000:01:00): 79, pid=1, GPU has fallen off the bus.", errors.DeviceError),
+        ("llcuda: this libcublas.so.12 has no cublasGemmEx. Install another: pip install nvidia-cublas-cu12",
+         errors.BinaryUnusableError),
         ("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 1.0 MiB on device 0: cudaMalloc failed: out of memory",
          errors.OutOfMemoryError),
         ("E llama_init_from_model: failed to initialize the context: std::bad_alloc", errors.OutOfMemoryError),
@@ -115,3 +127,94 @@ def test_a_death_before_the_first_word_means_a_bad_binary(number: signal.Signals
 def test_nothing_at_all_is_still_an_error() -> None:
     assert type(classify_failure([], None)) is errors.ServerExitedError
     assert type(classify_failure([], -200)) is errors.ServerExitedError
+
+
+CUDA_LOGS = LOGS / "cuda"
+"""Written after the format strings of ggml-cuda.cu and native/cublas: a GPU cannot be made to fail on demand."""
+CUBLAS = "cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("log", "kind", "says", "remedy"),
+    [
+        ("no-kernel-image", errors.UnsupportedDeviceError, "compute capability 5.0 is not", "--no-binary llcuda"),
+        ("kernel-image-invalid", errors.DriverTooOldError, "older than 550.54.14", "Update the driver to 550.54.14"),
+        ("ptx-newer-than-driver", errors.DriverTooOldError, "the one that came with", "Update the driver"),
+        ("803", errors.DeviceError, "unsupported display driver", "restart the machine; in a container"),
+        ("804", errors.DeviceError, "forward compatibility", "cuda/compat"),
+        ("unknown-error", errors.DeviceError, "CUDA0 (Tesla T4): unknown error", "modprobe"),
+        ("illegal-memory-access", errors.DeviceError, "CUDA0 (Tesla T4): an illegal memory", 'flash_attn="off"'),
+        ("unspecified-launch-failure", errors.DeviceError, "CUDA0 (Tesla T4): unspecified launch", "xid"),
+        ("out-of-memory-while-computing", errors.OutOfMemoryError, "CUDA1 (NVIDIA GeForce RTX 3060)", "gpu_layers"),
+        ("cublas-12-missing", errors.BinaryUnusableError, CUBLAS, "Run: pip install nvidia-cublas-cu12"),
+        ("cublas-13-missing", errors.BinaryUnusableError, CUBLAS, 'Run: pip install "nvidia-cublas>=13,<14"'),
+        ("model-missing-after-cuda-did-not-start", errors.ModelNotFoundError, "no such file", "Check the path"),
+        ("killed-after-an-allocation-was-retried", errors.ServerExitedError, "SIGABRT", ""),
+    ],
+)
+def test_a_cuda_failure_becomes_its_error(
+    *, log: str, kind: type[errors.LlcudaError], says: str, remedy: str
+) -> None:
+    lines = (CUDA_LOGS / f"written-{log}.log").read_text().splitlines()
+    error = classify_failure(lines, -signal.SIGABRT, launch=LAUNCH)
+    assert type(error) is kind
+    assert says in str(error)
+    assert remedy in error.hint
+    assert error.log_tail
+
+
+@pytest.mark.parametrize(("what", "mib"), [("weights", "2.63"), ("compute", "3.51")])
+def test_a_gpu_without_room_is_named(what: str, mib: str) -> None:
+    lines = (LOGS / "offload" / f"recorded-out-of-memory-{what}.log").read_text().splitlines()
+    error = classify_failure(lines, 1, launch=LAUNCH)
+    assert type(error) is errors.OutOfMemoryError
+    assert f"{mib} MiB more" in str(error)
+    assert "CUDA0 (Fake GPU " in str(error)
+    assert "gpu_layers" in error.hint
+    assert "ctx_size" in error.hint
+    assert 'device="cpu"' in error.hint
+
+
+def test_a_cuda_failure_names_its_facts() -> None:
+    def classify(log: str) -> errors.LlcudaError:
+        lines = (CUDA_LOGS / f"written-{log}.log").read_text().splitlines()
+        launch = Launch("/bin/llama-server", driver="535.288.01", driver_floor="550.54.14", toolkit="12.9.86")
+        return classify_failure(lines, -signal.SIGABRT, launch=launch)
+
+    unsupported = classify("no-kernel-image")
+    assert isinstance(unsupported, errors.UnsupportedDeviceError)
+    assert unsupported.capability == "5.0"
+    assert unsupported.built_for == ("6.1", "7.5", "8.0", "8.6", "8.9", "9.0", "12.0")
+    too_old = classify("kernel-image-invalid")
+    assert isinstance(too_old, errors.DriverTooOldError)
+    assert (too_old.driver, too_old.required) == ("535.288.01", "550.54.14")
+    assert "the one that came with CUDA 12.9.86" in str(classify("ptx-newer-than-driver"))
+    for major in ("12", "13"):
+        missing = classify(f"cublas-{major}-missing")
+        assert isinstance(missing, errors.BinaryUnusableError)
+        assert missing.missing == (f"libcublas.so.{major}",)
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("system not yet initialized", "nvidia-fabricmanager"),
+        ("CUDA-capable device(s) is/are busy or unavailable", "COMPUTE"),
+        ("the launch timed out and was terminated", "display"),
+        ("PTX JIT compiler library not found", "libnvidia-ptxjitcompiler"),
+        ("uncorrectable ECC error encountered", "xid"),
+        ("the library was not initialized", "memory"),
+        ("no CUDA-capable device is detected", "CUDA_VISIBLE_DEVICES"),
+        ("something that nobody has seen", "Update the NVIDIA driver"),
+    ],
+)
+def test_what_kept_cuda_from_starting_has_a_remedy(reason: str, remedy: str) -> None:
+    error = explain_cuda(reason, "", launch=LAUNCH)
+    assert isinstance(error, errors.DeviceError)
+    assert reason in str(error)
+    assert remedy in error.hint
+
+
+def test_every_cuda_log_is_tested() -> None:
+    source = Path(__file__).read_text()
+    assert all(f'"{path.stem.removeprefix("written-")}"' in source for path in CUDA_LOGS.glob("*.log"))

@@ -21,6 +21,7 @@ from llcuda.errors import (
     ServerExitedError,
     UsageError,
 )
+from llcuda.server.failures_cuda import explain_cuda, make_gpu_out_of_memory, make_library_missing, without_retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +46,12 @@ class Launch:
     model: str = "the model"
     host: str = "127.0.0.1"
     port: int = 0
+    driver: str = ""
+    """The NVIDIA driver's version."""
+    driver_floor: str = "550.54.14"
+    """The oldest driver for the backend in use."""
+    toolkit: str = ""
+    """The CUDA version that the backend was built with."""
 
 
 class _Rule(NamedTuple):
@@ -64,7 +71,7 @@ def classify_failure(lines: Sequence[str], returncode: int | None, *, launch: La
 
 
 def _match(lines: Sequence[str], launch: Launch) -> LlcudaError | None:
-    text = "\n".join(lines)
+    text = without_retried("\n".join(lines))
     for rule in _RULES:
         found = rule.pattern.search(text)
         if found:
@@ -134,6 +141,10 @@ def _no_memory(found: re.Match[str], launch: Launch) -> LlcudaError:
     return OutOfMemoryError(f"there is not enough memory for {launch.model}: {found[1].strip()}")
 
 
+def _cuda_failed(found: re.Match[str], launch: Launch) -> LlcudaError:
+    return explain_cuda(found[1], found.string, launch=launch)
+
+
 def _file_missing(found: re.Match[str], _launch: Launch) -> LlcudaError:
     reason = "there is no such file" if found[2] == "No such file or directory" else f"cannot be opened ({found[2]})"
     return ModelNotFoundError(found[1], reason, hint="Check the path, and that this user may read the file.")
@@ -160,6 +171,18 @@ _RULES = (
     _rule(r'^error while handling argument "(\S+)": (.+)$', _bad_value),
     _rule(r"^error: (.+)$", _bad_option),
     _rule(r"couldn't bind HTTP server socket, hostname: (\S*), port: (\d+)", _port_taken),
+    _rule(
+        r"llcuda: (?P<library>\S+) is needed for this model on this GPU and (?P<reason>was not found \(.*\))\. "
+        r"Install it: (?P<command>.+)$",
+        make_library_missing,
+    ),
+    _rule(
+        r"llcuda: this (?P<library>\S+) (?P<reason>has no \w+)\. Install another: (?P<command>.+)$",
+        make_library_missing,
+    ),
+    _rule(r"CUDA error: (.+)$", _cuda_failed),
+    _rule(r"(NVRM: Xid .+|GPU has fallen off the bus.*|GPU is lost.*)$", _cuda_failed),
+    _rule(r"allocating (\d+\.\d+) MiB on device (\d+): cudaMalloc failed: out of memory", make_gpu_out_of_memory),
     _rule(
         r"(?i)((?:[\w ]*out of memory|std::bad_alloc|insufficient memory|cannot allocate memory"
         r"|(?:failed|unable) to allocate).*)$",
