@@ -280,3 +280,16 @@ def test_a_long_log_is_read_quickly() -> None:
     started = time.perf_counter()
     read_offload(many)
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize("name", ["kv-on-cpu", "all-experts-on-cpu", "one-layers-experts-on-cpu", "experts-reduced"])
+@pytest.mark.parametrize("hidden", ["graph: nodes", "print_info", "KV buffer size"])
+def test_one_proof_is_enough_that_something_is_not_on_the_gpu(name: str, hidden: str) -> None:
+    lines = (LOGS / f"recorded-partial-{name}.log").read_text().splitlines()
+    assert read_offload(line for line in lines if hidden not in line).verdict == "partial"
+
+
+@pytest.mark.parametrize("hidden", ["graph: nodes", "n_vocab", "file size", "- type"])
+def test_what_is_on_the_gpu_in_full_needs_no_single_line(hidden: str) -> None:
+    lines = (LOGS / "written-full-h200.log").read_text().splitlines()
+    assert read_offload(line for line in lines if hidden not in line).verdict == "full"
