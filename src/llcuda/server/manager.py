@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerError, UsageError
@@ -241,9 +242,11 @@ class ServerManager:
         executable = self.find_llama_server()
         model = os.path.abspath(os.fspath(model_path))  # noqa: PTH100 - links are kept as they are
         key = check_key(api_key)
-        launch = Launch(str(executable), model, host, port or 0)
-        command = (str(executable), *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
         backend, visible = devices
+        launch = Launch(str(executable), model, host, port or 0)
+        if backend is not None:
+            launch = replace(launch, driver_floor=backend.driver_floor, toolkit=backend.toolkit)
+        command = (str(executable), *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
         extra = {"LLAMA_API_KEY": key, "GGML_NO_BACKTRACE": os.environ.get("GGML_NO_BACKTRACE", "1")}
         if visible is not None:
             extra["CUDA_VISIBLE_DEVICES"] = visible
