@@ -1,9 +1,9 @@
 /* A stand-in for the CUDA backend: GPUs that are not there, for llama-server's log of how it places a model on them.
  *
  * It is loaded through GGML_BACKEND_PATH, calls its devices CUDA0, CUDA1 ..., gives them memory of the host under that
- * name, and has the CPU backend compute. FAKE_GPU is their memory in MiB: "8", or "8,4" for two. FAKE_GPU_NO_FLASH=1
- * leaves flash attention out, as a GPU does for a head size that it has no kernel for. What is allocated beyond the
- * memory fails with the words of ggml-cuda.cu.
+ * name, and has the CPU backend compute. GGML_FAKE_GPU is their memory in MiB: "8", or "8,4" for two.
+ * GGML_FAKE_GPU_NO_FLASH=1 leaves flash attention out, as a GPU does for a head size that it has no kernel for. What is
+ * allocated beyond the memory fails with the words of ggml-cuda.cu.
  */
 
 #include <stdio.h>
@@ -158,7 +158,7 @@ static ggml_backend_buffer_type_t device_host_buft(ggml_backend_dev_t device) {
 
 static bool device_supports_op(ggml_backend_dev_t device, const struct ggml_tensor * op) {
     (void) device;
-    if (op->op == GGML_OP_FLASH_ATTN_EXT && getenv("FAKE_GPU_NO_FLASH")) {
+    if (op->op == GGML_OP_FLASH_ATTN_EXT && getenv("GGML_FAKE_GPU_NO_FLASH")) {
         return false;
     }
     return ggml_backend_dev_supports_op(cpu(), op);
@@ -224,7 +224,7 @@ static void add_gpu(size_t total) {
 ggml_backend_reg_t ggml_backend_init(void);
 
 ggml_backend_reg_t ggml_backend_init(void) {
-    const char * sizes = getenv("FAKE_GPU");
+    const char * sizes = getenv("GGML_FAKE_GPU");
     for (char * end; sizes && *sizes && count < MAX_GPUS; sizes = *end ? end + 1 : end) {
         add_gpu((size_t) strtoull(sizes, &end, 10) * MIB);
     }

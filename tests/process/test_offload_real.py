@@ -82,7 +82,7 @@ CASES = (
     Case("full-projector", "tiny.gguf", f"{NO_FIT} --mmproj projector.gguf", "64"),
     Case("full-projector-on-cpu", "tiny.gguf", f"{NO_FIT} --mmproj projector.gguf --no-mmproj-offload", "64"),
     Case("full-context-reduced", "demo.gguf", f"{NO_FIT} --fit-ctx 256", "8"),
-    Case("full-no-flash-attention", "demo.gguf", NO_FIT, "64", environment={"FAKE_GPU_NO_FLASH": "1"}),
+    Case("full-no-flash-attention", "demo.gguf", NO_FIT, "64", environment={"GGML_FAKE_GPU_NO_FLASH": "1"}),
     Case("partial-two-layers", "demo.gguf", f"{NO_FIT} --gpu-layers 2", "64"),
     Case("partial-layers-reduced", "demo.gguf", "--fit-target 3", "8"),
     Case("partial-kv-on-cpu", "demo.gguf", f"{NO_FIT} --no-kv-offload", "64"),
@@ -168,7 +168,7 @@ def run_case(case: Case, place: Place) -> list[str]:
     environment.pop("GGML_BACKEND_PATH", None)
     if case.gpus is not None:
         library = os.path.relpath(place.backends / case.backend / "libggml-cuda.so", place.models)
-        environment |= {"GGML_BACKEND_PATH": library, "FAKE_GPU": case.gpus}
+        environment |= {"GGML_BACKEND_PATH": library, "GGML_FAKE_GPU": case.gpus}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, cwd=place.models, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:

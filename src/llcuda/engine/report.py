@@ -105,7 +105,7 @@ def check_report(report: DeviceReport, *, required: bool, log_tail: tuple[str, .
 
 def _explain_failure(offload: Offload) -> str:
     said = offload.backend_error or "; ".join(offload.limits) or "llama-server put nothing there and did not say why"
-    return f"A GPU was chosen, and nothing is on it: {said}."
+    return f"A GPU was chosen, and nothing is on it: {said.rstrip('.')}."
 
 
 def _sum_devices(offload: Offload, gpus: tuple[Gpu, ...]) -> tuple[DeviceUse, ...]:

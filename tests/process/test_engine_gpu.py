@@ -1,0 +1,111 @@
+"""The engine on GPUs that are not there: the real llama-server with the stand-in backend of tests/fake_gpu.c."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import llcuda
+from llcuda.engine import placement as placements
+from llcuda.errors import NoDeviceError
+from tests.process.test_offload_real import compile_backends
+from tests.unit.test_engine_devices import BACKEND, T4, devices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llcuda.devices import Gpu
+
+SECOND = dataclasses.replace(T4, index=1, uuid="GPU-second")
+
+
+@pytest.fixture(scope="module")
+def backends(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
+    return compile_backends(tmp_path_factory.mktemp("backends"), binaries)
+
+
+@pytest.fixture
+def machine(backends: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give the engine these GPUs, each with so many MiB, and one of the compiled backends."""
+
+    def set_machine(*gpus: Gpu, memory_mib: int = 4096, backend: str = "fake") -> None:
+        bundled = dataclasses.replace(BACKEND, library=backends / backend / "libggml-cuda.so")
+        monkeypatch.setattr(placements, "find_devices", lambda: devices(*gpus))
+        monkeypatch.setattr(placements, "find_backends", lambda: (bundled,))
+        monkeypatch.setenv("GGML_FAKE_GPU", ",".join([str(memory_mib)] * len(gpus)))
+
+    return set_machine
+
+
+def child_environment(engine: llcuda.InferenceEngine) -> dict[str, str]:
+    entries = Path(f"/proc/{engine._server.server_pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_model_that_fits_is_on_the_gpu_and_the_report_proves_it(machine: Callable[..., None], device: str) -> None:
+    machine(T4)
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo", device=device)
+        report, environment = engine.device_report, child_environment(engine)
+        assert engine.infer("What is 2+2?", temperature=0).text == "2 + 2 = 4."
+    assert report is not None
+    assert (report.device, report.backend, report.offload) == ("cuda", "cuda12", "full")
+    assert report.layers_on_gpu == report.layers == 4
+    gpu = report.devices[0]
+    assert (gpu.device, gpu.name, gpu.uuid) == ("CUDA0", "Tesla T4", "GPU-t4")
+    assert min(gpu.weights_bytes, gpu.kv_bytes, gpu.compute_bytes) > 0
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-t4"
+    assert environment["GGML_BACKEND_PATH"].endswith("/fake/libggml-cuda.so")
+
+
+def test_the_second_gpu_is_the_only_one_that_its_server_sees(machine: Callable[..., None]) -> None:
+    machine(T4, SECOND)
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo", device="cuda:1")
+        assert child_environment(engine)["CUDA_VISIBLE_DEVICES"] == "GPU-second"
+        assert engine.device_report is not None
+        assert engine.device_report.devices[0].uuid == "GPU-second"
+
+
+def test_layers_that_were_asked_to_stay_are_a_partial_offload(machine: Callable[..., None]) -> None:
+    machine(T4)
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo", device="cuda", gpu_layers=1)
+        report = engine.device_report
+    assert report is not None
+    assert (report.device, report.offload) == ("cuda", "partial")
+    assert report.limits
+    assert {use.device for use in report.devices if use.weights_bytes} == {"CUDA0", "CPU"}
+
+
+@pytest.mark.parametrize("backend", ["no-driver", "undefined", "null"])
+def test_a_backend_that_fails_is_an_error_where_the_gpu_is_required_and_nothing_is_left(
+    machine: Callable[..., None], backend: str
+) -> None:
+    machine(T4, backend=backend)
+    engine = llcuda.InferenceEngine()
+    with pytest.raises(NoDeviceError, match="The GPU is not used") as caught:
+        engine.load_model("demo", device="cuda")
+    assert caught.value.log_tail
+    assert caught.value.hint
+    assert engine._server.state == "stopped"
+    assert engine.device_report is None
+
+
+def test_a_backend_that_fails_leaves_auto_on_the_cpu_with_the_reason(
+    machine: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    machine(T4, backend="no-driver")
+    with caplog.at_level(logging.INFO, logger="llcuda"), llcuda.InferenceEngine() as engine:
+        engine.load_model("demo")
+        report = engine.device_report
+    assert report is not None
+    assert (report.device, report.backend) == ("cpu", None)
+    assert "libcuda.so.1" in report.reason
+    (record,) = [record for record in caplog.records if record.name == "llcuda"]
+    assert report.reason in record.getMessage()
