@@ -9,9 +9,13 @@ mapfile -t archives < <(realpath -e "$@")
 # shellcheck source=tools/ci/environment.sh
 . "$(dirname "$0")/environment.sh"
 limit=200000000
+if [ -e src/llcuda/binaries ]; then
+  echo "something is staged here already; remove it first: python prepare_binaries.py unstage" >&2
+  exit 1
+fi
 
 work="$(mktemp -d)"
-trap 'rm -rf "$work"' EXIT
+trap 'python prepare_binaries.py unstage; rm -rf "$work"' EXIT
 sources=()
 for archive in "${archives[@]}"; do
   folder="$work/$(basename "$archive" .tar)"
@@ -24,7 +28,6 @@ SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
 export SOURCE_DATE_EPOCH
 python prepare_binaries.py stage "${sources[@]}"
 python -m pip wheel --quiet --no-deps --wheel-dir "$work/raw" . --config-settings=build-dir="$work/build"
-python prepare_binaries.py unstage
 
 # The driver's library comes with the driver, cuBLAS with a package of its own; neither may be copied into the wheel.
 auditwheel repair --plat "${LLCUDA_PLATFORM:-auto}" --only-plat --wheel-dir "$work/repaired" \

@@ -9,9 +9,14 @@ shift
 
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-auditwheel show "$wheel"
 python -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check "${wheel}[test]"
 packages="$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
 python prepare_binaries.py verify "$packages/llcuda/binaries"
+
+# With the wheel's own binaries staged, the test of an editable install compiles nothing.
+if [ ! -e src/llcuda/binaries ]; then
+  trap 'python prepare_binaries.py unstage; rm -rf "$work"' EXIT
+  python prepare_binaries.py stage --from "$packages/llcuda/binaries"
+fi
 PATH="$work/venv/bin:$PATH" LLCUDA_TEST_WHEEL="$wheel" python -m pytest "${@:-tests/wheel}"
