@@ -31,7 +31,7 @@ if [ -n "${LLCUDA_CACHE:-}" ]; then
   mkdir -p "$LLCUDA_CACHE"
   export SCCACHE_DIR="$LLCUDA_CACHE" SCCACHE_CACHE_SIZE="${LLCUDA_CACHE_SIZE:-2G}" SCCACHE_IDLE_TIMEOUT=0
   export CMAKE_C_COMPILER_LAUNCHER=sccache CMAKE_CXX_COMPILER_LAUNCHER=sccache CMAKE_CUDA_COMPILER_LAUNCHER=sccache
-  trap 'sccache --show-stats; sccache --stop-server >/dev/null' EXIT
+  trap 'sccache --show-stats || true; sccache --stop-server >/dev/null 2>&1 || true' EXIT
 fi
 
 # nvcc takes up to 4 GB where it compiles attention kernels.
