@@ -23,6 +23,7 @@ MAX_LINES = 450
 # Distributions whose import name is not their own name.
 IMPORT_NAMES = {
     "grpcio": "grpc",
+    "pyyaml": "yaml",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
     "opentelemetry-sdk": "opentelemetry",
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.unit.test_prepare_records import FACTS
+from tools.binaries import requirements
 from tools.binaries.bundle import pack, stage
 from tools.binaries.errors import PreparationError
 from tools.binaries.fatbin import GpuCode, read_gpu_code, sum_by_architecture
@@ -155,3 +156,13 @@ def test_a_wheel_depends_on_cublas_for_its_backends_and_on_nothing_for_the_cpu(t
     assert list_requirements(binaries) == ["nvidia-cublas-cu12>=12.4.5.8,<13"]
     make_backend(binaries, "cuda13")
     assert list_requirements(binaries) == ["nvidia-cublas-cu12>=12.4.5.8,<13", "nvidia-cublas>=13.0.2.14,<14"]
+
+
+@pytest.mark.parametrize(("state", "added"), [("sdist", []), ("wheel", ["nvidia-cublas-cu12>=12.4.5.8,<13"])])
+def test_only_what_holds_the_binaries_depends_on_what_is_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, state: str, added: list[str]
+) -> None:
+    monkeypatch.setattr(requirements, "STAGED", make_backend(make_build(tmp_path / "binaries"), "cuda12"))
+    provider = requirements.Provider()
+    provider.build_state(state)
+    assert provider.dynamic_metadata({}, {}) == {"dependencies": added}

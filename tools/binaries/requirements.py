@@ -16,14 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["dynamic_metadata", "list_requirements"]
+__all__ = ["Provider", "list_requirements"]
 
 CUBLAS = {"12": "nvidia-cublas-cu12>=12.4.5.8,<13", "13": "nvidia-cublas>=13.0.2.14,<14"}
 
 
-def dynamic_metadata(_settings: Mapping[str, Any], _project: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Add to the project's dependencies; scikit-build-core calls this."""
-    return {"dependencies": list_requirements(STAGED)}
+class Provider:
+    """Adds to the project's dependencies; scikit-build-core says first what is being built."""
+
+    def __init__(self) -> None:
+        self.state = ""
+
+    def build_state(self, state: str) -> None:
+        self.state = state
+
+    def dynamic_metadata(
+        self, _settings: Mapping[str, Any], _project: Mapping[str, Any]
+    ) -> dict[str, list[str]]:
+        # An sdist holds no binaries, whatever is staged.
+        return {"dependencies": [] if self.state == "sdist" else list_requirements(STAGED)}
 
 
 def list_requirements(binaries: Path) -> list[str]:
