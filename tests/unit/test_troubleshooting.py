@@ -29,9 +29,14 @@ EXAMPLES = (
     recorded("wrong_option"),
     errors.BinaryNotFoundError("llama-server", searched=["the package: /site-packages/llcuda/binaries/llama-server"]),
     recorded("missing_library", 127),
+    recorded("cuda/written-cublas-12-missing", -6),
+    recorded("cuda/written-803", -6),
+    recorded("cuda/written-illegal-memory-access", -6),
+    errors.NoDeviceError("This machine has no NVIDIA GPU."),
     errors.UnsupportedDeviceError("3.5", built_for=["5.0", "6.1"]),
     errors.DriverTooOldError("470.1", required="550"),
     recorded("no_memory"),
+    recorded("cuda/written-out-of-memory-while-computing", -6),
     recorded("no_file"),
     recorded("truncated"),
     recorded("wrong_architecture"),
@@ -52,7 +57,7 @@ EXAMPLES = (
 RAISED = [
     name
     for name in errors.__all__
-    if name in {"UsageError", "ServerError"} or not getattr(errors, name).__subclasses__()
+    if name in {"UsageError", "ServerError", "DeviceError"} or not getattr(errors, name).__subclasses__()
 ]
 
 
