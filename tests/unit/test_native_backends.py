@@ -147,6 +147,7 @@ def test_the_same_cublas_in_another_environment_folder_is_found(
     assert found in native.library_folders(backend)
 
 
-def test_without_a_backend_a_child_loads_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_backend_the_packages_own_executables_load_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGML_BACKEND_PATH", "/somewhere/libggml-cuda.so")
-    assert "GGML_BACKEND_PATH" not in native.child_environment(Path("/x/llama-server"))
+    assert "GGML_BACKEND_PATH" not in native.child_environment(native.binaries_dir().absolute() / "llama-server")
+    assert "GGML_BACKEND_PATH" in native.child_environment(Path("/x/llama-server"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import llcuda
 from llcuda.errors import NoDeviceError, UsageError
+from llcuda.native import binaries_dir
 
 LLCUDA = str(Path(sys.executable).parent / "llcuda")
 
@@ -74,6 +76,22 @@ def test_on_the_cpu_the_child_can_see_no_gpu_and_loads_no_backend(monkeypatch: p
         environment = Path(f"/proc/{engine._server.server_pid}/environ").read_bytes().split(b"\0")
     assert b"CUDA_VISIBLE_DEVICES=-1" in environment
     assert not [entry for entry in environment if entry.startswith(b"GGML_BACKEND_PATH=")]
+
+
+def test_a_llama_server_of_the_users_own_chooses_its_devices_and_the_report_says_what_it_did(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    copy = tmp_path / "binaries"
+    shutil.copytree(binaries_dir(), copy)
+    monkeypatch.setenv("LLAMA_SERVER_PATH", str(copy / "llama-server"))
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo", silent=True)
+        report = engine.device_report
+    assert report is not None
+    assert (report.device, report.offload, report.backend) == ("cpu", "cpu", None)
+    assert "is not the bundled llama-server" in report.reason
+    with pytest.raises(NoDeviceError, match="not the bundled llama-server"):
+        engine.load_model("demo", device="cuda")
 
 
 def test_contradictions_are_refused_before_anything_is_started() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llcuda import settings
+from llcuda.native.build_info import binaries_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,13 +30,15 @@ def child_environment(
 
     The executable's own folder comes first, then those of the ``backend``, and the user's entries last. Folders of
     CUDA's compatibility package are left out: its libcuda.so takes the place of the driver's and fails with error 803
-    on a newer driver. Without a backend none is loaded, whatever GGML_BACKEND_PATH says in this process.
+    on a newer driver. Without a backend the package's own executables load none, whatever GGML_BACKEND_PATH says in
+    this process; another llama-server keeps what it says.
     """
     own = [executable.parent, *(library_folders(backend) if backend else ())]
     users = [entry for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
     kept = [entry for entry in users if not _is_cuda_compat(entry)]
     environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(dict.fromkeys([*map(str, own), *kept]))}
-    environment.pop("GGML_BACKEND_PATH", None)
+    if executable.parent == binaries_dir().absolute():
+        environment.pop("GGML_BACKEND_PATH", None)
     if backend:
         environment["GGML_BACKEND_PATH"] = str(backend.library)
     return {**environment, **(extra or {})}
