@@ -319,10 +319,13 @@ def test_an_nvidia_smi_that_cannot_be_run_is_a_failure(tmp_path: Path) -> None:
     assert "cannot be run" in failure.text
 
 
-def test_an_nvidia_smi_in_the_current_folder_is_not_run(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(smi.parent)
-    for path in (".", "", "bin", ":"):
-        assert Machine(smi.parents[3], environ={"PATH": path}).find_program("nvidia-smi") is None
+def test_an_nvidia_smi_on_a_relative_path_is_not_run(tmp_path: Path) -> None:
+    program = tmp_path / "opt" / "tools" / "nvidia-smi"
+    fake_nvidia_smi.install(program)
+    assert Machine(tmp_path, environ={"PATH": ":/none:/opt/tools"}).find_program("nvidia-smi") == program
+    assert Machine(tmp_path, environ={"PATH": ":.:opt/tools"}).find_program("nvidia-smi") is None
+    program.chmod(0o644)
+    assert Machine(tmp_path, environ={"PATH": "/opt/tools"}).find_program("nvidia-smi") is None
 
 
 # both, and the cache

@@ -225,10 +225,10 @@ def _why_not(fit: _Fit) -> str:
 
 
 def _refuse(devices: Devices, fits: dict[Backend, list[_Fit]]) -> Choice:
-    """Return the choice of the CPU for the nearest reason: a newer driver helps where there is code for the GPU."""
+    """Return the choice of the CPU for the nearest reason: the least of the newer drivers that would help, if one would."""
     waiting = [(fit, backend) for backend, some in fits.items() for fit in some if fit.required]
     if waiting:
-        fit, backend = min(waiting, key=lambda pair: (not pair[0].is_compiled, parse_version(pair[0].required)))
+        fit, backend = min(waiting, key=lambda pair: parse_version(pair[0].required))
         return _driver_too_old(devices.driver or "", fit, backend)
     gpu = next(iter(fits.values()))[0].gpu
     built_for = tuple(dict.fromkeys(name for backend in fits for name in backend.architectures))
