@@ -225,7 +225,7 @@ def _why_not(fit: _Fit) -> str:
 
 
 def _refuse(devices: Devices, fits: dict[Backend, list[_Fit]]) -> Choice:
-    """Return the choice of the CPU with its reason: the oldest driver that would help, or else the compute capability."""
+    """Return the choice of the CPU with its reason: the oldest driver that would help, or else the capability."""
     waiting = [(fit, backend) for backend, some in fits.items() for fit in some if fit.required]
     if waiting:
         fit, backend = min(waiting, key=lambda pair: parse_version(pair[0].required))
