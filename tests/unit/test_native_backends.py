@@ -12,6 +12,7 @@ import pytest
 import llcuda
 from llcuda import native
 from llcuda.errors import BinaryUnusableError
+from llcuda.native import libraries
 
 CUDA = {
     "driver_floor": "550.54.14",
@@ -136,6 +137,16 @@ def test_only_folders_that_hold_the_library_are_searched(backend: native.Backend
     assert [folder for folder in native.library_folders(backend) if tmp_path in folder.parents] == [
         backend.library.parent
     ]
+
+
+def test_the_drivers_own_folder_comes_after_those_of_cublas(
+    backend: native.Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = put_library(tmp_path / "driver", "libcuda.so.1")
+    monkeypatch.setattr(libraries, "_DRIVER_FOLDERS", (tmp_path / "nowhere", driver))
+    put_library(tmp_path / "nvidia" / "cublas" / "lib", "libcublas.so.12")
+    assert native.library_folders(backend)[-1] == driver
+    assert tmp_path / "nowhere" not in native.library_folders(backend)
 
 
 def test_the_same_cublas_in_another_environment_folder_is_found(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llcuda.devices.choose import Choice, choose_backend, visible_devices
+from llcuda.devices.choose import Choice, choose_backend, parse_device, visible_devices
 from llcuda.devices.compatibility import check_cuda_available, check_gpu_compatibility, get_cuda_device_info
 from llcuda.devices.facts import Devices, Gpu, Situation
 from llcuda.devices.find import find_devices
@@ -17,5 +17,6 @@ __all__ = [
     "choose_backend",
     "find_devices",
     "get_cuda_device_info",
+    "parse_device",
     "visible_devices",
 ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llcuda.native import Backend
 
-__all__ = ["Choice", "choose_backend", "visible_devices"]
+__all__ = ["Choice", "choose_backend", "parse_device", "visible_devices"]
 
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 _OLDEST = (5, 0)
@@ -108,7 +108,7 @@ def choose_backend(devices: Devices, backends: Sequence[Backend], *, device: str
     backend does not fit are left out, and named. One MIG slice at most is used: CUDA sees no more. Raises UsageError
     for any other device.
     """
-    number = _parse_device(device)
+    number = parse_device(device)
     if device == "cpu":
         return _cpu("cpu-asked", "Using the CPU, as was asked for.")
     if devices.situation is not Situation.OK:
@@ -126,8 +126,8 @@ def choose_backend(devices: Devices, backends: Sequence[Backend], *, device: str
     return _refuse(devices, fits)
 
 
-def _parse_device(device: str) -> int | None:
-    """Return N of ``cuda:N``."""
+def parse_device(device: str) -> int | None:
+    """Return N of ``cuda:N``, None for ``auto``, ``cuda`` and ``cpu``. Raises UsageError for anything else."""
     found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if not found:
         raise UsageError(f"device={device!r} is unknown", hint="Use auto, cuda, cuda:0, cuda:1 and so on, or cpu.")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llcuda.devices import Choice, choose_backend, find_devices, visible_devices
+from llcuda.devices import Choice, choose_backend, find_devices, parse_device, visible_devices
 from llcuda.errors import UsageError
 from llcuda.native import binaries_dir, find_backends, find_executable
 
@@ -20,7 +19,6 @@ __all__ = ["OWN_SERVER", "Placement", "choose_placement"]
 OWN_SERVER = "own-server"
 """The code of the choice where llama-server is not the bundled one."""
 
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _ON_CPU = Choice(backend=None, gpus=(), sentence="Using the CPU, as was asked for.", remedy="", code="cpu-asked")
 
 
@@ -60,8 +58,7 @@ def choose_placement(device: str, *, require_gpu: bool, gpu_layers: int | None =
 
 
 def _check(device: str, *, require_gpu: bool, gpu_layers: int | None) -> None:
-    if not _DEVICE.fullmatch(device):
-        raise UsageError(f"device={device!r} is unknown", hint='Use "auto", "cuda", "cuda:0", "cuda:1", … or "cpu".')
+    parse_device(device)
     if require_gpu and device == "cpu":
         raise UsageError('device="cpu" and require_gpu=True contradict each other')
     if gpu_layers == 0:

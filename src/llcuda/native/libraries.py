@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["child_environment", "library_folders"]
 
+# Where the driver's own library is on WSL, Colab and GKE, whose dynamic loaders do not always know.
+_DRIVER_FOLDERS = (Path("/usr/lib/wsl/lib"), Path("/usr/lib64-nvidia"), Path("/usr/local/nvidia/lib64"))
+_DRIVER = "libcuda.so.1"
+
 
 def child_environment(
     executable: Path, *, backend: Backend | None = None, extra: Mapping[str, str] | None = None
@@ -48,6 +52,7 @@ def library_folders(backend: Backend) -> tuple[Path, ...]:
     """Return the folders that exist of those where the backend's libraries are looked for, in their order."""
     major = backend.toolkit.partition(".")[0]
     found = [backend.library.parent, *(folder for folder in _places(major) if _holds(folder, backend.cublas))]
+    found += [folder for folder in _DRIVER_FOLDERS if _holds(folder, _DRIVER)]
     return tuple(dict.fromkeys(found))
 
 
