@@ -11,10 +11,10 @@ Run it in the repository's root. Python 3.10 or newer, pip, pytest and pytest-ti
 in ``--wheels-dir``; CUDA's toolkit need not be. ``--second-wheel`` is the same wheel with its backend compressed
 otherwise: both are started in turns. ``--device cpu --model-scale 0.06`` tries all of it in a minute without a GPU.
 
-On a machine that is lent for one call, with 64 MiB of luggage, a time limit of 600 seconds and files that come back
-from $OUT: put a wheel with the CUDA 13 backend for that GPU alone into the ignored folder .gpu, carry .gpu, and run
+On a machine elsewhere, reached with little luggage: put a wheel with the backend for that GPU alone into the ignored
+folder .gpu, take that along, and give it the time that there is, in seconds:
 
-    python3 -m benchmarks.gpu --wheel .gpu/llcuda-*.whl --output "$OUT" --budget 560
+    python3 -m benchmarks.gpu --wheel .gpu/llcuda-*.whl --output results --budget 560
 """
 
 from __future__ import annotations
