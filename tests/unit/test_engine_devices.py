@@ -12,7 +12,7 @@ from llcuda.devices import Devices, Gpu, Situation
 from llcuda.engine import placement as placements
 from llcuda.engine.placement import Placement, choose_placement
 from llcuda.engine.report import DeviceReport, check_report, make_report
-from llcuda.errors import NoDeviceError, UsageError
+from llcuda.errors import BinaryUnusableError, NoDeviceError, UsageError
 from llcuda.native import Backend
 from llcuda.server.offload import read_offload
 
@@ -91,6 +91,20 @@ def test_without_a_gpu_auto_takes_the_cpu_and_hides_every_gpu(machine: Callable[
     machine()
     placement = choose_placement("auto", require_gpu=False)
     assert (placement.backend, placement.visible_devices) == (None, "-1")
+
+
+def test_a_damaged_backend_is_an_error_with_a_gpu_and_in_nobodys_way_without_one(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> tuple[Backend, ...]:
+        raise BinaryUnusableError(BACKEND.library, "4 bytes, expected 20")
+
+    machine()
+    monkeypatch.setattr(placements, "find_backends", fail)
+    assert choose_placement("auto", require_gpu=False).backend is None
+    monkeypatch.setattr(placements, "find_devices", lambda: devices(T4))
+    with pytest.raises(BinaryUnusableError, match="expected 20"):
+        choose_placement("auto", require_gpu=False)
 
 
 @pytest.mark.parametrize(("device", "require_gpu"), [("cuda", False), ("cuda:0", False), ("auto", True)])

@@ -85,11 +85,12 @@ def _examine_build(check: str) -> Iterator[Finding]:
 def _examine_files(check: str) -> Iterator[Finding]:
     from llcuda.native import binaries_dir, check_binaries, read_build_info  # noqa: PLC0415
 
-    problems = check_binaries(digests=True)
+    folders = [binaries_dir(), *(path.parent for path in sorted(binaries_dir().glob("cuda*/BUILD.json")))]
+    problems = [problem for folder in folders for problem in check_binaries(folder, digests=True)]
     for problem in problems:
         yield Finding(check, ok=False, found=f"{problem.path}: {problem.what}", remedy=problem.remedy)
     if not problems:
-        count = len(read_build_info(binaries_dir()).files)
+        count = sum(len(read_build_info(folder).files) for folder in folders)
         yield Finding(check, ok=True, found=f"{count} files in {binaries_dir()}, every SHA-256 right")
 
 

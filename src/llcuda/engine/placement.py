@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llcuda.devices import Choice, choose_backend, find_devices, parse_device, visible_devices
+from llcuda.devices import Choice, Situation, choose_backend, find_devices, parse_device, visible_devices
 from llcuda.errors import UsageError
 from llcuda.native import binaries_dir, find_backends, find_executable
 
@@ -74,7 +74,10 @@ def _choose(device: str) -> Choice:
     if not _is_bundled(executable):
         sentence = f"{executable} is not the bundled llama-server: it chooses its devices itself."
         return Choice(backend=None, gpus=(), sentence=sentence, remedy="", code=OWN_SERVER)
-    return choose_backend(find_devices(), find_backends(), device=device)
+    devices = find_devices()
+    # Without a GPU a backend that is damaged is in nobody's way.
+    backends = find_backends() if devices.situation is Situation.OK else ()
+    return choose_backend(devices, backends, device=device)
 
 
 def _is_bundled(executable: Path) -> bool:
