@@ -11,6 +11,7 @@ import pytest
 
 import llcuda
 from llcuda import native
+from llcuda.cli import doctor
 from llcuda.errors import BinaryUnusableError
 from llcuda.native import libraries
 
@@ -162,3 +163,14 @@ def test_without_a_backend_the_packages_own_executables_load_none(monkeypatch: p
     monkeypatch.setenv("GGML_BACKEND_PATH", "/somewhere/libggml-cuda.so")
     assert "GGML_BACKEND_PATH" not in native.child_environment(native.binaries_dir().absolute() / "llama-server")
     assert "GGML_BACKEND_PATH" in native.child_environment(Path("/x/llama-server"))
+
+
+def test_the_doctor_reads_every_byte_of_the_backends_too(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_backend(binaries, "cuda12", toolkit="12.9.86")
+    monkeypatch.setattr(native, "binaries_dir", lambda: binaries)
+    assert [finding.ok for finding in doctor._examine_files("files")] == [True]
+    library = binaries / "cuda12" / "libggml-cuda.so"
+    library.write_bytes(library.read_bytes()[::-1])
+    (finding,) = doctor._examine_files("files")
+    assert not finding.ok
+    assert f"{library}: its digest is " in finding.found
