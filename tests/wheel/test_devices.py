@@ -119,6 +119,12 @@ def test_the_command_line_fails_with_the_device_errors_code_and_the_remedy(flag:
     assert "  try: " in done.stderr
 
 
+def test_the_command_line_takes_the_fallback_and_no_other_word() -> None:
+    done = run("infer", "-m", "demo", "-p", "What is 2+2?", "--fallback", "error", "--device", "cpu")
+    assert (done.returncode, done.stdout) == (0, "2 + 2 = 4.\n")
+    assert run("infer", "-m", "demo", "-p", "x", "--fallback", "cpu").returncode == UsageError.exit_code
+
+
 def test_the_json_answer_has_the_device_report() -> None:
     done = run("infer", "-m", "demo", "-p", "What is 2+2?", "--json", "--device", "cpu")
     answer = json.loads(done.stdout)

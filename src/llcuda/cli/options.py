@@ -56,6 +56,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="where it runs; auto takes a GPU that can be used, and says so where it takes the CPU (default: auto)",
     )
     group.add_argument("--require-gpu", action="store_true", help="fail where the GPU is not used")
+    group.add_argument(
+        "--fallback",
+        choices=("auto", "error"),
+        default="auto",
+        help="where the memory does not suffice: try again with less, step by step, or fail (default: auto)",
+    )
     group.add_argument("--gpu-layers", type=int, metavar="N", help="layers to keep on the GPU (default: what fits)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: llama-server decides)")
     group.add_argument(
@@ -103,6 +109,7 @@ def loaded_engine(arguments: argparse.Namespace, **server_options: Any) -> Itera
             gpu_layers=arguments.gpu_layers,
             device=arguments.device,
             require_gpu=arguments.require_gpu,
+            fallback=arguments.fallback,
             threads=arguments.threads,
             verbose=arguments.verbose,
             **server_options,

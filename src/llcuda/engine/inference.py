@@ -9,6 +9,7 @@ from llcuda import settings
 from llcuda.client import InferenceClient
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.report import check_report, make_report
+from llcuda.engine.start import start_with_less
 from llcuda.errors import BinaryUnusableError, ConnectionFailedError, DeviceError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from llcuda.client import InferResult, TextStream
-    from llcuda.engine.placement import Placement
     from llcuda.engine.report import DeviceReport
+    from llcuda.engine.start import Started
     from llcuda.models import ModelFile
     from llcuda.options import ChatOptions, InferOptions
 
@@ -64,6 +65,7 @@ class InferenceEngine:
         n_parallel: int = 1,
         device: str = "auto",
         require_gpu: bool = False,
+        fallback: str = "auto",
         verbose: bool | None = None,
         silent: bool = False,
         **server_options: Any,
@@ -74,8 +76,10 @@ class InferenceEngine:
         or ``repo`` on the hub, a URL, or ``sha256:…``. ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to
         choose where they are None. ``device`` is ``auto`` (a GPU where one can be used, else the CPU, said in one
         logged line), ``cuda`` or ``cuda:N`` (the N-th visible GPU, or an error), or ``cpu``; ``require_gpu`` makes
-        ``auto`` an error where the GPU is not used. :attr:`device_report` says what came of it. ``silent`` hides that
-        line and the progress bar of a download; ``verbose`` logs llama-server's lines to the logger ``llcuda``.
+        ``auto`` an error where the GPU is not used. Where the memory does not suffice, it is tried again with less:
+        each step is logged and reported, and ``fallback="error"`` forbids it. :attr:`device_report` says what came of
+        all that. ``silent`` hides that line and the progress bar of a download; ``verbose`` logs llama-server's lines
+        to the logger ``llcuda``.
         ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
         :meth:`llcuda.server.ServerManager.start_server`: ``port``, ``timeout``, ``stall_timeout``.
 
@@ -89,25 +93,20 @@ class InferenceEngine:
         layers = _first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS"))
         placement = choose_placement(device, require_gpu=require_gpu, gpu_layers=layers)
         model = resolve_model(name, progress=not silent)
-        self._server.start_server(
-            model.path,
-            gpu_layers=layers,
-            ctx_size=ctx_size,
-            n_parallel=n_parallel,
-            verbose=_first(verbose, settings.is_set("LLAMACPP_VERBOSE")),
-            backend=placement.backend,
-            visible_devices=placement.visible_devices,
-            **_complete_options(model, server_options),
-        )
-        self.device_report = self._report(placement, silent=silent)
+        own = {"gpu_layers": layers, "ctx_size": ctx_size, "n_parallel": n_parallel}
+        options = {**own, **_complete_options(model, server_options)}
+        options["verbose"] = _first(verbose, settings.is_set("LLAMACPP_VERBOSE"))
+        started = start_with_less(self._server, model, placement, options=options, fallback=fallback)
+        self.device_report = self._report(started, silent=silent)
         self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key)
         self.model = model
         return model
 
-    def _report(self, placement: Placement, *, silent: bool) -> DeviceReport:
+    def _report(self, started: Started, *, silent: bool) -> DeviceReport:
         from llcuda.server.offload import read_offload  # noqa: PLC0415 - loaded while llama-server was loading
 
-        report = make_report(placement, read_offload(self._server.log))
+        placement = started.placement
+        report = make_report(placement, read_offload(self._server.log), steps=started.steps)
         try:
             check_report(report, required=placement.required, log_tail=self._server.log_tail)
         except DeviceError:

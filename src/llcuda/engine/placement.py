@@ -42,6 +42,12 @@ class Placement:
         """The child's CUDA_VISIBLE_DEVICES; None leaves the user's."""
         return None if self.choice.code == OWN_SERVER else visible_devices(self.choice)
 
+    def on_cpu(self) -> Placement:
+        """Return the placement on the CPU that is left when the GPU's memory does not suffice."""
+        sentence = "Using the CPU. The GPU's memory does not suffice for this model."
+        choice = Choice(backend=None, gpus=(), sentence=sentence, remedy="", code="out-of-memory")
+        return Placement(asked=self.asked, required=self.required, choice=choice)
+
 
 def choose_placement(device: str, *, require_gpu: bool, gpu_layers: int | None = None) -> Placement:
     """Choose the backend and the GPUs for ``device``: ``auto``, ``cuda``, ``cuda:N`` (the N-th visible GPU) or ``cpu``.

@@ -61,6 +61,8 @@ class DeviceReport:
     devices: tuple[DeviceUse, ...]
     limits: tuple[str, ...]
     """What kept more of it from the GPU, one sentence each."""
+    steps: tuple[str, ...] = ()
+    """What was done without because memory ran out, one sentence each, in the order in which it was tried."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data, ready for JSON."""
@@ -72,11 +74,12 @@ class DeviceReport:
         if self.layers is not None:
             lines.append(f"{self.layers_on_gpu} of {self.layers} layers on the GPU ({self.offload})")
         lines += [_describe(use) for use in self.devices]
-        return "\n".join([*lines, *self.limits, *([self.remedy] if self.remedy else [])])
+        steps = [f"Out of memory, so {step}." for step in self.steps]
+        return "\n".join([*lines, *steps, *self.limits, *([self.remedy] if self.remedy else [])])
 
 
-def make_report(placement: Placement, offload: Offload) -> DeviceReport:
-    """Put together what was chosen and what llama-server's log says of where the model is."""
+def make_report(placement: Placement, offload: Offload, *, steps: tuple[str, ...] = ()) -> DeviceReport:
+    """Put together what was chosen, the ``steps`` taken since, and what llama-server's log says of where it all is."""
     choice = placement.choice
     on_gpu = offload.verdict in {"full", "partial"}
     failed = choice.backend is not None and not on_gpu
@@ -92,6 +95,7 @@ def make_report(placement: Placement, offload: Offload) -> DeviceReport:
         flash_attention=offload.flash_attention,
         devices=_sum_devices(offload, choice.gpus),
         limits=() if choice.backend is None and choice.code != OWN_SERVER else offload.limits,
+        steps=steps,
     )
 
 

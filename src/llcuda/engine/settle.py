@@ -1,0 +1,29 @@
+"""Wait for a GPU's memory to come back: the driver takes a moment to free what a process held that has just ended."""
+
+from __future__ import annotations
+
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["wait_for_memory"]
+
+_TIMEOUT = 2.0
+_INTERVAL = 0.05
+
+
+def wait_for_memory(read_free: Callable[[], tuple[int | None, ...]], *, timeout: float = _TIMEOUT) -> None:
+    """Return when ``read_free`` (MiB, one for each GPU) says the same twice, at most ``timeout`` seconds later.
+
+    Nothing is waited for where it is not known how much is free.
+    """
+    deadline = monotonic() + timeout
+    before = read_free()
+    while None not in before and before and monotonic() < deadline:
+        sleep(_INTERVAL)
+        now = read_free()
+        if now == before:
+            return
+        before = now
