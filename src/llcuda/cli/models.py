@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     import argparse
 
     from llcuda.cli.options import Commands
+    from llcuda.devices import Gpu
+    from llcuda.gguf import MemoryEstimate
     from llcuda.models import ListedModel, ModelFile
 
 __all__ = ["add_parser"]
+
+_LEFT_OUT = {"tensors", "arrays"}
+"""Of the header: thousands of names and numbers that nobody reads."""
+_MIB = 1 << 20
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,11 +31,21 @@ def add_parser(commands: Commands) -> None:
     listing.add_argument("--on-disk", action="store_true", help="only those that need no download")
     pull = add_command(actions, run_pull, name="pull", summary="download a model ahead of time, and verify it")
     inspect = add_command(actions, run_inspect, name="inspect", summary="show what a model's header says")
+    _add_memory_flags(inspect)
     remove = add_command(actions, run_remove, name="rm", summary="remove a downloaded model from this disk")
     for action in (pull, inspect, remove):
         action.add_argument("model", help="a name, a path, repo:file, a URL, or sha256:…")
     for action in (listing, pull, inspect, remove):
         action.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_memory_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the need for memory depends on."""
+    parser.add_argument("--ctx-size", type=int, metavar="N", help="tokens to plan for (default: the model's own)")
+    for which, what in (("k", "keys"), ("v", "values")):
+        summary = f"how {what} are kept: f16 (the default), q8_0, q4_0 …"
+        parser.add_argument(f"--cache-type-{which}", default="f16", metavar="TYPE", help=summary)
+    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="sequences at a time (default: 1)")
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -53,10 +69,25 @@ def run_pull(arguments: argparse.Namespace) -> int:
 
 
 def run_inspect(arguments: argparse.Namespace) -> int:
-    """Print what the header of a model on this disk says; nothing is downloaded."""
-    from llcuda.models import inspect_model  # noqa: PLC0415
+    """Print what the header of a model on this disk says, and the memory it will need; nothing is downloaded."""
+    from llcuda.devices import find_devices  # noqa: PLC0415
+    from llcuda.models import estimate_model, inspect_model  # noqa: PLC0415
 
-    _print_model(inspect_model(arguments.model), as_json=arguments.json)
+    model = inspect_model(arguments.model)
+    estimate = estimate_model(
+        model,
+        ctx_size=arguments.ctx_size,
+        n_parallel=arguments.parallel,
+        cache_type_k=arguments.cache_type_k,
+        cache_type_v=arguments.cache_type_v,
+    )
+    gpus = [gpu for gpu in find_devices().gpus if gpu.memory_free_mib is not None]
+    if arguments.json:
+        print_json({**_to_facts(model), "memory": _to_memory(estimate, gpus)})
+    else:
+        _print_model(model, as_json=False)
+        print()
+        print_table(("memory", ""), _to_memory_rows(estimate, gpus))
     return 0
 
 
@@ -94,14 +125,54 @@ def _format_parameters(count: int | None) -> str:
     return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"  # noqa: PLR2004 - where M become B
 
 
-def _print_model(model: ModelFile, *, as_json: bool) -> None:
-    facts = {
-        **dataclasses.asdict(model.info),
+def _fits(estimate: MemoryEstimate, gpu: Gpu) -> bool:
+    return estimate.gpu_bytes <= (gpu.memory_free_mib or 0) * _MIB
+
+
+def _to_memory(estimate: MemoryEstimate, gpus: list[Gpu]) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(estimate),
+        "total_bytes": estimate.total_bytes,
+        "gpus": [
+            {
+                "index": gpu.index,
+                "name": gpu.name,
+                "free_bytes": (gpu.memory_free_mib or 0) * _MIB,
+                "fits": _fits(estimate, gpu),
+            }
+            for gpu in gpus
+        ],
+    }
+
+
+def _to_memory_rows(estimate: MemoryEstimate, gpus: list[Gpu]) -> list[tuple[str, str]]:
+    rows = [
+        ("weights", format_bytes(estimate.weights_bytes)),
+        (f"KV cache at {estimate.ctx_size} tokens", format_bytes(estimate.kv_bytes)),
+        ("computation", format_bytes(estimate.compute_bytes)),
+        *([("projector", format_bytes(estimate.projector_bytes))] if estimate.projector_bytes else []),
+        ("total", format_bytes(estimate.total_bytes)),
+        ("on one GPU", format_bytes(estimate.gpu_bytes)),
+    ]
+    for gpu in gpus:
+        free = format_bytes((gpu.memory_free_mib or 0) * _MIB)
+        rows.append((f"fits GPU {gpu.index} ({gpu.name})", f"{'yes' if _fits(estimate, gpu) else 'no'}, {free} free"))
+    return rows
+
+
+def _to_facts(model: ModelFile) -> dict[str, Any]:
+    info = model.info
+    return {
+        **{each.name: getattr(info, each.name) for each in dataclasses.fields(info) if each.name not in _LEFT_OUT},
         "source": model.source,
         "digest": model.digest,
         "mmproj": str(model.mmproj) if model.mmproj else None,
         "files": [str(part) for part in model.parts],
     }
+
+
+def _print_model(model: ModelFile, *, as_json: bool) -> None:
+    facts = _to_facts(model)
     if as_json:
         print_json(facts)
         return

@@ -3,5 +3,14 @@
 from __future__ import annotations
 
 from llcuda.gguf.info import GGUFInfo, combine_parts, parse_gguf, read_gguf
+from llcuda.gguf.memory import CACHE_TYPES, MemoryEstimate, estimate_memory
 
-__all__ = ["GGUFInfo", "combine_parts", "parse_gguf", "read_gguf"]
+__all__ = [
+    "CACHE_TYPES",
+    "GGUFInfo",
+    "MemoryEstimate",
+    "combine_parts",
+    "estimate_memory",
+    "parse_gguf",
+    "read_gguf",
+]

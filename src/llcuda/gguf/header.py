@@ -10,14 +10,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llcuda.gguf.tensor_types import ARRAY, SCALARS, STRING, TENSOR_TYPES, UINT32
 
 if TYPE_CHECKING:
     from llcuda.gguf.cursor import Cursor
 
-__all__ = ["Header", "Scalar", "read_header"]
+__all__ = ["Header", "Scalar", "TensorFacts", "read_header"]
 
 Scalar = int | float | bool | str
 
@@ -29,6 +29,8 @@ MAX_KEY_BYTES = 65535
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 MAX_KEPT_CHARACTERS = 1024
+MAX_KEPT_ELEMENTS = 1024
+"""Of an array of numbers: what has one for each layer is kept (there are at most 512 of these), a vocabulary is not."""
 MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
 
@@ -39,18 +41,27 @@ _LAYOUTS = {kind: struct.Struct("<" + code) for kind, code in SCALARS.items()}
 _TENSOR_LAYOUTS = [struct.Struct("<" + "Q" * dimensions + "IQ") for dimensions in range(MAX_DIMENSIONS + 1)]
 
 
+class TensorFacts(NamedTuple):
+    """One tensor: its ``shape`` as GGUF has it, the length of a row first, and the ``bytes`` it takes."""
+
+    shape: tuple[int, ...]
+    bytes: int
+
+
 @dataclass(slots=True)
 class Header:
-    """What was found in a header. ``lengths`` has the number of elements of every array."""
+    """What was found in a header. ``lengths`` has the number of elements of every array, ``arrays`` the short ones."""
 
     version: int = 0
     metadata: dict[str, Scalar] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    arrays: dict[str, tuple[Scalar, ...]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     strings: int = 0
     alignment: int = DEFAULT_ALIGNMENT
     tensor_count: int = 0
     tensor_bytes: int = 0
+    tensors: dict[str, TensorFacts] = field(default_factory=dict)
     elements_by_type: dict[str, int] = field(default_factory=dict)
 
 
@@ -115,7 +126,7 @@ def _read_pair(cursor: Cursor, header: Header) -> None:
     at = cursor.offset
     kind = cursor.u32(f"the type of {key!r}")
     if kind == ARRAY:
-        header.lengths[key] = _skip_array(cursor, header, key)
+        header.lengths[key] = _read_array(cursor, header, key)
         return
     value = _read_value(cursor, kind, key)
     if key == "general.alignment":
@@ -135,7 +146,8 @@ def _read_value(cursor: Cursor, kind: int, key: str) -> Scalar:
     return cursor.unpack(layout, f"the value of {key!r}")[0]
 
 
-def _skip_array(cursor: Cursor, header: Header, key: str) -> int:
+def _read_array(cursor: Cursor, header: Header, key: str) -> int:
+    """Return the array's length, and keep its elements if they are few and numbers."""
     start = cursor.offset
     kind = cursor.u32(f"the element type of {key!r}")
     count = cursor.u64(f"the length of {key!r}")
@@ -145,6 +157,9 @@ def _skip_array(cursor: Cursor, header: Header, key: str) -> int:
         if header.strings > MAX_STRINGS:
             cursor.fail(f"{what} brings the strings to more than {MAX_STRINGS}", offset=start)
         cursor.skip_strings(count, what)
+    elif kind in _LAYOUTS and count <= MAX_KEPT_ELEMENTS:
+        elements = cursor.take(count * _LAYOUTS[kind].size, what)
+        header.arrays[key] = struct.unpack(f"<{count}{SCALARS[kind]}", elements)
     elif kind in _LAYOUTS:
         cursor.skip(count * _LAYOUTS[kind].size, what)
     else:
@@ -161,14 +176,12 @@ def _check_alignment(cursor: Cursor, kind: int, value: Scalar, *, at: int) -> in
 
 
 def _read_tensors(cursor: Cursor, header: Header, count: int) -> None:
-    names: set[str] = set()
     end = last_end = 0
     for _ in range(count):
         start = cursor.offset
         name = cursor.text("a tensor's name", limit=MAX_TENSOR_NAME_BYTES)
-        if name in names:
+        if name in header.tensors:
             cursor.fail(f"the tensor {name!r} is there twice", offset=start)
-        names.add(name)
         size, offset = _read_tensor(cursor, header, name)
         if offset != end:
             cursor.fail(f"the tensor {name!r} is at {offset} of the data, not at {end}", offset=cursor.offset - 8)
@@ -195,7 +208,9 @@ def _read_tensor(cursor: Cursor, header: Header, name: str) -> tuple[int, int]:
     if (shape[0] if shape else 1) % stored.block_elements:
         cursor.fail(f"a row of {name!r} is not a whole number of {stored.name} blocks", offset=start)
     header.elements_by_type[stored.name] = header.elements_by_type.get(stored.name, 0) + elements
-    return elements // stored.block_elements * stored.block_bytes, offset
+    size = elements // stored.block_elements * stored.block_bytes
+    header.tensors[name] = TensorFacts(tuple(shape), size)
+    return size, offset
 
 
 def _check_data(cursor: Cursor, header: Header, data_bytes: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llcuda.errors import ModelFormatError
 from llcuda.gguf.cursor import Cursor
-from llcuda.gguf.header import Header, Scalar, read_header
+from llcuda.gguf.header import Header, Scalar, TensorFacts, read_header
 from llcuda.gguf.tensor_types import FILE_TYPES
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class GGUFInfo:
     alignment: int
     metadata: dict[str, Scalar] = field(hash=False)
     """Every key with a single value; strings of over 1,024 characters and arrays are left out."""
+    arrays: dict[str, tuple[Scalar, ...]] = field(default_factory=dict, hash=False, repr=False)
+    """Every array of up to 1,024 numbers: what a model has one of for each layer."""
+    tensors: dict[str, TensorFacts] = field(default_factory=dict, hash=False, repr=False)
+    """Every tensor by its name."""
 
 
 def read_gguf(path: Path | str) -> GGUFInfo:
@@ -88,6 +92,7 @@ def combine_parts(parts: Sequence[GGUFInfo]) -> GGUFInfo:
         tensor_count=sum(part.tensor_count for part in parts),
         tensor_bytes=sum(part.tensor_bytes for part in parts),
         file_bytes=sum(part.file_bytes for part in parts),
+        tensors={name: tensor for part in parts for name, tensor in part.tensors.items()},
     )
 
 
@@ -112,6 +117,8 @@ def _describe(header: Header, cursor: Cursor) -> GGUFInfo:
         split=_split(header),
         alignment=header.alignment,
         metadata=header.metadata,
+        arrays=header.arrays,
+        tensors=header.tensors,
     )
 
 

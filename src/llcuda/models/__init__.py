@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from llcuda.models.manage import ListedModel, Removal, inspect_model, list_models, pull_model, remove_model
+from llcuda.models.manage import (
+    ListedModel,
+    Removal,
+    estimate_model,
+    inspect_model,
+    list_models,
+    pull_model,
+    remove_model,
+)
 from llcuda.models.registry import RegistryEntry, read_registry
 from llcuda.models.resolve import ModelFile, resolve_model
 
@@ -11,6 +19,7 @@ __all__ = [
     "ModelFile",
     "RegistryEntry",
     "Removal",
+    "estimate_model",
     "inspect_model",
     "list_models",
     "pull_model",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ModelNotFoundError, UsageError
+from llcuda.gguf import estimate_memory, read_gguf
 from llcuda.models import hub_cache, names
 from llcuda.models.choose import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["ListedModel", "Removal", "inspect_model", "list_models", "pull_model", "remove_model"]
+    from llcuda.gguf import MemoryEstimate
+
+__all__ = ["ListedModel", "Removal", "estimate_model", "inspect_model", "list_models", "pull_model", "remove_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,28 @@ def inspect_model(name: str) -> ModelFile:
     if _is_remote(parsed) and not _files_of(parsed):
         raise ModelNotFoundError(name, "it is not on this disk", hint=f"`llcuda models pull {name}` downloads it.")
     return resolve_model(name, progress=False)
+
+
+def estimate_model(
+    model: ModelFile,
+    *,
+    ctx_size: int | None = None,
+    n_parallel: int | None = 1,
+    cache_type_k: str = "f16",
+    cache_type_v: str = "f16",
+) -> MemoryEstimate:
+    """Return how much memory the model will need, with its projector if it has one: see :func:`estimate_memory`.
+
+    Raises ModelFormatError where the projector's file is none.
+    """
+    return estimate_memory(
+        model.info,
+        ctx_size=ctx_size,
+        n_parallel=n_parallel,
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
+        mmproj=read_gguf(model.mmproj) if model.mmproj else None,
+    )
 
 
 def pull_model(name: str, *, progress: bool = True) -> ModelFile:
