@@ -5,12 +5,13 @@ import io
 import json
 import os
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import llcuda
 from tests.unit.test_prepare_records import FACTS
-from tools.binaries.bundle import pack, stage, unstage
+from tools.binaries.bundle import INDEX_NAME, pack, stage, unstage
 from tools.binaries.errors import PreparationError
 from tools.binaries.lock import hash_file
 from tools.binaries.records import check_directory, write_record
@@ -42,17 +43,47 @@ def test_a_bundle_is_the_same_bytes_wherever_and_whenever_it_is_packed(
     for path in two.iterdir():
         os.utime(path, (1, 1))
     first, second = pack(one, output=tmp_path / "1"), pack(two, output=tmp_path / "2")
-    assert first.name == "llcuda-binaries-b1-native-linux-x86_64.tar.gz"
+    assert first.name == f"llcuda-{llcuda.__version__}-native-linux-x86_64.tar.gz"
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_bundle_comes_with_its_hash_and_an_index_entry(tmp_path: Path, built: Path) -> None:
+def read_bundles(folder: Path) -> list[dict[str, Any]]:
+    index = json.loads((folder / INDEX_NAME).read_text())
+    assert index["schema"] == 1
+    return list(index["bundles"])
+
+
+def test_a_bundle_comes_with_its_hash_and_its_entry_in_the_index(tmp_path: Path, built: Path) -> None:
     bundle = pack(built, output=tmp_path / "out")
     digest = hash_file(bundle)
     assert bundle.with_name(bundle.name + ".sha256").read_text() == f"{digest}  {bundle.name}\n"
-    entry = json.loads(bundle.with_name(bundle.name + ".json").read_text())
+    (entry,) = read_bundles(tmp_path / "out")
     assert (entry["sha256"], entry["bytes"]) == (f"sha256:{digest}", bundle.stat().st_size)
     assert (entry["name"], entry["profile"], entry["llama_cpp"]["tag"]) == (bundle.name, "native", "b1")
+    assert (entry["version"], entry["unpacked_bytes"]) == (llcuda.__version__, len("#!/bin/sh\n") + len("data"))
+    assert (entry["toolkit"], entry["driver_floor"]) == (None, None)
+
+
+def test_the_index_has_each_bundle_once_and_says_which_gpus_and_drivers_it_is_for(tmp_path: Path, built: Path) -> None:
+    backend = tmp_path / "cuda12"
+    backend.mkdir()
+    (backend / "data").write_text("x")
+    cuda = {"toolkit": "12.9.86", "architectures": ["sm_75"], "cuda": {"driver_floor": "550.54.14"}}
+    write_record(backend, facts={**FACTS, "profile": "cuda12", **cuda})
+    for source in (built, backend, built):
+        pack(source, output=tmp_path / "out")
+    first, second = read_bundles(tmp_path / "out")
+    assert (first["profile"], second["profile"]) == ("cuda12", "native")
+    assert (first["toolkit"], first["architectures"], first["driver_floor"]) == ("12.9.86", ["sm_75"], "550.54.14")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2, "bundles": []}', '{"schema": 1, "bundles": 3}'])
+def test_an_index_that_cannot_be_read_is_not_overwritten(tmp_path: Path, built: Path, text: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / INDEX_NAME).write_text(text)
+    with pytest.raises(PreparationError, match=r"index\.json is (damaged|not an index)"):
+        pack(built, output=tmp_path / "out")
+    assert (tmp_path / "out" / INDEX_NAME).read_text() == text
 
 
 @pytest.mark.parametrize("form", ["folder", "bundle"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -14,9 +16,11 @@ from tools.binaries.errors import PreparationError
 from tools.binaries.lock import ROOT, hash_file
 from tools.binaries.records import RECORD_NAME, check_directory, list_backends, list_files, read_record
 
-__all__ = ["STAGED", "pack", "stage", "unstage", "verify"]
+__all__ = ["INDEX_NAME", "STAGED", "pack", "read_version", "stage", "unstage", "verify"]
 
 STAGED = ROOT / "src" / "llcuda" / "binaries"
+VERSION_FILE = ROOT / "src" / "llcuda" / "__init__.py"
+INDEX_NAME = "index.json"
 
 
 def verify(directory: Path) -> None:
@@ -94,11 +98,14 @@ def unstage(*, target: Path = STAGED) -> bool:
 
 
 def pack(source: Path, *, output: Path) -> Path:
-    """Write `source` as a bundle into `output`, hash and index entry (.sha256, .json) beside it; return the bundle."""
+    """Write `source` as a bundle into `output`, its hash (.sha256) beside it and its entry into the folder's index.
+
+    Return the bundle. Its bytes depend on the binaries alone; a folder with backends of its own is packed without them.
+    """
     verify(source)
     record = read_record(source)
     output.mkdir(parents=True, exist_ok=True)
-    bundle = output / f"llcuda-binaries-{record['llama_cpp']['tag']}-{record['profile']}-linux-x86_64.tar.gz"
+    bundle = output / f"llcuda-{read_version()}-{record['profile']}-linux-x86_64.tar.gz"
     with (
         bundle.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as packed,
@@ -110,6 +117,15 @@ def pack(source: Path, *, output: Path) -> Path:
     return bundle
 
 
+def read_version() -> str:
+    """Return the package's version, without importing it."""
+    found = re.search(r'^__version__ = "([^"]+)"$', VERSION_FILE.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        message = f"{VERSION_FILE} states no version"
+        raise PreparationError(message)
+    return found[1]
+
+
 def add_member(tar: tarfile.TarFile, path: Path, *, name: str) -> None:
     member = tarfile.TarInfo(name)
     member.size = path.stat().st_size
@@ -119,9 +135,35 @@ def add_member(tar: tarfile.TarFile, path: Path, *, name: str) -> None:
 
 
 def write_index(bundle: Path, record: dict[str, Any]) -> None:
+    """Add the bundle to the index of its folder, in place of an older one of the same name."""
     digest = hash_file(bundle)
     bundle.with_name(bundle.name + ".sha256").write_text(f"{digest}  {bundle.name}\n", encoding="utf-8")
-    kept = ("llama_cpp", "profile", "cpu_variants", "toolkit", "architectures", "date")
-    entry = {"name": bundle.name, "sha256": f"sha256:{digest}", "bytes": bundle.stat().st_size}
-    entry |= {key: record[key] for key in kept}
-    bundle.with_name(bundle.name + ".json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+    entry = {
+        "name": bundle.name,
+        "version": read_version(),
+        "sha256": f"sha256:{digest}",
+        "bytes": bundle.stat().st_size,
+        "unpacked_bytes": sum(file["bytes"] for file in record["files"].values()),
+        **{key: record[key] for key in ("llama_cpp", "profile", "cpu_variants", "toolkit", "architectures", "date")},
+        "driver_floor": (record.get("cuda") or {}).get("driver_floor"),
+    }
+    path = bundle.with_name(INDEX_NAME)
+    others = [other for other in read_index(path) if other["name"] != bundle.name] if path.exists() else []
+    bundles = sorted([*others, entry], key=lambda one: str(one["name"]))
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(json.dumps({"schema": 1, "bundles": bundles}, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_index(path: Path) -> list[dict[str, Any]]:
+    """Read the entries of an index. Raises PreparationError where it cannot be read."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        entries = index["bundles"] if index["schema"] == 1 else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{path} is damaged ({error!r}). Remove it and pack again."
+        raise PreparationError(message) from error
+    if not isinstance(entries, list):
+        message = f"{path} is not an index that this version reads"
+        raise PreparationError(message)
+    return entries
