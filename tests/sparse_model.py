@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.gguf_builder import ARRAY, F32, I32, STRING, U32, Model, Tensor
+from tests.gguf_builder import ARRAY, BOOL, F32, I32, STRING, U32, Model, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +38,7 @@ class Sparse:
     kind: int = _F16
     tied: bool = False
     numbers: dict[str, int] = field(default_factory=dict)
+    arrays: dict[str, list[int] | list[bool]] = field(default_factory=dict)
 
 
 def write_sparse_model(path: Path, sparse: Sparse) -> Path:
@@ -111,7 +112,10 @@ def _pairs(sparse: Sparse) -> Iterator[tuple[str | bytes, int, object]]:
     }
     yield "general.architecture", STRING, name
     for key, value in numbers.items():
-        yield f"{name}.{key}", U32, value
+        if key not in sparse.arrays:
+            yield f"{name}.{key}", U32, value
+    for key, values in sparse.arrays.items():
+        yield f"{name}.{key}", ARRAY, (BOOL if isinstance(values[0], bool) else U32, values)
     yield f"{name}.attention.layer_norm_rms_epsilon", F32, 1e-5
     words = [f"\u2581w{number}" for number in range(3 + 256, sparse.vocabulary)]
     kinds = [_UNKNOWN, _CONTROL, _CONTROL, *[_BYTE] * 256, *[_NORMAL] * len(words)]
@@ -125,26 +129,41 @@ def _pairs(sparse: Sparse) -> Iterator[tuple[str | bytes, int, object]]:
 def _tensors(sparse: Sparse) -> Iterator[Tensor]:
     table = (sparse.width, sparse.vocabulary)
     yield Tensor("token_embd.weight", table, sparse.kind)
-    yield Tensor("output_norm.weight", (sparse.width,))
+    yield Tensor("token_embd_norm.weight" if sparse.architecture == "lfm2" else "output_norm.weight", (sparse.width,))
+    if sparse.architecture == "gemma4":
+        side = sparse.numbers["embedding_length_per_layer_input"]
+        yield Tensor("per_layer_token_embd.weight", (side * sparse.layers, sparse.vocabulary), sparse.kind)
+        yield Tensor("per_layer_model_proj.weight", (sparse.width, side * sparse.layers), sparse.kind)
+        yield from (Tensor("per_layer_proj_norm.weight", (side,)), Tensor("rope_freqs.weight", (sparse.head // 2,)))
     if not sparse.tied:
         yield Tensor("output.weight", table, sparse.kind)
     for layer in range(sparse.layers):
-        for name, shape in _block(sparse):
+        for name, shape in _list_block(sparse, layer):
             kind = _F32 if len(shape) == 1 or any(word in name for word in _NARROW) else sparse.kind
             yield Tensor(f"blk.{layer}.{name}", shape, kind)
 
 
+def _list_block(sparse: Sparse, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if sparse.architecture == "mamba":
+        return _mamba_block(sparse)
+    if sparse.architecture == "deepseek2":
+        return _latent_block(sparse)
+    if sparse.architecture == "gemma4":
+        sliding = sparse.arrays["attention.sliding_window_pattern"][layer]
+        return _gemma4_block(sparse, sparse.numbers["attention.key_length_swa"] if sliding else sparse.head)
+    if sparse.architecture == "lfm2" and not sparse.arrays["attention.head_count_kv"][layer]:
+        return _convolution_block(sparse)
+    return _block(sparse)
+
+
 def _block(sparse: Sparse) -> Iterator[tuple[str, tuple[int, ...]]]:
     width, query, key = sparse.width, sparse.heads * sparse.head, sparse.kv_heads * sparse.head
-    if sparse.architecture == "mamba":
-        yield from _mamba_block(sparse)
-        return
     yield from (("attn_norm.weight", (width,)), ("attn_output.weight", (query, width)))
     if sparse.architecture == "phi3":
         yield "attn_qkv.weight", (width, query + 2 * key)
     else:
         yield from ((f"attn_{part}.weight", (width, out)) for part, out in (("q", query), ("k", key), ("v", key)))
-    if sparse.architecture in {"gemma3", "qwen3moe"}:
+    if sparse.architecture in {"gemma3", "lfm2", "qwen3moe"}:
         yield from ((f"attn_{part}_norm.weight", (sparse.head,)) for part in "qk")
     if sparse.architecture == "gemma3":
         yield from ((f"post_{part}_norm.weight", (width,)) for part in ("attention", "ffw"))
@@ -181,3 +200,37 @@ def _mamba_block(sparse: Sparse) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from (("ssm_x.weight", (inner, rank + 2 * state)), ("ssm_dt.weight", (rank, inner)))
     yield from (("ssm_dt.bias", (inner,)), ("ssm_a", (state, inner)), ("ssm_d", (inner,)))
     yield "ssm_out.weight", (inner, width)
+
+
+def _convolution_block(sparse: Sparse) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width = sparse.width
+    yield from ((f"{part}_norm.weight", (width,)) for part in ("attn", "ffn"))
+    yield "shortconv.conv.weight", (sparse.numbers["shortconv.l_cache"], width)
+    yield from (("shortconv.in_proj.weight", (width, 3 * width)), ("shortconv.out_proj.weight", (width, width)))
+    yield from _feed_forward(sparse)
+
+
+def _gemma4_block(sparse: Sparse, head: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, side = sparse.width, sparse.numbers["embedding_length_per_layer_input"]
+    query, key = sparse.heads * head, sparse.kv_heads * head
+    yield from ((f"attn_{part}.weight", (width, out)) for part, out in (("q", query), ("k", key), ("v", key)))
+    yield from ((f"attn_{part}_norm.weight", (head,)) for part in "qk")
+    for name in ("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "post_norm"):
+        yield f"{name}.weight", (width,)
+    yield from (("attn_output.weight", (query, width)), ("inp_gate.weight", (width, side)))
+    yield "proj.weight", (side, width)
+    yield from _feed_forward(sparse)
+
+
+def _latent_block(sparse: Sparse) -> Iterator[tuple[str, tuple[int, ...]]]:
+    numbers, width, heads = sparse.numbers, sparse.width, sparse.heads
+    key, value = (numbers[f"attention.{part}_length_mla"] for part in ("key", "value"))
+    query_rank, rank, turned = (
+        numbers[name] for name in ("attention.q_lora_rank", "attention.kv_lora_rank", "rope.dimension_count")
+    )
+    yield from ((f"{part}_norm.weight", (width,)) for part in ("attn", "ffn"))
+    yield from (("attn_q_a.weight", (width, query_rank)), ("attn_q_a_norm.weight", (query_rank,)))
+    yield from (("attn_q_b.weight", (query_rank, heads * key)), ("attn_kv_a_mqa.weight", (width, rank + turned)))
+    yield from (("attn_kv_a_norm.weight", (rank,)), ("attn_k_b.weight", (key - turned, rank, heads)))
+    yield from (("attn_v_b.weight", (rank, value, heads)), ("attn_output.weight", (heads * value, width)))
+    yield from _feed_forward(sparse)

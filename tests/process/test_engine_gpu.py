@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import llcuda
+from llcuda import devices as package
 from llcuda.engine import placement as placements
 from llcuda.errors import NoDeviceError
 from tests.process.test_offload_real import compile_backends
@@ -70,6 +71,20 @@ def test_the_second_gpu_is_the_only_one_that_its_server_sees(machine: Callable[.
         assert child_environment(engine)["CUDA_VISIBLE_DEVICES"] == "GPU-second"
         assert engine.device_report is not None
         assert engine.device_report.devices[0].uuid == "GPU-second"
+
+
+def test_a_second_load_waits_until_the_memory_of_the_first_has_come_back(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(T4)
+    free = iter([5_000, 9_000, 15_000, 15_000, 1])
+    with llcuda.InferenceEngine() as engine:
+        monkeypatch.setattr(
+            package, "find_devices", lambda **_: devices(dataclasses.replace(T4, memory_free_mib=next(free)))
+        )
+        engine.load_model("demo")
+        engine.load_model("demo")
+    assert next(free) == 1
 
 
 def test_layers_that_were_asked_to_stay_are_a_partial_offload(machine: Callable[..., None]) -> None:

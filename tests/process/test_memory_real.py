@@ -56,6 +56,47 @@ GPT_OSS = Sparse(
     numbers={"attention.sliding_window": 128, "rope.scaling.original_context_length": 4096},
 )
 MAMBA = Sparse("mamba", hidden=0, heads=0, kv_heads=0, head=0, numbers=MAMBA_NUMBERS)
+LFM2 = Sparse(
+    "lfm2",
+    layers=6,
+    kv_heads=4,
+    tied=True,
+    numbers={"shortconv.l_cache": 3},
+    arrays={"attention.head_count_kv": [0, 0, 4, 0, 4, 0]},
+)
+GEMMA4 = Sparse(
+    "gemma4",
+    layers=8,
+    heads=4,
+    kv_heads=1,
+    head=512,
+    tied=True,
+    context=8192,
+    numbers={
+        "attention.sliding_window": 512,
+        "attention.key_length_swa": 256,
+        "attention.value_length_swa": 256,
+        "attention.shared_kv_layers": 4,
+        "embedding_length_per_layer_input": 256,
+    },
+    arrays={"attention.sliding_window_pattern": [True, True, True, False] * 2},
+)
+LATENT = Sparse(
+    "deepseek2",
+    kv_heads=1,
+    head=576,
+    numbers={
+        "attention.value_length": 512,
+        "attention.key_length_mla": 192,
+        "attention.value_length_mla": 128,
+        "attention.q_lora_rank": 768,
+        "attention.kv_lora_rank": 512,
+        "rope.dimension_count": 64,
+        "leading_dense_block_count": 3,
+        "expert_feed_forward_length": 512,
+        "expert_shared_count": 1,
+    },
+)
 MOE = Sparse("qwen3moe", kv_heads=4, hidden=768, experts=16, experts_used=8)
 
 
@@ -100,6 +141,9 @@ CASES = (
     ),
     Case("large-vocabulary", Sparse(width=512, heads=8, kv_heads=2, hidden=1024, vocabulary=65536)),
     Case("projector", GQA, projector=True),
+    Case("hybrid", LFM2),
+    Case("shared-kv", GEMMA4),
+    Case("latent-attention", LATENT),
     # A Mamba block's computation is known roughly: on the CPU it takes a seventh more than is said.
     Case("recurrent", MAMBA, rest=0.2),
     Case("recurrent-one-sequence", MAMBA, "--parallel 1", {"n_parallel": 1}, rest=0.2),

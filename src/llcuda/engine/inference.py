@@ -9,7 +9,7 @@ from llcuda import settings
 from llcuda.client import InferenceClient
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.report import check_report, make_report
-from llcuda.engine.start import start_with_less
+from llcuda.engine.start import settle, start_with_less
 from llcuda.errors import BinaryUnusableError, ConnectionFailedError, DeviceError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
@@ -88,6 +88,7 @@ class InferenceEngine:
         """
         if self._attached:
             raise UsageError("this engine is attached to a server", hint="Load with an InferenceEngine() of its own.")
+        held_gpu = self.device_report is not None and self.device_report.device == "cuda"
         self.unload_model()
         _require_whole_binaries()
         layers = _first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS"))
@@ -95,6 +96,8 @@ class InferenceEngine:
         model = resolve_model(name, progress=not silent)
         own = {"gpu_layers": layers, "ctx_size": ctx_size, "n_parallel": n_parallel}
         options = {**own, **_complete_options(model, server_options)}
+        if held_gpu:
+            settle(placement)
         options["verbose"] = _first(verbose, settings.is_set("LLAMACPP_VERBOSE"))
         started = start_with_less(self._server, model, placement, options=options, fallback=fallback)
         self.device_report = self._report(started, silent=silent)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llcuda.models import ModelFile
     from llcuda.server import ServerManager
 
-__all__ = ["Started", "start_with_less"]
+__all__ = ["Started", "settle", "start_with_less"]
 
 _FALLBACKS = ("auto", "error")
 
@@ -52,7 +52,7 @@ def start_with_less(
             rung = rungs.pop(0)
             started = _step_down(started, rung, error)
             current = {**(options if rung.on_cpu else current), **rung.options}
-            _settle(place)
+            settle(place)
         else:
             return started
 
@@ -82,8 +82,8 @@ def _with_steps(error: OutOfMemoryError, steps: tuple[str, ...]) -> OutOfMemoryE
     return error
 
 
-def _settle(placement: Placement) -> None:
-    """Let the driver free what the server that failed has held, or the next would find less than there is."""
+def settle(placement: Placement) -> None:
+    """Let the driver free what a server that has just ended held, or the next would find less than there is."""
     if placement.choice.gpus:
         wait_for_memory(lambda: _read_free(placement.choice.gpus))
 

@@ -96,10 +96,12 @@ def _list_attention(info: GGUFInfo, shape: Shape, batch: Batch, *, index: int) -
     """Yield what lives together, beside the layer's input: in elements for a token."""
     layer = shape.layers[index]
     asked = layer.heads * layer.head_value
-    query = _width_of(info, index, "attn_q") or asked
+    query = _width_of(info, index, "attn_q") or _width_of(info, index, "attn_q_b") or asked
     if f"blk.{index}.attn_qkv.weight" in info.tensors:  # turning Q and K out of one tensor copies them
         yield [query + layer.key + layer.value, query, layer.key]
     yield [shape.width, query, layer.value, layer.key]
+    if not layer.value:  # latent: the query as it was, as it looks for compressed keys, and with its position
+        yield [query, asked, layer.heads * layer.key]
     if batch.rotated:
         yield [query, asked, layer.value, layer.key]
     cells = batch.sliding_cells if layer.sliding else batch.cells

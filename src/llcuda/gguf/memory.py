@@ -152,9 +152,9 @@ def _row_bytes(elements: int, kind: str) -> int:
 
 
 def _measure_host_weights(info: GGUFInfo) -> int:
-    """Return what of the weights no GPU takes: the input's embedding, where the output has a matrix of its own."""
-    embedding = info.tensors.get("token_embd.weight")
-    return embedding.bytes if embedding and "output.weight" in info.tensors else 0
+    """Return what of the weights no GPU takes: the input's embeddings, but for what is the output's matrix too."""
+    names = ["per_layer_token_embd.weight", *(["token_embd.weight"] if "output.weight" in info.tensors else [])]
+    return sum(info.tensors[name].bytes for name in names if name in info.tensors)
 
 
 def _pad(cells: int) -> int:
