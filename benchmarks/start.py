@@ -86,7 +86,7 @@ def run_engine(model: str, *, starts: int) -> float:
     for _ in range(starts):
         engine = llcuda.InferenceEngine()
         begun = time.perf_counter()
-        engine.load_model(model)
+        engine.load_model(model, silent=True)
         with engine.infer_stream("1+1=", max_tokens=1) as stream:
             next(iter(stream))
         took = time.perf_counter() - begun
