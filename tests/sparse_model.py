@@ -86,12 +86,14 @@ def write_sparse_projector(path: Path, *, width: int, layers: int, image: int, p
 
 def _write(path: Path, model: Model) -> Path:
     header = model.header()
-    start = -(-len(header) // model.alignment) * model.alignment
-    sizes = (-(-tensor.size // model.alignment) * model.alignment for tensor in model.tensors)
     with path.open("wb") as file:
         file.write(header)
-        file.truncate(start + sum(sizes))
+        file.truncate(_pad(len(header), model) + sum(_pad(tensor.size, model) for tensor in model.tensors))
     return path
+
+
+def _pad(size: int, model: Model) -> int:
+    return -(-size // model.alignment) * model.alignment
 
 
 def _pairs(sparse: Sparse) -> Iterator[tuple[str | bytes, int, object]]:

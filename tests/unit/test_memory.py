@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import TYPE_CHECKING
+
 import pytest
 
+from llcuda.cli import main
+from llcuda.devices import Devices, Gpu, Situation
 from llcuda.errors import ModelFormatError, UsageError
 from llcuda.gguf import CACHE_TYPES, GGUFInfo, MemoryEstimate, combine_parts, estimate_memory, parse_gguf
 from llcuda.gguf.header import MAX_KEPT_ELEMENTS
 from llcuda.gguf.layers import MAX_LAYERS, read_shape
 from tests.gguf_builder import ARRAY, BOOL, F32, I32, STRING, U32, Model, Tensor
 from tests.gguf_mutator import cases
+from tests.tiny_model import write_tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CELL = 2 * 2 * 128
 """Bytes of K and V for one token in one layer of :func:`model`."""
@@ -187,6 +197,48 @@ class TestTheSum:
 def extra_part() -> bytes:
     tensors = [Tensor("blk.0.ffn_up.weight", (256, 512), 1)]
     return Model(pairs=[("general.architecture", STRING, "llama")], tensors=tensors).build()
+
+
+class TestInspect:
+    GPUS = (
+        Gpu(0, "small", "GPU-0", "7.5", 100, memory_free_mib=1),
+        Gpu(1, "large", "GPU-1", "7.5", 100, memory_free_mib=64),
+        Gpu(2, "unknown", "GPU-2", "7.5", 100),
+    )
+
+    @pytest.fixture
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = Devices(self.GPUS, (), None, None, "nvml", Situation.OK, "")
+        monkeypatch.setattr("llcuda.devices.find_devices", lambda: found)
+
+    @pytest.mark.usefixtures("gpus")
+    def test_the_parts_are_shown_and_whether_each_gpu_has_room(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        file = write_tiny_model(tmp_path / "tiny.gguf")
+        assert main(["models", "inspect", str(file), "--ctx-size", "1000", "--parallel", "2"]) == 0
+        shown = capsys.readouterr().out
+        assert "\nKV cache at 1024 tokens" in shown
+        assert re.search(r"^fits GPU 0 \(small\) +no, 1\.0 MB free$", shown, re.MULTILINE)
+        assert re.search(r"^fits GPU 1 \(large\) +yes, 67\.1 MB free$", shown, re.MULTILINE)
+        assert "unknown" not in shown.split("\nmemory")[1]
+
+    @pytest.mark.usefixtures("gpus")
+    def test_the_same_is_there_as_json(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        file = write_tiny_model(tmp_path / "tiny.gguf")
+        arguments = ["--ctx-size", "1024", "--cache-type-k", "q8_0", "--cache-type-v", "q4_0", "--json"]
+        assert main(["models", "inspect", str(file), *arguments]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["memory"]["kv_bytes"] == 1024 * (34 + 18)
+        assert [gpu["fits"] for gpu in facts["memory"]["gpus"]] == [False, True]
+        assert not {"tensors", "arrays"} & facts.keys()
+
+    def test_a_cache_type_that_there_is_not_is_a_usage_error(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        file = write_tiny_model(tmp_path / "tiny.gguf")
+        assert main(["models", "inspect", str(file), "--cache-type-k", "q6_k"]) == UsageError.exit_code
+        assert "q8_0" in capsys.readouterr().err
 
 
 class TestUnusualHeaders:
