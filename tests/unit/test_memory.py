@@ -145,10 +145,12 @@ class TestLayers:
     def test_latent_attention_keeps_keys_alone(self) -> None:
         lengths = {"attention__key_length": 576, "attention__value_length": 512, "attention__head_count_kv": 1}
         info = model("deepseek2", attention__key_length_mla=192, attention__value_length_mla=128, **lengths)
-        assert kv(info) == 8 * 4096 * 576 * 2
+        assert kv(info) == kv(info, flash_attention=False) == 8 * 4096 * 576 * 2
 
     def test_layers_that_predict_further_tokens_have_no_cache(self) -> None:
         assert kv(model("glm4moe", nextn_predict_layers=1)) == 7 * 4096 * CELL
+        info = model("exaone-moe", nextn_predict_layers=2, attention__sliding_window=512)
+        assert [layer.sliding for layer in read_shape(info).layers][-2:] == [False, False]
 
     def test_a_text_encoder_has_no_cache(self) -> None:
         assert kv(model("nomic-bert")) == 0
@@ -170,6 +172,17 @@ class TestRecurrentLayers:
     def test_layers_that_only_feed_forward_keep_nothing(self) -> None:
         kinds = {"attention__head_count_kv": [0, 0, 2, 0, 0, 0, 0, 0], "feed_forward_length": [0, 9, 0, 9, 9, 9, 9, 9]}
         assert kv(model("nemotron_h", **kinds, **SSM)) == STATE + 4096 * CELL
+
+    @pytest.mark.parametrize(
+        ("architecture", "numbers", "state"),
+        [
+            ("kimi-linear", {"kda__head_dim": 64}, 4 * 64 * (3 * 3 + 64)),
+            ("lfm2", {"shortconv__l_cache": 3}, 256 * 2),
+            ("rwkv7", {"wkv__head_size": 64}, 256 * (2 + 64)),
+        ],
+    )
+    def test_each_kind_of_state_has_its_size(self, architecture: str, numbers: Pairs, state: int) -> None:
+        assert kv(model(architecture, attention__head_count_kv=0, **numbers)) == 8 * 4 * state
 
     def test_each_layer_may_have_both(self) -> None:
         assert kv(model("falcon-h1", **SSM)) == 8 * (STATE + 4096 * CELL)
@@ -264,6 +277,7 @@ class TestUnusualHeaders:
         assert isinstance(estimate_memory(parse_gguf(Model(pairs=pairs).build())), MemoryEstimate)
 
     def test_a_long_array_is_not_kept(self) -> None:
+        assert MAX_KEPT_ELEMENTS == 2 * MAX_LAYERS
         short, long = ("llama.short", [1] * MAX_KEPT_ELEMENTS), ("llama.long", [1] * (MAX_KEPT_ELEMENTS + 1))
         pairs: list[tuple[str | bytes, int, object]] = [("general.architecture", STRING, "llama")]
         pairs += [(name, ARRAY, (U32, values)) for name, values in (short, long)]
