@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("directory", type=Path, nargs="?", default=STAGED, metavar="DIR")
     command.set_defaults(run=run_verify)
 
-    command = commands.add_parser("pack", help="make a bundle of a binaries folder, with its hash and its entry in the index")
+    command = commands.add_parser("pack", help="make a bundle of a binaries folder, and its entry in the index")
     command.add_argument("--from", dest="source", type=Path, metavar="DIR", default=STAGED)
     command.add_argument("--output", type=Path, metavar="DIR", default=ROOT / "dist")
     command.set_defaults(run=run_pack)
