@@ -217,7 +217,7 @@ def test_closing_the_pipe_after_the_word_q_does_not_hurry_the_end(guard: Path) -
         print("up", flush=True)
         time.sleep(60)
     """
-    with guarded(guard, program, "--term-ms", "5000") as running:
+    with guarded(guard, program, "--term-ms", "5000", "--kill-ms", "60000") as running:
         running.read_line()
         running.send(b"q")
         running.close_pipe()
