@@ -96,9 +96,9 @@ def test_fallback_error_takes_no_step(
     assert not [record for record in caplog.records if "Trying again" in record.getMessage()]
 
 
-def test_an_unknown_fallback_is_a_usage_error(long_model: Path) -> None:
+def test_an_unknown_fallback_is_a_usage_error_before_the_model_is_looked_for() -> None:
     with pytest.raises(UsageError, match="fallback='cpu' is unknown"):
-        load(long_model, fallback="cpu")
+        load("/nonesuch.gguf", fallback="cpu")
 
 
 @pytest.fixture(scope="module")

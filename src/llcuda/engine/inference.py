@@ -9,7 +9,7 @@ from llcuda import settings
 from llcuda.client import InferenceClient
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.report import check_report, make_report
-from llcuda.engine.start import settle, start_with_less
+from llcuda.engine.start import check_fallback, settle, start_with_less
 from llcuda.errors import BinaryUnusableError, ConnectionFailedError, DeviceError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
@@ -88,6 +88,7 @@ class InferenceEngine:
         """
         if self._attached:
             raise UsageError("this engine is attached to a server", hint="Load with an InferenceEngine() of its own.")
+        check_fallback(fallback)
         held_gpu = self.device_report is not None and self.device_report.device == "cuda"
         self.unload_model()
         _require_whole_binaries()

@@ -58,8 +58,8 @@ def choose_placement(device: str, *, require_gpu: bool, gpu_layers: int | None =
     required = require_gpu or device.startswith("cuda")
     _check(device, require_gpu=require_gpu, gpu_layers=gpu_layers if required else None)
     choice = _choose(device)
-    if required and choice.backend is None and choice.code != OWN_SERVER:
-        raise choice.error()
+    if required and choice.code != OWN_SERVER:
+        choice.raise_for_device()
     return Placement(asked=device, required=required, choice=choice)
 
 

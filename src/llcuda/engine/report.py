@@ -125,7 +125,9 @@ def _sum_devices(offload: Offload, gpus: tuple[Gpu, ...]) -> tuple[DeviceUse, ..
 
 def _sum_device(offload: Offload, place: str, *, name: str, gpu: Gpu | None) -> DeviceUse:
     def total(*kinds: str) -> int:
-        return sum(buffer.bytes for buffer in offload.buffers if _place(buffer) == place and buffer.kind in kinds)
+        if place == _HOST:
+            return sum(offload.bytes_of(kind, on_gpu=False) for kind in kinds)
+        return sum(offload.bytes_on(place, kind=kind) for kind in kinds)
 
     return DeviceUse(
         device=place,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llcuda.models import ModelFile
     from llcuda.server import ServerManager
 
-__all__ = ["Started", "settle", "start_with_less"]
+__all__ = ["Started", "check_fallback", "settle", "start_with_less"]
 
 _FALLBACKS = ("auto", "error")
 
@@ -30,16 +30,20 @@ class Started:
     steps: tuple[str, ...] = ()
 
 
+def check_fallback(fallback: str) -> None:
+    """Raise UsageError for what is neither ``auto`` nor ``error``."""
+    if fallback not in _FALLBACKS:
+        raise UsageError(f"fallback={fallback!r} is unknown", hint='Use "auto" or "error".')
+
+
 def start_with_less(
     server: ServerManager, model: ModelFile, placement: Placement, *, options: Mapping[str, Any], fallback: str
 ) -> Started:
     """Start ``server`` with the model, and return where it runs and what was done without.
 
-    ``fallback`` is ``auto``, or ``error``, which takes no step. Raises UsageError for any other, what start_server
-    raises, and where every step ran out of memory, the OutOfMemoryError of the last with what was tried in its hint.
+    ``fallback`` is ``auto``, or ``error``, which takes no step. Raises what start_server raises, and where every step
+    ran out of memory, the OutOfMemoryError of the last with what was tried in its hint.
     """
-    if fallback not in _FALLBACKS:
-        raise UsageError(f"fallback={fallback!r} is unknown", hint='Use "auto" or "error".')
     started, current = Started(placement), dict(options)
     rungs = list(_list_rungs(model, placement, options) if fallback == "auto" else ())
     while True:
