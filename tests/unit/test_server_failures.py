@@ -93,6 +93,14 @@ def test_a_line_that_is_hard_to_provoke_becomes_its_error(line: str, kind: type[
     assert type(classify_failure([line], 1)) is kind
 
 
+@pytest.mark.parametrize("begun", ["0.00.001.156 ", "0.00.001.156 E "])
+@pytest.mark.parametrize("case", ["bad_template", "unknown_value", "wrong_option"])
+def test_last_words_that_break_into_a_line_of_the_log_are_understood(case: str, begun: str) -> None:
+    words = [line for line in read_named(case) if line.startswith("error")]
+    broken = [begun + words[0], *words[1:], "E common_chat_verify_template: failed to apply template: std::exception"]
+    assert type(classify_failure(broken, 1)) is errors.UsageError
+
+
 def test_a_file_that_may_not_be_run_is_named_with_the_command_that_helps() -> None:
     error = classify_failure(["llcuda-guard: cannot run /bin/llama-server: Permission denied"], 126, launch=LAUNCH)
     assert error.hint == "Run: chmod +x '/bin/llama-server'"

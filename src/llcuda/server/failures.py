@@ -35,6 +35,9 @@ _SEE_HELP = "`llcuda-server --help` says what each option takes."
 _UPDATE = "Update llcuda: pip install -U llcuda"
 _DOWNLOAD_AGAIN = "The file is damaged or was not downloaded to its end: download it again."
 _GUARD_STATUS = 125  # of native/guard.c
+# The thread that logs writes a line's time, its level and its text one by one, and what ends llama-server may write
+# its last words in between.
+_LINE = r"^(?:\d+\.\d\d\.\d{3}\.\d{3} (?:[A-Z] )?)?"
 _STARTUP_CRASHES = (signal.SIGBUS, signal.SIGSEGV)
 
 
@@ -167,9 +170,9 @@ _RULES = (
     _rule(r"error while loading shared libraries: (\S+): (.+)$", _library_missing),
     _rule(r"symbol lookup error: (\S+): (.+)$", _library_missing),
     _rule(r"no backends are loaded", _no_backend),
-    _rule(r"^error: invalid argument: (\S+)", _unknown_option),
-    _rule(r'^error while handling argument "(\S+)": (.+)$', _bad_value),
-    _rule(r"^error: (.+)$", _bad_option),
+    _rule(_LINE + r"error: invalid argument: (\S+)", _unknown_option),
+    _rule(_LINE + r'error while handling argument "(\S+)": (.+)$', _bad_value),
+    _rule(_LINE + r"error: (.+)$", _bad_option),
     _rule(r"couldn't bind HTTP server socket, hostname: (\S*), port: (\d+)", _port_taken),
     _rule(
         r"llcuda: (?P<library>\S+) is needed for this model on this GPU and (?P<reason>was not found \(.*\))\. "
