@@ -20,9 +20,10 @@ from llcuda.errors import (
     ModelFormatError,
     ModelNotFoundError,
 )
-from llcuda.models import download, inspect_model, list_models, pull_model, remove_model, resolve_model
+from llcuda.models import inspect_model, list_models, pull_model, remove_model, resolve_model
+from llcuda.models.download import fetch_url
 from llcuda.models.names import UrlName
-from llcuda.store import ModelStore
+from llcuda.store import ModelStore, download
 from tests.gguf_builder import STRING, U16, Tensor, small_model
 from tests.hub_server import Faults, Hub, serve, wait_until
 
@@ -232,7 +233,7 @@ class TestResuming:
     def test_a_server_that_stalls_is_asked_again(self, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         server.faults = Faults(stall_after=HALF, stalls=1)
         store = ModelStore()
-        digest = download.fetch_url(UrlName(url(server)), store, progress=False, stall_timeout=0.3)
+        digest = fetch_url(UrlName(url(server)), store, progress=False, stall_timeout=0.3)
         assert digest == DIGEST
         assert len(server.body_requests()) == 2
         monkeypatch.undo()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llcuda.models.partial import Answer, Progress, decide, request_headers
+from llcuda.store.partial import Answer, Progress, decide, request_headers
 
 FRESH = Progress()
 HALF = Progress(50, 100, '"tag"')
