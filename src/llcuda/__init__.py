@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from llcuda.devices import check_cuda_available, check_gpu_compatibility, get_cuda_device_info
     from llcuda.engine import DeviceReport, InferenceEngine, quick_infer
     from llcuda.errors import LlcudaError
+    from llcuda.installer import BinaryInstaller
     from llcuda.server import ServerManager
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncInferenceClient",
+    "BinaryInstaller",
     "DeviceReport",
     "InferResult",
     "InferenceClient",
@@ -39,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncInferenceClient": "llcuda.client",
+    "BinaryInstaller": "llcuda.installer",
     "DeviceReport": "llcuda.engine",
     "InferResult": "llcuda.client",
     "InferenceClient": "llcuda.client",

@@ -6,7 +6,8 @@
     ├── UsageError(ValueError)           2
     ├── BinaryError                      3
     │   ├── BinaryNotFoundError(FileNotFoundError)
-    │   └── BinaryUnusableError
+    │   ├── BinaryUnusableError
+    │   └── InstallError
     ├── DeviceError                      4
     │   ├── NoDeviceError
     │   ├── UnsupportedDeviceError
@@ -48,6 +49,7 @@ __all__ = [
     "DeviceError",
     "DownloadError",
     "DriverTooOldError",
+    "InstallError",
     "LlcudaError",
     "ModelError",
     "ModelFormatError",
@@ -130,6 +132,20 @@ class BinaryUnusableError(BinaryError):
         self.reason = reason
         self.missing = tuple(missing)
         super().__init__(f"{path} cannot be used: {reason}", hint=hint or "Run `llcuda doctor` to see what is broken.")
+
+
+class InstallError(BinaryError):
+    """A bundle of binaries was refused, or did not work here; what was in use before still is."""
+
+    def __init__(self, source: str, reason: str, *, log_tail: Sequence[str] = (), hint: str = "") -> None:
+        """Keep the ``source`` of the bundle, and the last lines of llama-server's log where it was tried."""
+        self.source = source
+        self.reason = reason
+        self.log_tail = tuple(log_tail)
+        super().__init__(
+            f"{source} is not installed: {reason}",
+            hint=hint or "What was in use before still is. Get the bundle again, or name another source with --from.",
+        )
 
 
 class DeviceError(LlcudaError):

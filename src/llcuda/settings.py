@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from llcuda.errors import UsageError
 
-__all__ = ["get_count", "get_path", "get_seconds", "home_dir", "is_offline", "is_set", "models_dir"]
+__all__ = ["get_count", "get_path", "get_seconds", "home_dir", "is_offline", "is_set", "models_dir", "package_version"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -66,6 +67,11 @@ def get_path(name: str) -> Path | None:
 def is_offline() -> bool:
     """Return whether nothing may be downloaded: LLCUDA_OFFLINE, or the hub's own HF_HUB_OFFLINE."""
     return is_set("LLCUDA_OFFLINE") or is_set("HF_HUB_OFFLINE")
+
+
+def package_version() -> str:
+    """Return the version of llcuda that runs."""
+    return str(sys.modules["llcuda"].__version__)
 
 
 def home_dir() -> Path:

@@ -25,13 +25,14 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LLCUDA_HOME", str(tmp_path / "home"))
     for module in (build_info, executables):
-        monkeypatch.setattr(module, "binaries_dir", lambda: tmp_path / "package")
+        for name in ("binaries_dir", "package_dir"):
+            monkeypatch.setattr(module, name, lambda: tmp_path / "package")
     return {
         "exact": tmp_path / "exact" / "my-server",
         "bin": tmp_path / "bin" / "llama-server",
         "package": tmp_path / "package" / "llama-server",
         "cpp": tmp_path / "cpp" / "bin" / "llama-server",
-        "home": tmp_path / "home" / "binaries" / "llama-server",
+        "home": tmp_path / "home" / "binaries" / llcuda.__version__ / "llama-server",
     }
 
 

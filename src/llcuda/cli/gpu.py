@@ -1,10 +1,11 @@
-"""`llcuda gpu`: which GPUs there are, which backend fits them, and what stands in their way."""
+"""`llcuda gpu`: which GPUs there are, which backend fits them, what stands in their way, and what was installed."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from llcuda.cli import gpu_install
 from llcuda.cli.options import add_command
 from llcuda.cli.output import print_json, print_table
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from llcuda.cli.options import Commands
     from llcuda.devices import Choice, Devices, Gpu
-    from llcuda.native import Backend
+    from llcuda.native import Backend, InstalledBundle
 
 __all__ = ["add_parser", "format_backend"]
 
@@ -23,24 +24,27 @@ _HEADER = ("GPU", "name", "compute", "memory", "free", "use", "UUID")
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its own commands."""
-    parser = commands.add_parser("gpu", help="show the GPUs, and what is used of them")
+    parser = commands.add_parser("gpu", help="show the GPUs and what is used of them; install a CUDA backend")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     status = add_command(actions, run_status, name="status", summary="show the GPUs, the backends, and what is chosen")
     status.add_argument("--device", default="auto", help="auto, cuda, cuda:N or cpu: what would be chosen for it")
     status.add_argument("--json", action="store_true", help="print JSON")
+    gpu_install.add_parsers(actions)
 
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Print what the driver says now, and what an engine would choose; the exit code is 0 without a GPU too."""
     from llcuda.devices import choose_backend, find_devices  # noqa: PLC0415 - `--help` needs neither
-    from llcuda.native import find_backends  # noqa: PLC0415
+    from llcuda.native import find_backends, read_installed  # noqa: PLC0415
 
-    devices, backends = find_devices(refresh=True), find_backends()
+    devices, backends, installed = find_devices(refresh=True), find_backends(), read_installed()
     choice = choose_backend(devices, backends, device=arguments.device)
     if arguments.json:
-        print_json(_to_json(devices, backends, choice))
+        rest = [gpu_install.to_json(bundle) for bundle in installed]
+        print_json({**_to_json(devices, backends, choice), "installed": rest})
     else:
         _print_status(devices, backends, choice)
+        _print_installed(installed, backends)
     return 0
 
 
@@ -59,6 +63,20 @@ def _print_status(devices: Devices, backends: Sequence[Backend], choice: Choice)
     print(f"choice:    {choice.sentence}")
     if choice.remedy:
         print(f"try:       {choice.remedy}")
+
+
+def _print_installed(installed: Sequence[InstalledBundle], backends: Sequence[Backend]) -> None:
+    from llcuda.native import package_dir  # noqa: PLC0415
+
+    libraries = {backend.library.parent for backend in backends}
+    for bundle in installed:
+        if not bundle.is_backend and package_dir().is_dir():
+            use = "Not used: the package carries its own executables."
+        elif bundle.is_backend and bundle.folder not in libraries:
+            use = "Not used: it was made for another build of llama.cpp."
+        else:
+            use = gpu_install.describe_proof(bundle)
+        print(f"installed: {bundle.profile} on {bundle.date} from {bundle.source}. {use}")
 
 
 def _to_rows(devices: Devices, choice: Choice) -> Iterator[tuple[str, ...]]:

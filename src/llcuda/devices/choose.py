@@ -40,7 +40,7 @@ _DRIVERS = {
 }
 _CPU = "Using the CPU."
 _USE_CPU = 'use device="cpu"'
-_GET_BACKEND = "Install a wheel that carries a CUDA backend: pip install --force-reinstall --only-binary=:all: llcuda"
+_GET_BACKEND = "Install one: llcuda gpu install"
 
 
 @dataclass(frozen=True, slots=True)

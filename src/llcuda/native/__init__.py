@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llcuda.native.backends import Backend, find_backends
+from llcuda.native.backends import INSTALL_AGAIN, Backend, find_backends, read_backend
 from llcuda.native.build_info import (
     BuildInfo,
     CudaInfo,
@@ -10,16 +10,21 @@ from llcuda.native.build_info import (
     Problem,
     binaries_dir,
     check_binaries,
+    package_dir,
     read_build_info,
 )
 from llcuda.native.executables import exec_tool, find_executable, find_guard
+from llcuda.native.installed import RECORD, InstalledBundle, installed_dir, read_installed, read_record
 from llcuda.native.libraries import child_environment, library_folders
 
 __all__ = [
+    "INSTALL_AGAIN",
+    "RECORD",
     "Backend",
     "BuildInfo",
     "CudaInfo",
     "FileRecord",
+    "InstalledBundle",
     "Problem",
     "binaries_dir",
     "check_binaries",
@@ -28,6 +33,11 @@ __all__ = [
     "find_backends",
     "find_executable",
     "find_guard",
+    "installed_dir",
     "library_folders",
+    "package_dir",
+    "read_backend",
     "read_build_info",
+    "read_installed",
+    "read_record",
 ]

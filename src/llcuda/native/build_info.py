@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llcuda.errors import BinaryUnusableError
+from llcuda.native.installed import get_installed_executables
 
 __all__ = [
     "BUILD_FILE",
@@ -18,6 +19,7 @@ __all__ = [
     "Problem",
     "binaries_dir",
     "check_binaries",
+    "package_dir",
     "read_build_info",
 ]
 
@@ -82,7 +84,13 @@ class Problem:
 
 
 def binaries_dir() -> Path:
-    """Return the folder of the bundled executables, which need not exist.
+    """Return the folder of the executables, which need not exist: the package's, or else those that were installed."""
+    package = package_dir()
+    return package if package.is_dir() else (get_installed_executables() or package)
+
+
+def package_dir() -> Path:
+    """Return the folder of the executables that the package carries, which need not exist.
 
     An editable install spreads the package over two folders, the sources and what was built; both are looked at.
     """
@@ -91,10 +99,10 @@ def binaries_dir() -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def read_build_info(directory: Path) -> BuildInfo:
+def read_build_info(directory: Path, *, remedy: str = "") -> BuildInfo:
     """Return what ``directory``'s BUILD.json says.
 
-    Raises BinaryUnusableError where it is missing, damaged or of an unknown schema.
+    Raises BinaryUnusableError, with the ``remedy``, where it is missing, damaged or of an unknown schema.
     """
     import json  # noqa: PLC0415 - kept out of `import llcuda`
 
@@ -103,9 +111,9 @@ def read_build_info(directory: Path) -> BuildInfo:
         data = json.loads(path.read_text(encoding="utf-8"))
         return _parse_build_info(data)
     except FileNotFoundError:
-        raise BinaryUnusableError(path, "the file is missing", hint=_REINSTALL) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BinaryUnusableError(path, f"the file is damaged ({error!r})", hint=_REINSTALL) from error
+        raise BinaryUnusableError(path, "the file is missing", hint=remedy or _REINSTALL) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BinaryUnusableError(path, f"the file is damaged ({error!r})", hint=remedy or _REINSTALL) from error
 
 
 def check_binaries(directory: Path | None = None, *, digests: bool = False) -> tuple[Problem, ...]:

@@ -1,7 +1,7 @@
 """Where the bundled executables are.
 
 ``find_executable`` looks in this order, and its error lists every place: LLAMA_SERVER_PATH (llama-server only, trusted
-as given), LLAMA_BIN_DIR, the package, LLAMA_CPP_DIR/bin, and what was installed into ``settings.home_dir()``. PATH is
+as given), LLAMA_BIN_DIR, the package, LLAMA_CPP_DIR/bin, and what BinaryInstaller has installed. PATH is
 not searched: another program's llama-server is not the one that was tested with this package.
 """
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from llcuda import settings
 from llcuda.errors import BinaryNotFoundError, BinaryUnusableError
-from llcuda.native.build_info import binaries_dir
+from llcuda.native.build_info import binaries_dir, package_dir
+from llcuda.native.installed import get_installed_executables, installed_dir
 from llcuda.native.libraries import child_environment
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def find_executable(name: str = "llama-server") -> Path:
 
 
 def find_guard() -> Path:
-    """Return the path of llcuda-guard, which comes from the package only.
+    """Return the path of llcuda-guard, which comes from the package, or else from what was installed.
 
     Raises BinaryNotFoundError or BinaryUnusableError.
     """
@@ -67,11 +68,11 @@ def _places(name: str) -> Iterator[tuple[str, Path]]:
     folder = settings.get_path("LLAMA_BIN_DIR")
     if folder:
         yield "LLAMA_BIN_DIR", folder / name
-    yield "the package", binaries_dir() / name
+    yield "the package", package_dir() / name
     root = settings.get_path("LLAMA_CPP_DIR")
     if root:
         yield "LLAMA_CPP_DIR", root / "bin" / name
-    yield "installed by llcuda", settings.home_dir() / "binaries" / name
+    yield "installed by llcuda", (get_installed_executables() or installed_dir()) / name
 
 
 def _require_runnable(path: Path) -> Path:

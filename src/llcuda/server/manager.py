@@ -72,6 +72,10 @@ class ServerManager:
         """
         return find_executable("llama-server")
 
+    def find_guard(self) -> Path:
+        """Return the path of the guard that it would be started under. Raises what find_llama_server raises."""
+        return find_guard()
+
     def start_server(
         self,
         model_path: str | os.PathLike[str],
@@ -254,7 +258,9 @@ class ServerManager:
         with self._lock:
             self._require_start(start)
             log = Log(_log_line() if verbose else None)
-            child = Child(command, guard=find_guard(), directory=executable.parent, environment=environment, log=log)
+            child = Child(
+                command, guard=self.find_guard(), directory=executable.parent, environment=environment, log=log
+            )
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
             self._finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
             self._child, self._launch, self._api_key, self.command = child, launch, key, command

@@ -1,0 +1,244 @@
+"""Where bundles come from: the hub's dataset, a web server, a folder or a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from llcuda import settings
+from llcuda.errors import ChecksumMismatchError, DownloadError, InstallError, UsageError
+from llcuda.installer.bundles import INDEX_NAME, MAX_INDEX_BYTES, describe_bundle, parse_index
+from llcuda.installer.unpack import read_bundle_record
+from llcuda.store import hash_file, parse_digest
+from llcuda.store.digests import hash_stream
+from llcuda.store.download import download, forget_partial, lock_partial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import requests
+
+    from llcuda.installer.bundles import Bundle
+
+__all__ = ["HUB_SOURCE", "Source", "open_source"]
+
+HUB_SOURCE = "hf://datasets/waqasm86/Local-Llama-Inference"
+"""The dataset of released bundles, with one folder for each version."""
+_HUB = "hf://datasets/"
+_ENDING = ".tar.gz"
+_INDEX_TIMEOUT = 60.0
+_TIMEOUTS = (10.0, 30.0)
+"""Seconds to connect, and without a byte."""
+
+
+class Source(Protocol):
+    """A place that has an index and bundles."""
+
+    label: str
+
+    def list_bundles(self) -> tuple[Bundle, ...]:
+        """Return what there is. Raises InstallError or DownloadError."""
+
+    def open_bundle(self, bundle: Bundle, *, progress: bool) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Yield the bundle's bytes, whole and compared with its digest. Raises what download raises."""
+
+
+def open_source(text: str | None, *, downloads: Path) -> Source:
+    """Return the place that ``text`` names: by default the hub's dataset, else an address, a folder or a file.
+
+    A file is a bundle, or the index of its folder. ``downloads`` is where partial downloads are kept. Raises UsageError
+    for what is none of these, and where downloads are forbidden (LLCUDA_OFFLINE and the like).
+    """
+    text = text or HUB_SOURCE
+    if "://" not in text:
+        return _open_path(Path(text).expanduser())
+    _require_online(text)
+    if text.startswith(_HUB):
+        base, headers = _resolve_hub(text.removeprefix(_HUB).rstrip("/"))
+        return _Remote(text, base, headers=headers, downloads=downloads)
+    if not text.lower().startswith(("https://", "http://")):
+        hint = f"Give an https:// address, a folder, a file, or {_HUB}OWNER/NAME."
+        raise UsageError(f"{text} is not an address", hint=hint)
+    base, only = _split_address(text)
+    return _Remote(text, base, only=only, downloads=downloads)
+
+
+def _require_online(text: str) -> None:
+    for name in ("LLCUDA_OFFLINE", "HF_HUB_OFFLINE", "LOCAL_LLAMA_INFERENCE_NO_AUTO_INSTALL"):
+        if settings.is_set(name):
+            raise UsageError(
+                f"{text} would be downloaded, which {name} forbids",
+                hint=f"Unset {name}, or give a bundle that is on this machine: --from FILE.",
+            )
+
+
+def _open_path(path: Path) -> _Local:
+    if path.is_dir():
+        return _Local(path, None)
+    if not path.is_file():
+        hint = f"Give a bundle, or the folder that has its {INDEX_NAME}."
+        raise UsageError(f"{path}: there is no such file or folder", hint=hint)
+    return _Local(path.parent, None if path.name == INDEX_NAME else path.name)
+
+
+def _split_address(url: str) -> tuple[str, str | None]:
+    """Return the folder's address, and the bundle's name where the address is one bundle's."""
+    base, _, name = url.partition("?")[0].rpartition("/")
+    if name.endswith(_ENDING):
+        return base, name
+    return (base, None) if name == INDEX_NAME else (url.rstrip("/"), None)
+
+
+def _resolve_hub(repository: str) -> tuple[str, Mapping[str, str]]:
+    """Return the address of this version's folder, and the headers that the hub wants to see."""
+    from huggingface_hub import hf_hub_url  # noqa: PLC0415 - loaded only when needed
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    try:
+        url = hf_hub_url(repository, f"v{settings.package_version()}/{INDEX_NAME}", repo_type="dataset", endpoint=endpoint)
+    except HFValidationError as error:
+        raise UsageError(f"{_HUB}{repository} is not a dataset's name", hint=f"Write {_HUB}OWNER/NAME.") from error
+    return url.rpartition("/")[0], build_hf_headers(library_name="llcuda", library_version=settings.package_version())
+
+
+class _Local:
+    """A folder on this machine; ``only`` is the one bundle that was named."""
+
+    def __init__(self, folder: Path, only: str | None) -> None:
+        self.folder = folder
+        self.only = only
+        self.label = str(folder / only if only else folder)
+
+    def list_bundles(self) -> tuple[Bundle, ...]:
+        listed = self._read_index()
+        if self.only is None:
+            if listed is None:
+                hint = "`python prepare_binaries.py pack` makes one."
+                raise InstallError(self.label, f"it has no {INDEX_NAME}", hint=hint)
+            return listed
+        found = tuple(bundle for bundle in listed or () if bundle.name == self.only)
+        return found or (self._describe(self.folder / self.only),)
+
+    def _read_index(self) -> tuple[Bundle, ...] | None:
+        path = self.folder / INDEX_NAME
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return parse_index(file.read(MAX_INDEX_BYTES), source=str(path))
+
+    def _describe(self, path: Path) -> Bundle:
+        """Describe a bundle that no index lists, from its own record, and its digest from the file beside it."""
+        import tempfile  # noqa: PLC0415 - only here
+
+        with tempfile.TemporaryDirectory(prefix="llcuda-") as folder, path.open("rb") as file:
+            info = read_bundle_record(file, Path(folder), source=str(path))
+        return describe_bundle(info, path=path, sha256=_read_digest(path) or hash_file(path))
+
+    @contextlib.contextmanager
+    def open_bundle(self, bundle: Bundle, *, progress: bool) -> Iterator[BinaryIO]:
+        """Yield the file; it is compared with its digest first."""
+        del progress  # nothing is downloaded
+        path = self.folder / bundle.name
+        if not path.is_file():
+            raise InstallError(str(path), "the index lists it and it is not there")
+        with path.open("rb") as file:
+            _check(file, bundle, label=str(path))
+            yield file
+
+
+def _read_digest(path: Path) -> str | None:
+    """Return the digest in the file that ``pack`` writes beside a bundle, None where there is no such file."""
+    beside = path.with_name(path.name + ".sha256")
+    if not beside.is_file():
+        return None
+    with beside.open(encoding="ascii", errors="replace") as file:
+        return parse_digest(f"sha256:{file.read(64)}")
+
+
+class _Remote:
+    """A folder on a web server."""
+
+    def __init__(
+        self,
+        label: str,
+        base: str,
+        *,
+        downloads: Path,
+        only: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.label = label
+        self.base = base
+        self.only = only
+        self.headers = headers or {}
+        self.downloads = downloads
+
+    def list_bundles(self) -> tuple[Bundle, ...]:
+        url = f"{self.base}/{INDEX_NAME}"
+        bundles = parse_index(self._read(url), source=url)
+        return tuple(bundle for bundle in bundles if self.only in {None, bundle.name})
+
+    def _read(self, url: str) -> bytes:
+        """Return a small file, in memory: an index is read anew each time."""
+        import requests  # noqa: PLC0415 - loaded only when needed
+
+        try:
+            with requests.get(url, headers=dict(self.headers), stream=True, timeout=_TIMEOUTS) as response:
+                _check_response(response, url)
+                data = b"".join(_up_to(response.iter_content(1 << 14), MAX_INDEX_BYTES))
+        except requests.exceptions.RequestException as error:
+            raise DownloadError(url, str(error), hint="Check the address and the network, and try again.") from error
+        if len(data) > MAX_INDEX_BYTES:
+            raise InstallError(url, f"an index has at most {MAX_INDEX_BYTES} bytes")
+        return data
+
+    @contextlib.contextmanager
+    def open_bundle(self, bundle: Bundle, *, progress: bool) -> Iterator[BinaryIO]:
+        """Download the bundle, or go on where an earlier download ended, and yield it; it is removed after that."""
+        url = f"{self.base}/{bundle.name}"
+        with lock_partial(self.downloads, url) as part:
+            download(url, part, headers=self.headers, max_bytes=bundle.bytes, progress=progress)
+            with part.open("rb") as file:
+                try:
+                    _check(file, bundle, label=url)
+                except ChecksumMismatchError:
+                    forget_partial(part)
+                    raise
+                yield file
+            forget_partial(part)
+
+
+def _check_response(response: requests.Response, url: str) -> None:
+    status = response.status_code
+    if status != 200:  # noqa: PLR2004 - OK
+        raise DownloadError(url, f"HTTP {status}", status=status, hint=_explain(status))
+    if url.lower().startswith("https:") and not response.url.lower().startswith("https:"):
+        raise DownloadError(url, f"it is redirected to {response.url}, which is not encrypted")
+
+
+def _up_to(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """Yield pieces until there are more than ``count`` bytes of them, or they come too slowly to wait for."""
+    received, deadline = 0, monotonic() + _INDEX_TIMEOUT
+    for piece in pieces:
+        yield piece
+        received += len(piece)
+        if received > count or monotonic() > deadline:
+            return
+
+
+def _explain(status: int) -> str:
+    if status in {401, 403}:
+        return "It needs a login: set HF_TOKEN to an access token of the hub."
+    return f"There are no bundles of llcuda {settings.package_version()} at this address; name another with --from."
+
+
+def _check(file: BinaryIO, bundle: Bundle, *, label: str) -> None:
+    actual = hash_stream(file)
+    if actual != bundle.sha256:
+        raise ChecksumMismatchError(label, expected=bundle.sha256, actual=actual)
+    file.seek(0)
