@@ -94,16 +94,16 @@ def _split_address(url: str) -> tuple[str, str | None]:
 
 def _resolve_hub(repository: str) -> tuple[str, Mapping[str, str]]:
     """Return the address of this version's folder, and the headers that the hub wants to see."""
-    from huggingface_hub import hf_hub_url  # noqa: PLC0415 - loaded only when needed
+    from huggingface_hub import hf_hub_url, utils  # noqa: PLC0415 - loaded only when needed
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None
+    version, endpoint = settings.package_version(), os.environ.get("HF_ENDPOINT") or None
     try:
-        url = hf_hub_url(repository, f"v{settings.package_version()}/{INDEX_NAME}", repo_type="dataset", endpoint=endpoint)
+        url = hf_hub_url(repository, f"v{version}/{INDEX_NAME}", repo_type="dataset", endpoint=endpoint)
     except HFValidationError as error:
         raise UsageError(f"{_HUB}{repository} is not a dataset's name", hint=f"Write {_HUB}OWNER/NAME.") from error
-    return url.rpartition("/")[0], build_hf_headers(library_name="llcuda", library_version=settings.package_version())
+    headers = utils.build_hf_headers(library_name="llcuda", library_version=version)  # type: ignore[attr-defined]
+    return url.rpartition("/")[0], headers
 
 
 class _Local:
