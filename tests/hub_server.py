@@ -1,6 +1,6 @@
 """A hub on loopback: enough of its protocol for huggingface_hub's own code, and for plain downloads, with faults.
 
-Repositories are dictionaries of files. ``/{repo}/resolve/{revision}/{file}`` answers HEAD and GET with ``ETag``,
+Repositories are dictionaries of files, datasets too. ``/{repo}/resolve/{revision}/{file}`` answers HEAD and GET with ``ETag``,
 ``X-Repo-Commit``, ``X-Linked-ETag``, ``X-Linked-Size`` and ranges; ``/api/models/{repo}/revision/{revision}`` lists the
 files with their digests. ``/plain/{file}`` is a server that knows nothing of a hub.
 """
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-_RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
+_RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
+_PLAIN = re.compile(r"(?:http://[^/]+)?/plain/(.*)")
+"""A proxy is asked for the whole address."""
 _API = re.compile(r"/api/models/([^/]+/[^/?]+)(?:/revision/([^/?]+))?(?:\?.*)?")
 
 
@@ -62,6 +64,7 @@ class Hub:
     """The server's contents, faults, and what was asked of it."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, bytes]] = field(default_factory=dict)
     plain: dict[str, bytes] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -144,9 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif match := _API.fullmatch(self.path):
             self._send_listing(match[1])
         elif match := _RESOLVE.fullmatch(self.path.partition("?")[0]):
-            self._send_repository_file(match[1], match[3])
-        elif self.path.startswith("/plain/"):
-            self._send_plain(self.path.partition("?")[0].removeprefix("/plain/"))
+            files = (hub.datasets if match[1] else hub.repositories).get(match[2])
+            self._send_repository_file(files, match[4])
+        elif found := _PLAIN.fullmatch(self.path.partition("?")[0]):
+            self._send_plain(found[1])
         else:
             self._send_error(404)
 
@@ -182,8 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._send_json({"_id": "1", "id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings})
 
-    def _send_repository_file(self, repository: str, name: str) -> None:
-        files = self.hub.repositories.get(repository)
+    def _send_repository_file(self, files: dict[str, bytes] | None, name: str) -> None:
         if files is None:
             self._send_error(404, "RepoNotFound", "Repository not found")
         elif name not in files:

@@ -27,6 +27,8 @@ __all__ = ["Proof", "prove"]
 
 _QUESTIONS = (("What is 2+2?", "4"), ("What is 17+25?", "42"), ("What is the capital of France?", "Paris"))
 _TOKENS = 128
+_CONTEXT = 512
+_ALL_LAYERS = 99  # not llama-server's to choose: it leaves 1 GiB free, and so leaves out a GPU that has no more
 _TIMEOUT = 600.0
 """Seconds to load: a driver that compiles PTX takes minutes, once."""
 
@@ -89,6 +91,8 @@ def _try(executables: Path, backend: Backend | None, *, visible: str | None, sou
             resolve_model("demo", progress=False).path,
             backend=backend,
             visible_devices=visible,
+            gpu_layers=_ALL_LAYERS,
+            ctx_size=_CONTEXT,
             threads=1,
             timeout=_TIMEOUT,
             stall_timeout=_TIMEOUT,
