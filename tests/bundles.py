@@ -25,6 +25,7 @@ CUDA = {
     "cublas": "libcublas.so.12",
 }
 LIBRARY = "libggml-cuda.so"
+_COPIED = ("llama_cpp", "profile", "cpu_variants", "toolkit", "architectures", "date")
 
 
 def digest(data: bytes) -> str:
@@ -76,7 +77,7 @@ class Draft:
             "sha256": digest(data),
             "bytes": len(data),
             "unpacked_bytes": sum(map(len, self.files.values())),
-            **{key: record[key] for key in ("llama_cpp", "profile", "cpu_variants", "toolkit", "architectures", "date")},
+            **{key: record[key] for key in _COPIED},
             "driver_floor": (record["cuda"] or {}).get("driver_floor"),
             **self.entry,
         }

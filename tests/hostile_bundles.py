@@ -32,7 +32,7 @@ def _names() -> Iterator[Any]:
     bad = {
         "traversal": "../libggml-cuda.so",
         "deep-traversal": "a/../../b.so",
-        "absolute": "/tmp/llcuda-hostile.so",  # noqa: S108 - it must not come to be
+        "absolute": "/tmp/llcuda-hostile.so",
         "home": "~/evil.so",
         "dot": ".",
         "dot-dot": "..",
@@ -52,7 +52,7 @@ def _names() -> Iterator[Any]:
 
 
 def _kinds() -> Iterator[Any]:
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "symlink": {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd", "size": 0},
         "hard-link": {"type": tarfile.LNKTYPE, "linkname": "BUILD.json", "size": 0},
         "character-device": {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3, "size": 0},
@@ -64,7 +64,10 @@ def _kinds() -> Iterator[Any]:
     }
     for label, changes in kinds.items():
         yield label, (_members([file(LIBRARY, b"" if changes.get("size") == 0 else BODY, **changes)]), "a plain file")
-    yield "pax-header", (_packed(format=tarfile.PAX_FORMAT, extra=file("b.so", b"", pax_headers={"comment": "x" * 9000})), "")
+    yield (
+        "pax-header",
+        (_packed(format=tarfile.PAX_FORMAT, extra=file("b.so", b"", pax_headers={"comment": "x" * 9000})), ""),
+    )
     yield "gnu-long-name", (_packed(format=tarfile.GNU_FORMAT, extra=file("l" * 300, b"")), "a plain file")
 
 
@@ -86,9 +89,23 @@ def _records() -> Iterator[Any]:
     def entry(**changes: object) -> dict[str, Any]:
         return {"files": {LIBRARY: {"sha256": digest(BODY), "bytes": len(BODY), "executable": False, **changes}}}
 
-    yield "record-of-another-build", (_draft(record={"llama_cpp": {"tag": "b1", "version": "0", "commit": "b1"}}, entry={"llama_cpp": {"tag": TAG}}), "different binaries")
-    yield "record-of-another-profile", (_draft(record={"profile": "cuda13"}, entry={"profile": "cuda12"}), "different binaries")
-    yield "record-of-other-architectures", (_draft(record={"architectures": ["sm_50"]}, entry={"architectures": ["sm_75"]}), "different binaries")
+    yield (
+        "record-of-another-build",
+        (
+            _draft(
+                record={"llama_cpp": {"tag": "b1", "version": "0", "commit": "b1"}}, entry={"llama_cpp": {"tag": TAG}}
+            ),
+            "different binaries",
+        ),
+    )
+    yield (
+        "record-of-another-profile",
+        (_draft(record={"profile": "cuda13"}, entry={"profile": "cuda12"}), "different binaries"),
+    )
+    yield (
+        "record-of-other-architectures",
+        (_draft(record={"architectures": ["sm_50"]}, entry={"architectures": ["sm_75"]}), "different binaries"),
+    )
     yield "record-without-files", (_draft(record={"files": {}}), "damaged")
     yield "record-of-another-schema", (_draft(record={"schema": 2}), "damaged")
     yield "record-that-is-a-list", (_raw_record(b"[]"), "damaged")
@@ -101,7 +118,10 @@ def _records() -> Iterator[Any]:
     yield "record-with-a-size-beyond", (_draft(record=entry(bytes=BIG)), "announced")
     yield "record-with-no-digest", (_draft(record=entry(sha256="sha256:beef")), "damaged")
     yield "record-with-a-long-name", (_draft(record={"files": {"a" * 150: entry()["files"][LIBRARY]}}), "damaged")
-    yield "record-with-many-files", (_draft(record={"files": {f"{n}.so": entry()["files"][LIBRARY] for n in range(1000)}}), "damaged")
+    yield (
+        "record-with-many-files",
+        (_draft(record={"files": {f"{n}.so": entry()["files"][LIBRARY] for n in range(1000)}}), "damaged"),
+    )
 
 
 def _archives() -> Iterator[Any]:
@@ -117,7 +137,15 @@ def _archives() -> Iterator[Any]:
 def _indexes() -> Iterator[Any]:
     yield "wrong-digest", (_draft(entry={"sha256": digest(b"another")}), "expected sha256:")
     yield "wrong-version", (_draft(entry={"version": "99.0"}), "99.0")
-    yield "wrong-build", (_draft(entry={"llama_cpp": {"tag": "b1"}}, record={"llama_cpp": {"tag": "b1", "version": "0", "commit": "b1"}}), "b1")
+    yield (
+        "wrong-build",
+        (
+            _draft(
+                entry={"llama_cpp": {"tag": "b1"}}, record={"llama_cpp": {"tag": "b1", "version": "0", "commit": "b1"}}
+            ),
+            "b1",
+        ),
+    )
     yield "index-with-a-path", (_draft(entry={"name": "../../etc/passwd.tar.gz"}), "index cannot be used")
     yield "index-with-a-huge-size", (_draft(entry={"unpacked_bytes": BIG}), "index cannot be used")
     yield "index-with-a-negative-size", (_draft(entry={"bytes": -1}), "index cannot be used")
@@ -125,7 +153,13 @@ def _indexes() -> Iterator[Any]:
     yield "index-with-no-digest", (_draft(entry={"sha256": "md5:0"}), "is not a digest")
     yield "index-with-less-than-there-is", (_draft(entry={"unpacked_bytes": 1}), "announced")
     yield "index-with-a-profile-that-is-a-path", (_draft(entry={"profile": "../cuda12"}), "index cannot be used")
-    for label, text in {"empty": b"", "a-list": b"[]", "deep": b"[" * 100_000, "another-schema": b'{"schema": 9}', "huge": b" " * (2 << 20)}.items():
+    for label, text in {
+        "empty": b"",
+        "a-list": b"[]",
+        "deep": b"[" * 100_000,
+        "another-schema": b'{"schema": 9}',
+        "huge": b" " * (2 << 20),
+    }.items():
         yield f"index-that-is-{label}", (_index(text), "index cannot be used")
 
 

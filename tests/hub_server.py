@@ -1,8 +1,9 @@
 """A hub on loopback: enough of its protocol for huggingface_hub's own code, and for plain downloads, with faults.
 
-Repositories are dictionaries of files, datasets too. ``/{repo}/resolve/{revision}/{file}`` answers HEAD and GET with ``ETag``,
-``X-Repo-Commit``, ``X-Linked-ETag``, ``X-Linked-Size`` and ranges; ``/api/models/{repo}/revision/{revision}`` lists the
-files with their digests. ``/plain/{file}`` is a server that knows nothing of a hub.
+Repositories are dictionaries of files. ``/{repo}/resolve/{revision}/{file}``, for a dataset
+``/datasets/{repo}/resolve/{revision}/{file}``, answers HEAD and GET with ``ETag``, ``X-Repo-Commit``,
+``X-Linked-ETag``, ``X-Linked-Size`` and ranges; ``/api/models/{repo}/revision/{revision}`` lists the files with their
+digests. ``/plain/{file}`` is a server that knows nothing of a hub.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ EXAMPLES = [
     errors.UsageError("x", hint="h"),
     errors.BinaryNotFoundError("llama-server", searched=("LLAMA_SERVER_PATH: /a", "package: /b")),
     errors.BinaryUnusableError("/a", "no execute bit", missing=("libx.so",)),
-    errors.InstallError("bundle.tar.gz", "it is damaged"),
     errors.NoDeviceError("no GPU", hint='Use device="cpu".'),
     errors.UnsupportedDeviceError("3.5", built_for=("5.0", "6.1")),
     errors.DriverTooOldError("470.1", required="550"),
@@ -34,6 +33,7 @@ EXAMPLES = [
     errors.ConnectionFailedError("http://127.0.0.1:1", "refused"),
     errors.ResponseError(400, "bad", body="{}"),
     errors.SchemaMismatchError("$.answer: not an integer", text="{}"),
+    errors.InstallError("bundle.tar.gz", "it is damaged"),
 ]
 
 

@@ -38,7 +38,7 @@ def test_there_are_sixty_and_more() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_bundle_is_refused_and_leaves_nothing(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, name: str
 ) -> None:
     write, says = HOSTILE[name]
     write(tmp_path / "bundles")

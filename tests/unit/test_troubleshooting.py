@@ -32,6 +32,7 @@ EXAMPLES = (
     recorded("cuda/written-cublas-12-missing", -6),
     recorded("cuda/written-803", -6),
     recorded("cuda/written-illegal-memory-access", -6),
+    errors.InstallError("llcuda-0.1.0-cuda12-linux-x86_64.tar.gz", "'extra.so' is not in its record"),
     errors.NoDeviceError("This machine has no NVIDIA GPU."),
     errors.UnsupportedDeviceError("3.5", built_for=["5.0", "6.1"]),
     errors.DriverTooOldError("470.1", required="550"),

@@ -1,0 +1,115 @@
+"""Kill an installer at a random moment, and see that what is installed still works: what was, or what is new.
+
+The short version is a test; the long one is ``python -m benchmarks.install_kill``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import llcuda
+from llcuda.engine import placement as placements
+from llcuda.installer import BinaryInstaller, install
+from tests.bundles import LIBRARY, Draft, write_bundle
+from tests.unit.test_engine_devices import T4, devices
+
+if TYPE_CHECKING:
+    import pytest
+
+ROOT = Path(__file__).parents[1]
+
+VICTIM = """
+import sys
+from llcuda.installer import BinaryInstaller, install
+from llcuda.errors import UsageError
+from tests.unit.test_engine_devices import T4, devices
+install.find_devices = lambda **_: devices(T4)
+print("go", flush=True)
+while True:
+    for source in sys.argv[1:]:
+        BinaryInstaller(source=source).download_binary(force=True)
+    try:
+        BinaryInstaller().rollback()
+    except UsageError:
+        pass
+"""
+
+
+@dataclass
+class Outcome:
+    """What was found after each kill."""
+
+    left: Counter[str] = field(default_factory=Counter)
+    """How often what was in use: the name of a bundle, or ``nothing``."""
+    abandoned: int = 0
+    """How often the kill left a folder that was not whole, which nothing used."""
+
+
+def write_bundles(folder: Path, library: bytes, *, tag: str) -> list[Path]:
+    """Write two bundles of the stand-in GPU's backend, which differ by their date."""
+    build = {"llama_cpp": {"tag": tag, "version": "0.6.0", "commit": tag}}
+    return [
+        write_bundle(folder / f"{day}", Draft(files={LIBRARY: library}, record={**build, "date": f"2026-01-0{day}"}))
+        for day in (1, 2)
+    ]
+
+
+def run(count: int, bundles: list[Path], *, seed: int = 0) -> Outcome:
+    """Kill ``count`` installers, each at another moment of its rounds, and check after each what is installed.
+
+    LLCUDA_HOME says where, and the caller has put a T4 into this process (:func:`put_gpu`).
+    """
+    chance, outcome = random.Random(seed), Outcome()
+    for _ in range(count):
+        kill_one(bundles, delay=chance.uniform(0, 2.0))
+        installer = BinaryInstaller()
+        installed = installer.list_installed()
+        assert installer.verify() == ()
+        assert load() == ("cuda" if installed else "cpu")
+        outcome.left[installed[0].name[:15] if installed else "nothing"] += 1
+        outcome.abandoned += bool(list_unfinished(installer))
+    installer = BinaryInstaller(source=str(bundles[0]))
+    installer.download_binary(force=True)
+    assert list_unfinished(installer) == []
+    return outcome
+
+
+def list_unfinished(installer: BinaryInstaller) -> list[Path]:
+    """Return the folders that a process which was killed had not finished."""
+    return list(installer.folder.glob(".install-*"))
+
+
+def kill_one(bundles: list[Path], *, delay: float) -> None:
+    command = [sys.executable, "-c", VICTIM, *map(str, bundles)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"go\n"
+        time.sleep(delay)
+        assert process.poll() is None
+        process.kill()
+
+
+def load() -> str:
+    """Load the demo model, ask it, and return the device that it was on."""
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo", gpu_layers=99, silent=True)
+        assert engine.infer("What is 2+2?", temperature=0).text == "2 + 2 = 4."
+        assert engine.device_report is not None
+        return engine.device_report.device
+
+
+def put_gpu(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Put a T4 into this process, with the stand-in's memory, and an empty home."""
+    for module in (install, placements):
+        monkeypatch.setattr(module, "find_devices", lambda **_: devices(T4))
+    monkeypatch.setenv("GGML_FAKE_GPU", "4096")
+    monkeypatch.setenv("LLCUDA_HOME", str(home))
