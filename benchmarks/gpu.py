@@ -216,6 +216,11 @@ def measure_memory(bench: Bench) -> Any:
     return bench.work("memory", model=bench.find_model("7b", "Q4_K_M"), device=bench.options.device)
 
 
+def measure_install(bench: Bench) -> Any:
+    """Return how long a bundle of these binaries takes to install, and what its proof says."""
+    return bench.work("install", device=bench.options.device, folder=str(bench.folder))
+
+
 def measure_starts(bench: Bench) -> dict[str, Any]:
     """Return the medians of starts, of both wheels in turns where there are two."""
     models = {"demo": "demo", "7b-Q4_K_M": bench.find_model("7b", "Q4_K_M")}
@@ -251,6 +256,7 @@ STEPS = (
     Step("speed demo", 20, measure_demo),
     Step("speed 7b-Q4_K_M", 40, measure_model("7b", "Q4_K_M")),
     Step("memory", 30, measure_memory),
+    Step("bundle", 30, measure_install),
     Step("speed 7b-F16", 60, measure_model("7b", "F16")),
     Step("cublas", 90, measure_cublas, gpu_only=True),
     Step("start", 40, measure_starts),

@@ -15,7 +15,7 @@ def render(report: dict[str, Any]) -> str:
     """Return the report; what has no result yet is left out."""
     results = {name: entry["result"] for name, entry in report["steps"].items() if "result" in entry}
     lines = [*_machine(report), *_build(results), *_tests(results), *_speed(results, report["options"])]
-    lines += [*_memory(results), *_starts(results), *_cublas(results), *_rest(report)]
+    lines += [*_memory(results), *_bundle(results), *_starts(results), *_cublas(results), *_rest(report)]
     return "\n".join(lines) + "\n"
 
 
@@ -102,6 +102,17 @@ def _speed_rows(name: str, result: dict[str, Any], bandwidth: dict[str, Any]) ->
 
 def _share(rate: float | None, of: float | None) -> str | None:
     return f"{100 * rate / of:.1f} %" if rate and of else None
+
+
+def _bundle(results: dict[str, Any]) -> Iterator[str]:
+    if "bundle" in results:
+        one, proof = results["bundle"], results["bundle"]["proof"]
+        yield "## A bundle, installed and proved"
+        yield ""
+        on = f"on {', '.join(proof['gpus'])}, {proof['layers_on_gpu']} layers" if proof["gpus"] else "on the CPU"
+        speed = f"{proof['tokens_per_sec']} tokens/s (CPU: {proof['cpu_tokens_per_sec']})"
+        yield f"{one['bundle']}, {one['bytes']:,} bytes: {one['install_s']:.2f} s; the demo model {on}, {speed}"
+        yield ""
 
 
 def _memory(results: dict[str, Any]) -> Iterator[str]:

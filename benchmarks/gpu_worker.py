@@ -22,10 +22,12 @@ import llcuda
 from benchmarks.gpu_machine import measure_copy
 from llcuda.engine.placement import choose_placement
 from llcuda.gguf import read_gguf
+from llcuda.installer import BinaryInstaller
 from llcuda.native import binaries_dir, child_environment, find_backends, find_executable, read_build_info
 from tests.gpu.cublas import can_open, hide_library
 from tests.gpu.memory import WAYS, end_and_watch
 from tests.synthetic_model import SHAPES, count_read_bytes, scale_shape, write_model
+from tools.binaries.bundle import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,6 +211,18 @@ def measure_memory(model: str, *, device: str) -> dict[str, Any]:
     return {way: end_and_watch(way, model, uuid=gpus[0].uuid if gpus else None) for way in WAYS}
 
 
+def measure_install(device: str, *, folder: str) -> dict[str, Any]:
+    """Pack the binaries in use as a bundle, install it, and return the sizes, the seconds and the proof."""
+    source = find_backends()[0].library.parent if device == "cuda" else binaries_dir()
+    bundle = pack(source, output=Path(folder) / "bundles")
+    installer = BinaryInstaller(Path(folder) / "installed", source=str(bundle))
+    plan = installer.plan()
+    begun = time.monotonic()
+    installed = installer.install(plan)
+    seconds = time.monotonic() - begun
+    return {"bundle": bundle.name, "bytes": plan.bundle.bytes, "install_s": seconds, "proof": installed.proof}
+
+
 def measure_cublas(models: list[str], *, sizes: dict[str, int], folder: str) -> list[dict[str, Any]]:
     """Run llama-bench on each model, with and without FlashAttention, with and without cuBLAS in reach."""
     backend = choose_placement("cuda", require_gpu=True).backend
@@ -264,6 +278,7 @@ WORK: dict[str, Callable[..., Any]] = {
     "copy": measure_copy,
     "cublas": measure_cublas,
     "memory": measure_memory,
+    "install": measure_install,
     "models": write_models,
     "speed": measure_speed,
     "start": measure_start,
