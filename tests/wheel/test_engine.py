@@ -22,6 +22,7 @@ from llcuda.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _GONE_TIMEOUT = 10.0
 
@@ -295,3 +296,17 @@ def test_the_environment_of_the_caller_is_left_alone() -> None:
     before = dict(os.environ)
     llcuda.quick_infer("What is 2+2?")
     assert dict(os.environ) == before
+
+
+def test_the_installer_of_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLCUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    installer = llcuda.BinaryInstaller(cache_dir=None)
+    assert not installer.is_installed()
+    paths = installer.get_binary_paths()
+    assert set(paths) == {"llama_bin", "llama_lib", "nccl_lib"}
+    assert paths["llama_bin"] is not None
+    assert (paths["llama_bin"] / "llama-server").exists()
+    with pytest.raises(llcuda.LlcudaError):
+        installer.download_binary(force=False)
+    assert list(tmp_path.iterdir()) == []
