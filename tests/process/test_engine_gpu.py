@@ -124,3 +124,13 @@ def test_a_backend_that_fails_leaves_auto_on_the_cpu_with_the_reason(
     assert "libcuda.so.1" in report.reason
     (record,) = [record for record in caplog.records if record.name == "llcuda"]
     assert report.reason in record.getMessage()
+
+
+def test_a_gpu_of_one_gibibyte_is_used(machine: Callable[..., None]) -> None:
+    machine(dataclasses.replace(T4, name="GeForce 940M", memory_total_mib=1024), memory_mib=1024)
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo")
+        report = engine.device_report
+        assert engine._server.command[engine._server.command.index("--fit-target") + 1] == "128"
+    assert report is not None
+    assert (report.offload, report.steps) == ("full", ())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llcuda.engine.ladder import Rung, list_rungs
+from llcuda.engine.margin import choose_fit_target
 from llcuda.engine.settle import wait_for_memory
 from llcuda.errors import OutOfMemoryError, UsageError
 
@@ -44,7 +45,7 @@ def start_with_less(
     ``fallback`` is ``auto``, or ``error``, which takes no step. Raises what start_server raises, and where every step
     ran out of memory, the OutOfMemoryError of the last with what was tried in its hint.
     """
-    started, current = Started(placement), dict(options)
+    started, current = Started(placement), {"fit_target": choose_fit_target(placement.choice.gpus), **options}
     rungs = list(_list_rungs(model, placement, options) if fallback == "auto" else ())
     while True:
         place = started.placement
