@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.devices import Devices, Gpu, Situation, cache
+from llcuda.native import installed_dir
 from tests.fake_machine import LIBCUDA, NVML, build_machine
 
 if TYPE_CHECKING:
@@ -110,13 +111,18 @@ def test_a_change_of_the_backends_drops_what_was_kept(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "binaries_dir", lambda: tmp_path)
+    monkeypatch.setenv("LLCUDA_HOME", str(tmp_path / "home"))
     keys = [cache.make_key(machine)["backends"]]
     for text in ("{}", '{"toolkit": "12.9.86"}'):
         (tmp_path / "cuda12").mkdir(exist_ok=True)
         (tmp_path / "cuda12" / "BUILD.json").write_text(text)
         keys.append(cache.make_key(machine)["backends"])
+    installed_dir().mkdir(parents=True)
+    for text in ("{}", '{"schema": 1}'):
+        (installed_dir() / "active.json").write_text(text)
+        keys.append(cache.make_key(machine)["backends"])
     assert keys[0] == []
-    assert keys[1] != keys[2]
+    assert all(keys[at] != keys[at + 1] for at in range(4))
 
 
 @pytest.mark.parametrize("situation", Situation)

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
 from llcuda.devices.facts import Devices, Gpu, Situation
-from llcuda.native import binaries_dir
+from llcuda.native import RECORD, binaries_dir, installed_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llcuda.devices.machine import Machine
 
 __all__ = ["cache_path", "make_key", "read_cache", "write_cache"]
@@ -53,8 +55,13 @@ def make_key(machine: Machine) -> dict[str, Any]:
         "slices": slices,
         "libraries": [_identify(machine.find_library(name)) for name in ("libnvidia-ml.so.1", "libcuda.so.1")],
         "variables": {name: machine.environ.get(name) for name in _VARIABLES},
-        "backends": [_digest(path) for path in sorted(binaries_dir().glob("cuda*/BUILD.json"))],
+        "backends": [_digest(path) for path in _backend_records() if path.exists()],
     }
+
+
+def _backend_records() -> Iterator[Path]:
+    yield from sorted(binaries_dir().glob("cuda*/BUILD.json"))
+    yield installed_dir() / RECORD
 
 
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")

@@ -142,9 +142,9 @@ class BinaryInstaller:
     def install(self, plan: Plan, *, force: bool = False) -> InstalledBundle:
         """Download, verify, unpack and prove the plan's bundle, and put it into use.
 
-        Until then, and after every error, what was in use before still is. Raises DownloadError,
-        ChecksumMismatchError, InstallError for a bundle that is not one of ours or does not work here, and what the
-        disk refuses as InstallError too.
+        Until then, and after every error, what was in use before still is. Raises InstallError for a bundle that is
+        not one of ours, does not work here or has no room, and what a download raises: DownloadError,
+        ChecksumMismatchError, and ModelError on a full disk.
         """
         with self._changing() as times:
             present = next((one for one in times[0] if one.sha256 == plan.bundle.sha256), None)
