@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,16 @@ import pytest
 import llcuda
 from llcuda import devices as package
 from llcuda.engine import placement as placements
-from llcuda.errors import NoDeviceError
+from llcuda.errors import NoDeviceError, UsageError
 from tests.process.test_offload_real import compile_backends
+from tests.sparse_model import Sparse, write_sparse_model
 from tests.unit.test_engine_devices import BACKEND, T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llcuda.devices import Gpu
+    from llcuda.engine import DeviceReport
 
 SECOND = dataclasses.replace(T4, index=1, uuid="GPU-second")
 
@@ -33,11 +36,12 @@ def backends(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
 def machine(backends: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give the engine these GPUs, each with so many MiB, and one of the compiled backends."""
 
-    def set_machine(*gpus: Gpu, memory_mib: int = 4096, backend: str = "fake") -> None:
+    def set_machine(*gpus: Gpu, memory_mib: int | tuple[int, ...] = 4096, backend: str = "fake") -> None:
         bundled = dataclasses.replace(BACKEND, library=backends / backend / "libggml-cuda.so")
         monkeypatch.setattr(placements, "find_devices", lambda: devices(*gpus))
         monkeypatch.setattr(placements, "find_backends", lambda: (bundled,))
-        monkeypatch.setenv("GGML_FAKE_GPU", ",".join([str(memory_mib)] * len(gpus)))
+        each = (memory_mib,) * len(gpus) if isinstance(memory_mib, int) else memory_mib
+        monkeypatch.setenv("GGML_FAKE_GPU", ",".join(map(str, each)))
 
     return set_machine
 
@@ -134,3 +138,86 @@ def test_a_gpu_of_one_gibibyte_is_used(machine: Callable[..., None]) -> None:
         assert engine._server.command[engine._server.command.index("--fit-target") + 1] == "128"
     assert report is not None
     assert (report.offload, report.steps) == ("full", ())
+
+
+SIXTEEN = Sparse(layers=15, width=256, heads=4, kv_heads=4, hidden=512, vocabulary=512, context=2048)
+"""With the output layer: layers enough to see a proportion by."""
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sparse_model(tmp_path_factory.mktemp("models") / "layered.gguf", SIXTEEN)
+
+
+def load_layered(model: Path, **options: object) -> DeviceReport:
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model(model, **options)  # type: ignore[arg-type]  # by name
+        assert engine.device_report is not None
+        return engine.device_report
+
+
+def cached_layers(report: DeviceReport) -> dict[str, float]:
+    """Return how many layers' KV cache each GPU has, by its UUID."""
+    return {use.uuid: use.kv_bytes / KV_OF_A_LAYER for use in report.devices if use.uuid}
+
+
+KV_OF_A_LAYER = 2048 * 2 * 2 * 256
+
+
+@pytest.mark.parametrize(
+    ("split", "layers"),
+    [([3, 1], (12, 3)), ((1, 3), (4, 11)), ("1,1", (8, 7)), ("1/1", (8, 7)), ([1, 0], (15, 0)), (None, (8, 7))],
+)
+def test_the_layers_lie_in_the_proportion_that_was_asked_for(
+    machine: Callable[..., None], layered: Path, *, split: object, layers: tuple[int, int]
+) -> None:
+    machine(T4, SECOND)
+    report = load_layered(layered, tensor_split=split)
+    assert report.offload == "full"
+    first, second = layers
+    assert cached_layers(report) == {"GPU-t4": first, "GPU-second": second} if second else {"GPU-t4": first}
+
+
+def test_by_itself_llama_server_goes_by_free_memory(machine: Callable[..., None], layered: Path) -> None:
+    machine(T4, SECOND, memory_mib=(6144, 2048))
+    assert cached_layers(load_layered(layered)) == {"GPU-t4": 12, "GPU-second": 3}
+
+
+def test_one_gpu_of_several_is_the_main_gpu_without_a_split(machine: Callable[..., None], layered: Path) -> None:
+    machine(T4, SECOND)
+    report = load_layered(layered, split_mode="none", main_gpu=1)
+    assert cached_layers(report) == {"GPU-second": 15}
+
+
+def test_every_matrix_can_be_shared_out(machine: Callable[..., None], layered: Path) -> None:
+    machine(T4, SECOND)
+    report = load_layered(layered, split_mode="tensor")
+    assert (report.device, report.offload) == ("cuda", "full")
+
+
+def test_where_auto_came_to_the_cpu_no_split_is_in_the_way(machine: Callable[..., None], layered: Path) -> None:
+    machine()
+    report = load_layered(layered, split_mode="tensor", tensor_split=[3, 1], main_gpu=1)
+    assert report.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("asked", "says", "remedy"),
+    [
+        ({"tensor_split": [1, 1, 1]}, "tensor_split is for 3 GPUs, and 2 are used with device='auto'", "gpu status"),
+        ({"tensor_split": "3,1", "device": "cuda:1"}, "for 2 GPUs, and 1 is used", 'device="cuda"'),
+        ({"main_gpu": 2, "split_mode": "none"}, "main_gpu is for 3 GPUs", "gpu status"),
+        ({"main_gpu": -1}, "main_gpu=-1 is no GPU", 'device="cpu"'),
+        ({"split_mode": "row"}, "no longer there", '"tensor"'),
+        ({"split_mode": "layer", "main_gpu": 0, "device": "cpu"}, "split_mode shares", "split_mode and main_gpu out"),
+        ({"tensor_split": [1, 1], "device": "cpu"}, "tensor_split shares", 'device="auto"'),
+        ({"main_gpu": 0, "device": "cpu"}, "main_gpu shares", "Leave main_gpu out"),
+    ],
+)
+def test_a_split_that_contradicts_the_gpus_is_an_error_before_the_model_is_looked_for(
+    machine: Callable[..., None], *, asked: dict[str, object], says: str, remedy: str
+) -> None:
+    machine(T4, SECOND)
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
+        load_layered(Path("/nonesuch.gguf"), **asked)
+    assert remedy in caught.value.hint

@@ -8,9 +8,10 @@ import pytest
 
 from llcuda.engine.ladder import list_rungs
 from llcuda.engine.settle import wait_for_memory
+from llcuda.engine.split import SPLIT_OPTIONS
 
 BATCH, CACHE, CONTEXT = {"ubatch_size": 128}, {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}, {"ctx_size": 4096}
-HALF, QUARTER, CPU = {"gpu_layers": 16}, {"gpu_layers": 8}, {"gpu_layers": None}
+HALF, QUARTER, CPU = {"gpu_layers": 16}, {"gpu_layers": 8}, dict.fromkeys(("gpu_layers", *SPLIT_OPTIONS))
 
 
 def rungs(*, on_gpu: bool = True, may_use_cpu: bool = True, **options: Any) -> list[dict[str, Any]]:

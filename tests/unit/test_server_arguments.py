@@ -32,6 +32,8 @@ from llcuda.server.failures import Launch
         ({"fit": False}, ["--fit", "off"]),
         ({"device": ["CUDA0", "CUDA1"]}, ["--device", "CUDA0,CUDA1"]),
         ({"tensor_split": [3, 1]}, ["--tensor-split", "3,1"]),
+        ({"tensor_split": (0.75, 0.25)}, ["--tensor-split", "0.75,0.25"]),
+        ({"tensor_split": "3,1"}, ["--tensor-split", "3,1"]),
         ({"alias": ["a,b", 'say "hi", you', '"quoted"', "c"]}, ["--alias", '"a,b","say ""hi"", you","""quoted""",c']),
         ({"control_vector_layer_range": (1, 3)}, ["--control-vector-layer-range", "1", "3"]),
         ({"alias": "--host"}, ["--alias", "--host"]),

@@ -9,6 +9,7 @@ from llcuda import settings
 from llcuda.client import InferenceClient
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.report import check_report, make_report
+from llcuda.engine.split import check_split
 from llcuda.engine.start import check_fallback, settle, start_with_less
 from llcuda.errors import BinaryUnusableError, ConnectionFailedError, DeviceError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
@@ -94,6 +95,7 @@ class InferenceEngine:
         _require_whole_binaries()
         layers = _first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS"))
         placement = choose_placement(device, require_gpu=require_gpu, gpu_layers=layers)
+        server_options = check_split(placement, server_options)
         model = resolve_model(name, progress=not silent)
         own = {"gpu_layers": layers, "ctx_size": ctx_size, "n_parallel": n_parallel}
         options = {**own, **_complete_options(model, server_options)}

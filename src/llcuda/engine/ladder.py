@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from llcuda.engine.split import SPLIT_OPTIONS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -46,8 +48,8 @@ def list_rungs(
     less = (*_shrink_batch(asked), *_shrink_cache(options, asked), *_shrink_context(asked, context))
     if not on_gpu:
         return less
-    to_cpu = (Rung("the model is on the CPU", {"gpu_layers": None}, on_cpu=True), *less) if may_use_cpu else ()
-    return (*less, *_take_layers_off(options, layers), *to_cpu)
+    on_cpu = Rung("the model is on the CPU", dict.fromkeys(("gpu_layers", *SPLIT_OPTIONS)), on_cpu=True)
+    return (*less, *_take_layers_off(options, layers), *((on_cpu, *less) if may_use_cpu else ()))
 
 
 def _shrink_batch(asked: set[str]) -> Iterator[Rung]:

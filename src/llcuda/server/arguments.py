@@ -33,6 +33,8 @@ _PATHS = frozenset({
     "lookup_cache_dynamic", "lookup_cache_static", "lora", "mcp_servers_config", "media_path", "mmproj", "model_draft",
     "path", "slot_save_path", "spec_draft_model", "ui_config_file", "video_ffmpeg_dir", "webui_config_file",
 })  # fmt: skip
+# One value whatever Python's sequence: llama-server takes `--tensor-split 3,1`, not `--tensor-split 3 1`.
+_LISTS = frozenset({"tensor_split"})
 _SCALED_PATHS = frozenset({"control_vector_scaled", "lora_scaled"})
 
 _RESERVED = {
@@ -66,7 +68,8 @@ def build_arguments(**server_options: Any) -> list[str]:
     """Return the options as llama-server's arguments; a name is llama-server's own with ``_`` for ``-``.
 
     None leaves an option out. True and False become ``--flag`` and ``--no-flag`` (``on`` and ``off`` where that is
-    what the option takes). A list becomes one value, joined by llama-server's rule for lists; a tuple several values.
+    what the option takes). A list becomes one value, joined by llama-server's rule for lists; a tuple several values,
+    but for ``tensor_split``.
     Relative paths are made absolute. Raises UsageError for a name that is not the caller's to set; a name that
     llama-server does not know is for llama-server to refuse.
     """
@@ -120,9 +123,9 @@ def _build_option(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return _build_flag(name, flag, wanted=value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and name not in _LISTS:
         return [flag, *(_to_text(name, part) for part in value)]
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [flag, ",".join(_quote(_to_text(name, part)) for part in value)]
     return [flag, _to_text(name, value)]
 
