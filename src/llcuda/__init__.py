@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # `typing` alone would take as long as everything else he
 if TYPE_CHECKING:
     from llcuda.client import AsyncInferenceClient, InferenceClient, InferResult
     from llcuda.devices import check_cuda_available, check_gpu_compatibility, get_cuda_device_info
-    from llcuda.engine import DeviceReport, InferenceEngine, quick_infer
+    from llcuda.engine import DeviceReport, DraftReport, InferenceEngine, quick_infer
     from llcuda.errors import LlcudaError
     from llcuda.installer import BinaryInstaller
     from llcuda.server import ServerManager
@@ -27,6 +27,7 @@ __all__ = [
     "AsyncInferenceClient",
     "BinaryInstaller",
     "DeviceReport",
+    "DraftReport",
     "InferResult",
     "InferenceClient",
     "InferenceEngine",
@@ -43,6 +44,7 @@ _HOMES = {
     "AsyncInferenceClient": "llcuda.client",
     "BinaryInstaller": "llcuda.installer",
     "DeviceReport": "llcuda.engine",
+    "DraftReport": "llcuda.engine",
     "InferResult": "llcuda.client",
     "InferenceClient": "llcuda.client",
     "InferenceEngine": "llcuda.engine",

@@ -17,7 +17,8 @@
     │   ├── ModelNotFoundError(FileNotFoundError)
     │   ├── ModelFormatError(ValueError)
     │   ├── ChecksumMismatchError
-    │   └── DownloadError(OSError)
+    │   ├── DownloadError(OSError)
+    │   └── DraftMismatchError(ValueError)
     ├── ServerError                      6
     │   ├── ServerExitedError
     │   ├── ServerNotReadyError(TimeoutError)
@@ -48,6 +49,7 @@ __all__ = [
     "ConnectionFailedError",
     "DeviceError",
     "DownloadError",
+    "DraftMismatchError",
     "DriverTooOldError",
     "InstallError",
     "LlcudaError",
@@ -257,6 +259,19 @@ class DownloadError(ModelError, OSError):
         super().__init__(
             f"{url} could not be downloaded: {reason}",
             hint=hint or "Check the network and try again: what was downloaded is kept and resumed.",
+        )
+
+
+class DraftMismatchError(ModelError, ValueError):
+    """The draft model cannot draft for the model: it has another vocabulary."""
+
+    def __init__(self, draft: Path | str, reason: str, *, hint: str = "") -> None:
+        """Keep the ``draft``'s name or path, and the ``reason``."""
+        self.draft = str(draft)
+        self.reason = reason
+        super().__init__(
+            f"{draft} cannot be the draft: {reason}",
+            hint=hint or 'Take a smaller model of the same family, or draft="ngram-mod", which needs no model.',
         )
 
 

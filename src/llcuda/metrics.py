@@ -29,6 +29,10 @@ class Measured(Protocol):
     def prompt_tokens(self) -> int: ...
     @property
     def tokens_generated(self) -> int: ...
+    @property
+    def draft_tokens(self) -> int: ...
+    @property
+    def draft_tokens_accepted(self) -> int: ...
 
 
 def get_percentile(ordered: Sequence[float], percent: float) -> float | None:
@@ -77,6 +81,8 @@ class RequestMetrics:
             self._requests += 1
             self._prompt_tokens += result.prompt_tokens
             self._tokens_generated += result.tokens_generated
+            self._draft_tokens += result.draft_tokens
+            self._draft_tokens_accepted += result.draft_tokens_accepted
             self._latencies.append(result.latency_ms)
             if result.time_to_first_token_ms is not None:
                 self._first_tokens.append(result.time_to_first_token_ms)
@@ -92,16 +98,21 @@ class RequestMetrics:
     def snapshot(self) -> dict[str, Any]:
         """Return what was measured.
 
-        ``requests`` (``failures`` among them), ``prompt_tokens``, ``tokens_generated``, and for each of ``latency_ms``,
-        ``time_to_first_token_ms`` and ``tokens_per_sec`` what ``summarize`` makes of it. All of it can be written as
-        JSON, and is of one moment.
+        ``requests`` (``failures`` among them), ``prompt_tokens``, ``tokens_generated``; ``draft_tokens`` and those of
+        them that were accepted, in number and as a share (``draft_acceptance``, None where none was drafted); and for
+        each of ``latency_ms``, ``time_to_first_token_ms`` and ``tokens_per_sec`` what ``summarize`` makes of it. All of
+        it can be written as JSON, and is of one moment.
         """
         with self._lock:
+            drafted, accepted = self._draft_tokens, self._draft_tokens_accepted
             counts = {
                 "requests": self._requests,
                 "failures": self._failures,
                 "prompt_tokens": self._prompt_tokens,
                 "tokens_generated": self._tokens_generated,
+                "draft_tokens": drafted,
+                "draft_tokens_accepted": accepted,
+                "draft_acceptance": accepted / drafted if drafted else None,
             }
             samples = {
                 "latency_ms": list(self._latencies),
@@ -118,6 +129,7 @@ class RequestMetrics:
 
     def _clear(self) -> None:
         self._requests = self._failures = self._prompt_tokens = self._tokens_generated = 0
+        self._draft_tokens = self._draft_tokens_accepted = 0
         self._latencies: deque[float] = deque(maxlen=MAX_SAMPLES)
         self._first_tokens: deque[float] = deque(maxlen=MAX_SAMPLES)
         self._rates: deque[float] = deque(maxlen=MAX_SAMPLES)

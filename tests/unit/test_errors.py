@@ -34,6 +34,7 @@ EXAMPLES = [
     errors.ResponseError(400, "bad", body="{}"),
     errors.SchemaMismatchError("$.answer: not an integer", text="{}"),
     errors.InstallError("bundle.tar.gz", "it is damaged"),
+    errors.DraftMismatchError("/d.gguf", "its vocabulary is another"),
 ]
 
 
@@ -77,6 +78,7 @@ def test_a_leaf_survives_the_way_to_another_process(error: LlcudaError) -> None:
         (EXAMPLES[13], OSError),
         (EXAMPLES[14], TimeoutError),
         (EXAMPLES[15], ConnectionError),
+        (EXAMPLES[18], ValueError),
     ],
 )
 def test_a_leaf_is_caught_as_the_builtin_that_a_caller_knows(error: LlcudaError, builtin: type[Exception]) -> None:

@@ -26,6 +26,8 @@ class Measurement:
     tokens_per_sec: float = 100.0
     prompt_tokens: int = 5
     tokens_generated: int = 3
+    draft_tokens: int = 0
+    draft_tokens_accepted: int = 0
 
 
 @given(st.lists(FINITE, min_size=1, max_size=50), st.floats(min_value=0, max_value=100))

@@ -45,6 +45,7 @@ EXAMPLES = (
     recorded("no_tokenizer"),
     errors.ChecksumMismatchError("model.gguf", expected="sha256:aa", actual="sha256:bb"),
     errors.DownloadError("https://example.org/model.gguf", "no route to host"),
+    errors.DraftMismatchError("draft.gguf", "its vocabulary has 32000 tokens, the model's 151936"),
     classify_failure(["loading"], -6),
     classify_failure(["loading"], -9),
     errors.ServerNotReadyError("llama-server made no progress for 60 s", timeout=60),

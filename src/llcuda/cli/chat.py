@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import (
     add_command,
+    add_draft_flags,
     add_model_flags,
     add_sampling_flags,
     add_system_flag,
@@ -33,6 +34,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, run, name="chat", summary="talk with a model", epilog=_HELP)
     add_system_flag(parser)
     add_model_flags(parser)
+    add_draft_flags(parser)
     add_sampling_flags(parser)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import (
     add_command,
+    add_draft_flags,
     add_model_flags,
     add_sampling_flags,
     add_system_flag,
@@ -38,6 +39,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer has to hold to")
     parser.add_argument("--json", action="store_true", help="print the answer with its figures as JSON")
     add_model_flags(parser)
+    add_draft_flags(parser)
     add_sampling_flags(parser)
 
 
@@ -74,9 +76,9 @@ def _read_schema(path: Path) -> object:
 
 
 def _describe_answer(engine: InferenceEngine, prompt: str, options: dict[str, Any]) -> dict[str, Any]:
-    report = engine.device_report
     answer = dataclasses.asdict(engine.infer(prompt, **options))
-    return answer | {"device": report.to_dict() if report else None}
+    device, draft = engine.device_report, engine.draft_report
+    return answer | {"device": device.to_dict() if device else None, "draft": draft.to_dict() if draft else None}
 
 
 def _print_stream(engine: InferenceEngine, prompt: str, options: dict[str, Any]) -> None:

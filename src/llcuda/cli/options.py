@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_command",
+    "add_draft_flags",
     "add_model_flags",
     "add_sampling_flags",
     "add_system_flag",
@@ -73,6 +74,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_draft_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of speculative decoding, for the commands that generate text."""
+    group = parser.add_argument_group("speculative decoding")
+    group.add_argument(
+        "--draft",
+        metavar="MODEL|MODE|auto",
+        help="draft tokens with a smaller model, or with an n-gram mode such as ngram-mod (default: off)",
+    )
+    group.add_argument("--draft-keep", action="store_true", help="keep the draft also where it does not pay")
+
+
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that choose how tokens are sampled."""
     group = parser.add_argument_group("sampling")
@@ -110,6 +122,8 @@ def loaded_engine(arguments: argparse.Namespace, **server_options: Any) -> Itera
             device=arguments.device,
             require_gpu=arguments.require_gpu,
             fallback=arguments.fallback,
+            draft=getattr(arguments, "draft", None),
+            draft_keep=getattr(arguments, "draft_keep", False),
             threads=arguments.threads,
             verbose=arguments.verbose,
             **server_options,

@@ -64,6 +64,11 @@ class AsyncTextStream:
             raise UsageError("the stream has not come to its end, so there is no result yet")
         return self._result
 
+    @property
+    def closed(self) -> bool:
+        """Return whether nothing more comes: after the end, or because it was closed."""
+        return self._closed
+
     def __aiter__(self) -> AsyncIterator[str]:
         """Return the stream itself."""
         return self

@@ -35,7 +35,8 @@ class InferResult:
     request is sent. ``prompt_ms``, ``generation_ms`` and ``tokens_per_sec`` (generated tokens per second of
     generation) are the server's own measurements; where it sends none, the first two are 0 and the last comes from our
     clock. ``finish_reason`` is ``stop``, ``length`` or ``tool_calls``. ``value`` is what the text holds, where a
-    ``schema`` was asked for. ``probabilities`` has an entry per token where ``n_probs`` was.
+    ``schema`` was asked for. ``probabilities`` has an entry per token where ``n_probs`` was. ``draft_tokens`` were
+    drafted for the model to verify, and ``draft_tokens_accepted`` of them were what it would have generated itself.
     """
 
     text: str
@@ -60,6 +61,11 @@ class InferResult:
     def tokens(self) -> int:
         """Return the number of tokens generated."""
         return self.tokens_generated
+
+    @property
+    def draft_acceptance(self) -> float | None:
+        """Return the share of the drafted tokens that were accepted, None where none was drafted."""
+        return self.draft_tokens_accepted / self.draft_tokens if self.draft_tokens else None
 
     @property
     def message(self) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class TextStream:
             raise UsageError("the stream has not come to its end, so there is no result yet")
         return self._result
 
+    @property
+    def closed(self) -> bool:
+        """Return whether nothing more comes: after the end, or because it was closed."""
+        return self._exchange.closed
+
     def __iter__(self) -> Iterator[str]:
         """Return the stream itself."""
         return self

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from llcuda.engine.inference import InferenceEngine, quick_infer
 from llcuda.engine.report import DeviceReport, DeviceUse
+from llcuda.engine.speculation import DraftReport
 
-__all__ = ["DeviceReport", "DeviceUse", "InferenceEngine", "quick_infer"]
+__all__ = ["DeviceReport", "DeviceUse", "DraftReport", "InferenceEngine", "quick_infer"]

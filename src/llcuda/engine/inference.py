@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
 from llcuda.client import InferenceClient
+from llcuda.engine.draft import choose_draft
+from llcuda.engine.flights import Flights
+from llcuda.engine.load import Load, complete_options, first, log, require_whole_binaries, restart, start
 from llcuda.engine.placement import choose_placement
-from llcuda.engine.report import check_report, make_report
+from llcuda.engine.speculation import Speculation
 from llcuda.engine.split import check_split
-from llcuda.engine.start import check_fallback, settle, start_with_less
-from llcuda.errors import BinaryUnusableError, ConnectionFailedError, DeviceError, LlcudaError, UsageError
+from llcuda.engine.start import check_fallback, settle
+from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
-from llcuda.native import check_binaries
 from llcuda.server import ServerManager
 
 if TYPE_CHECKING:
@@ -26,15 +28,11 @@ if TYPE_CHECKING:
 
     from llcuda.client import InferResult, TextStream
     from llcuda.engine.report import DeviceReport
-    from llcuda.engine.start import Started
+    from llcuda.engine.speculation import DraftReport
     from llcuda.models import ModelFile
     from llcuda.options import ChatOptions, InferOptions
 
 __all__ = ["InferenceEngine", "quick_infer"]
-
-# Below this size the threads' barriers cost more than the threads bring, and where other processes want the cores they
-# cost everything: the demo model made 4,000 tokens/s with one thread and 5 with two, on two busy cores.
-_ONE_THREAD_PARAMETERS = 20_000_000
 
 # Seconds for a server that broke a connection to be seen dead: its crash is written down before it is reaped.
 _DEATH_TIMEOUT = 1.0
@@ -51,6 +49,8 @@ class InferenceEngine:
         """Attach to the server at ``server_url`` with its ``api_key``, or stay empty until :meth:`load_model`."""
         self._server = ServerManager()
         self._metrics = RequestMetrics()
+        self._flights = Flights()
+        self._load: Load | None = None
         self._client = InferenceClient(url=server_url, api_key=api_key) if server_url else None
         self._attached = server_url is not None
         self.model: ModelFile | None = None
@@ -67,6 +67,8 @@ class InferenceEngine:
         device: str = "auto",
         require_gpu: bool = False,
         fallback: str = "auto",
+        draft: str | PathLike[str] | None = None,
+        draft_keep: bool = False,
         verbose: bool | None = None,
         silent: bool = False,
         **server_options: Any,
@@ -79,8 +81,12 @@ class InferenceEngine:
         logged line), ``cuda`` or ``cuda:N`` (the N-th visible GPU, or an error), or ``cpu``; ``require_gpu`` makes
         ``auto`` an error where the GPU is not used. Where the memory does not suffice, it is tried again with less:
         each step is logged and reported, and ``fallback="error"`` forbids it. :attr:`device_report` says what came of
-        all that. ``silent`` hides that line and the progress bar of a download; ``verbose`` logs llama-server's lines
-        to the logger ``llcuda``.
+        all that. ``draft`` decodes speculatively, which changes no answer and may shorten the time: it is the name of a
+        smaller model with the same vocabulary, an n-gram mode of llama-server's (``ngram-mod``, ``ngram-simple`` …), or
+        ``auto``. Whether it pays is measured on what is asked (:mod:`llcuda.engine.trial` says how), for which
+        llama-server is started anew between requests, and what does not pay is switched off: each time one line is
+        logged, and :attr:`draft_report` says how it stands. ``draft_keep`` forbids that. ``silent`` hides those lines
+        and the progress bar of a download; ``verbose`` logs llama-server's lines to the logger ``llcuda``.
         ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
         :meth:`llcuda.server.ServerManager.start_server`: ``port``, ``timeout``, ``stall_timeout``.
 
@@ -92,35 +98,24 @@ class InferenceEngine:
         check_fallback(fallback)
         held_gpu = self.device_report is not None and self.device_report.device == "cuda"
         self.unload_model()
-        _require_whole_binaries()
-        layers = _first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS"))
+        require_whole_binaries()
+        layers = first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS"))
         placement = choose_placement(device, require_gpu=require_gpu, gpu_layers=layers)
         server_options = check_split(placement, server_options)
         model = resolve_model(name, progress=not silent)
+        speculation = _speculate(draft, model, keep=draft_keep, silent=silent, options=server_options)
         own = {"gpu_layers": layers, "ctx_size": ctx_size, "n_parallel": n_parallel}
-        options = {**own, **_complete_options(model, server_options)}
+        options = {**own, **complete_options(model, server_options)}
+        options["verbose"] = first(verbose, settings.is_set("LLAMACPP_VERBOSE"))
         if held_gpu:
             settle(placement)
-        options["verbose"] = _first(verbose, settings.is_set("LLAMACPP_VERBOSE"))
-        started = start_with_less(self._server, model, placement, options=options, fallback=fallback)
-        self.device_report = self._report(started, silent=silent)
+        load = Load(model, placement, options, fallback, silent, speculation)
+        self.device_report = report = start(self._server, load)
+        if device == "auto" and report.device == "cpu":
+            log(" ".join(filter(None, (report.reason, report.remedy))), silent=silent)
         self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key)
-        self.model = model
+        self.model, self._load = model, load
         return model
-
-    def _report(self, started: Started, *, silent: bool) -> DeviceReport:
-        from llcuda.server.offload import read_offload  # noqa: PLC0415 - loaded while llama-server was loading
-
-        placement = started.placement
-        report = make_report(placement, read_offload(self._server.log), steps=started.steps)
-        try:
-            check_report(report, required=placement.required, log_tail=self._server.log_tail)
-        except DeviceError:
-            self._server.stop_server()
-            raise
-        if placement.asked == "auto" and report.device == "cpu":
-            _log_fallback(report, silent=silent)
-        return report
 
     def unload_model(self) -> None:
         """Stop llama-server and free its memory; do nothing where no model is loaded."""
@@ -131,40 +126,40 @@ class InferenceEngine:
         if self._client is not None:
             self._client.close()
         if not self._attached:
-            self._client = self.model = self.device_report = None
+            self._client = self.model = self.device_report = self._load = None
 
     def infer(self, prompt: str, **options: Unpack[InferOptions]) -> InferResult:
         """Answer one prompt; :meth:`llcuda.InferenceClient.infer` names the options and the errors."""
         with self._measured() as client:
             result = client.infer(prompt, **self._with_template(options))
-        self._metrics.record(result)
+        self._record(result)
         return result
 
     def infer_stream(self, prompt: str, **options: Unpack[InferOptions]) -> TextStream:
         """Answer one prompt piece by piece; closing the stream early stops the answer."""
         with self._measured() as client:
             options = self._with_template(options)
-            return self._watched(client.infer_stream(prompt, on_result=self._metrics.record, **options))
+            return self._watched(client.infer_stream(prompt, on_result=self._record, **options))
 
     def batch_infer(self, prompts: Sequence[str], **options: Any) -> list[InferResult]:
         """Answer many prompts, as many at once as there are slots, and return the answers in the prompts' order."""
         with self._measured() as client:
             results = client.batch_infer(prompts, **self._with_template(options))
         for result in results:
-            self._metrics.record(result)
+            self._record(result)
         return results
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> InferResult:
         """Answer a conversation; :meth:`llcuda.InferenceClient.chat` names the options and the errors."""
         with self._measured() as client:
             result = client.chat(messages, **options)
-        self._metrics.record(result)
+        self._record(result)
         return result
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> TextStream:
         """Answer a conversation piece by piece; closing the stream early stops the answer."""
         with self._measured() as client:
-            return self._watched(client.stream_chat(messages, on_result=self._metrics.record, **options))
+            return self._watched(client.stream_chat(messages, on_result=self._record, **options))
 
     def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
         """Return one vector for each text; the model must be loaded with ``embeddings=True``."""
@@ -200,9 +195,19 @@ class InferenceEngine:
         """Return whether the server answers its health check."""
         return self._client is not None and self._client.is_healthy()
 
+    @property
+    def draft_report(self) -> DraftReport | None:
+        """Whether a draft is used, why, and what it brings; None where no model is loaded with one."""
+        load = self._load
+        return load.speculation.report() if load and load.speculation else None
+
     def get_metrics(self) -> dict[str, Any]:
-        """Return counts, tokens, latencies and rates of the requests since the start or the last reset."""
-        return self._metrics.snapshot()
+        """Return counts, tokens, latencies and rates of the requests since the start or the last reset.
+
+        ``draft_speed_up`` is how many times as fast the draft makes it, None until that is measured.
+        """
+        report = self.draft_report
+        return {**self._metrics.snapshot(), "draft_speed_up": report.speed_up if report else None}
 
     def reset_metrics(self) -> None:
         """Forget what was measured."""
@@ -228,10 +233,37 @@ class InferenceEngine:
     @contextmanager
     def _measured(self) -> Iterator[InferenceClient]:
         try:
-            yield self.client
+            with self._flights.begin(self._switch_draft):
+                yield self.client
         except LlcudaError as error:
             self._explain(error)
             raise
+
+    def _record(self, result: InferResult) -> None:
+        self._metrics.record(result)
+        load = self._load
+        if load and load.speculation and load.speculation.record(result):
+            log(f"Draft {load.speculation.draft.asked}: {load.speculation.report().reason}", silent=load.silent)
+
+    def _switch_draft(self) -> None:
+        """Start llama-server with or without the draft, as its trial wants it, if nobody is asking it anything."""
+        load = self._load
+        if load is None or load.speculation is None or not load.speculation.is_due or self._is_busy():
+            return
+        client = self.client
+        self.device_report = restart(self._server, load, url=client.url, api_key=client.api_key)
+        load.speculation.switch()
+        if self._server.url != client.url:
+            self._client = InferenceClient(url=self._server.url, api_key=client.api_key)
+            client.close()
+
+    def _is_busy(self) -> bool:
+        """Tell whether somebody else asks the server, or may: its address is anybody's who was given it."""
+        try:
+            # An earlier start that was interrupted has left none, and it is to be made up for.
+            return self._server.state != "stopped" and any(slot["is_processing"] for slot in self.client.slots())
+        except LlcudaError:
+            return True
 
     def _explain(self, error: LlcudaError) -> None:
         """Count a failed request, and raise why the server died where that is what broke the connection."""
@@ -241,6 +273,7 @@ class InferenceEngine:
 
     def _watched(self, stream: TextStream) -> TextStream:
         stream.on_failure = self._explain
+        self._flights.add_stream(stream)
         return stream
 
 
@@ -251,32 +284,12 @@ def quick_infer(prompt: str, *, model: str = "demo", **options: Any) -> str:
         return engine.infer(prompt, **options).text
 
 
-def _require_whole_binaries() -> None:
-    for problem in check_binaries():
-        raise BinaryUnusableError(problem.path, problem.what, hint=problem.remedy)
-
-
-def _log_fallback(report: DeviceReport, *, silent: bool) -> None:
-    from logging import INFO, WARNING, getLogger  # noqa: PLC0415 - kept out of the import
-
-    getLogger("llcuda").log(INFO if silent else WARNING, " ".join(filter(None, (report.reason, report.remedy))))
-
-
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
-
-
-def _complete_options(model: ModelFile, options: dict[str, Any]) -> dict[str, Any]:
-    completed = dict(options)
-    completed["threads"] = _first(
-        options.get("threads"),
-        settings.get_count("LLAMACPP_N_THREADS"),
-        1 if model.info.parameters < _ONE_THREAD_PARAMETERS else None,
-    )
-    if model.mmproj is not None:
-        completed.setdefault("mmproj", str(model.mmproj))
-    if options.get("embeddings") and options.get("pooling") is None:
-        # llama-server refuses to pool for a model that does not say how.
-        known = model.info.metadata.get(f"{model.info.architecture}.pooling_type")
-        completed["pooling"] = None if known else "mean"
-    return completed
+def _speculate(
+    draft: str | PathLike[str] | None, model: ModelFile, *, keep: bool, silent: bool, options: Mapping[str, Any]
+) -> Speculation | None:
+    if draft is None:
+        return None
+    if options.get("embeddings"):
+        raise UsageError("embeddings=True generates no text that could be drafted", hint="Leave out draft.")
+    chosen = choose_draft(draft, model, spec_type=options.get("spec_type"), progress=not silent)
+    return Speculation(chosen, keep=keep)

@@ -11,7 +11,7 @@ from llcuda.models.manage import (
     pull_model,
     remove_model,
 )
-from llcuda.models.registry import RegistryEntry, read_registry
+from llcuda.models.registry import RegistryEntry, get_draft, read_registry
 from llcuda.models.resolve import ModelFile, resolve_model
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "RegistryEntry",
     "Removal",
     "estimate_model",
+    "get_draft",
     "inspect_model",
     "list_models",
     "pull_model",

@@ -12,7 +12,10 @@ from llcuda.models.names import DEMOS, HubName
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["RegistryEntry", "find_entry", "format_table", "read_registry", "suggest_names"]
+__all__ = ["RegistryEntry", "find_entry", "format_table", "get_draft", "read_registry", "suggest_names"]
+
+# Models that are known to have a draft: a smaller model with the same vocabulary, tried together with this one.
+_DRAFTS = {"demo": "demo-draft"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,11 @@ def find_entry(name: str) -> RegistryEntry | None:
     wanted = name.lower()
     short = [entry for entry in read_registry() if wanted == entry.short_name.lower()]
     return next((entry for entry in read_registry() if entry.name.lower() == wanted), next(iter(short), None))
+
+
+def get_draft(name: str) -> str | None:
+    """Return the name of the draft model that goes with the model of that name, or None where none is known."""
+    return _DRAFTS.get(name.lower())
 
 
 def suggest_names(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
