@@ -5,6 +5,8 @@ set(LLCUDA_CUDA_ARCHITECTURES "native" CACHE STRING
   "'native' (this machine's GPUs), 'release' (every supported GPU), or a list as CMAKE_CUDA_ARCHITECTURES takes it")
 set(LLCUDA_CUDA_JOBS "" CACHE STRING "How many of nvcc at once; empty: as many as ninja runs")
 set_property(CACHE LLCUDA_CUDA PROPERTY STRINGS auto on off)
+set(LLCUDA_NCCL "off" CACHE STRING "Sum over several GPUs with NCCL: 'on' or 'off'; the backend then needs libnccl.so.2 to be loaded")
+set_property(CACHE LLCUDA_NCCL PROPERTY STRINGS on off)
 
 # Machine code for every GPU that a user may have, and PTX of the newest that it can be JIT-compiled from.
 set(LLCUDA_CUDA12_RELEASE 50-real 61-real 70-real 75-real 80-real 86-real 89-real 90-real 90-virtual 120a-real)
@@ -49,6 +51,12 @@ endfunction()
 
 if(NOT LLCUDA_CUDA MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "LLCUDA_CUDA is '${LLCUDA_CUDA}'; it must be 'auto', 'on' or 'off'")
+endif()
+if(NOT LLCUDA_NCCL MATCHES "^(on|off)$")
+  message(FATAL_ERROR "LLCUDA_NCCL is '${LLCUDA_NCCL}'; it must be 'on' or 'off'")
+endif()
+if(LLCUDA_NCCL STREQUAL "on")
+  include(nccl)
 endif()
 set(GGML_CUDA OFF)
 if(NOT LLCUDA_CUDA STREQUAL "off")

@@ -3,7 +3,7 @@ set(BUILD_SHARED_LIBS ON)
 set(GGML_BACKEND_DL ON)          # a CUDA backend can be added or removed without touching anything else
 set(GGML_NATIVE OFF)             # refused together with GGML_BACKEND_DL; cmake/cpu.cmake chooses instead
 set(GGML_OPENMP OFF)             # libgomp is missing in slim images
-set(GGML_CUDA_NCCL OFF)          # otherwise found by accident, and then a hidden dependency
+set(GGML_CUDA_NCCL OFF)          # otherwise found by accident, and then a hidden dependency; LLCUDA_NCCL=on asks for it
 set(LLAMA_OPENSSL OFF)           # llama-server downloads nothing here
 set(LLAMA_BUILD_TESTS OFF)
 set(LLAMA_BUILD_EXAMPLES OFF)    # examples/embedding is added by name

@@ -11,7 +11,7 @@ else()
 endif()
 set_target_properties(ggml-cuda PROPERTIES
   LINK_LIBRARIES "${libraries}"
-  INSTALL_RPATH "$ORIGIN:$ORIGIN/..:$ORIGIN/../../../${cublas_folder}")
+  INSTALL_RPATH "$ORIGIN:$ORIGIN/..:$ORIGIN/../../../${cublas_folder}${LLCUDA_NCCL_RPATH}")
 target_link_options(ggml-cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--as-needed)
 if(LLCUDA_CUDA_JOBS)
   set_target_properties(ggml-cuda PROPERTIES JOB_POOL_COMPILE cuda)
@@ -46,6 +46,9 @@ if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 13)
   set(LLCUDA_DRIVER_FLOOR "580.65.06")
 endif()
 
+if(NOT LLCUDA_NCCL_JSON)
+  set(LLCUDA_NCCL_JSON "false")
+endif()
 set(LLCUDA_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} ${CMAKE_CUDA_FLAGS_RELEASE}")
 string(STRIP "${LLCUDA_CUDA_FLAGS}" LLCUDA_CUDA_FLAGS)
 json_list(LLCUDA_CUDA_CODE_JSON ${LLCUDA_CUDA_CODE})

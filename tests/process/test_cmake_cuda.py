@@ -34,6 +34,8 @@ def configure(folder: Path, environment: dict[str, str], *options: str) -> subpr
     [
         (["-DLLCUDA_CUDA=on"], "no CUDA toolkit was found; name its folder: -DCUDAToolkit_ROOT=FOLDER"),
         (["-DLLCUDA_CUDA=yes"], "LLCUDA_CUDA is 'yes'; it must be 'auto', 'on' or 'off'"),
+        (["-DLLCUDA_NCCL=auto"], "LLCUDA_NCCL is 'auto'; it must be 'on' or 'off'"),
+        (["-DLLCUDA_NCCL=on", "-DNCCL_INCLUDE_DIR="], "name the folder of include/ and lib/: -DNCCL_ROOT"),
     ],
 )
 def test_a_backend_that_cannot_be_built_is_an_error_with_the_remedy(
@@ -48,3 +50,13 @@ def test_without_a_toolkit_no_backend_is_built_and_the_build_says_so(tmp_path: P
     done = configure(tmp_path / "build", no_gpu)
     assert done.returncode == 0, done.stderr
     assert "-- CUDA backend: not built (no CUDA toolkit was found" in done.stdout
+
+
+def test_nccl_is_found_in_a_folder_like_that_of_nvidias_wheel(tmp_path: Path, no_gpu: dict[str, str]) -> None:
+    for name in ("include/nccl.h", "lib/libnccl.so.2"):
+        path = tmp_path / "nvidia" / "nccl" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    done = configure(tmp_path / "build", no_gpu, "-DLLCUDA_NCCL=on", f"-DNCCL_ROOT={tmp_path / 'nvidia' / 'nccl'}")
+    assert done.returncode == 0, done.stderr
+    assert f"-- NCCL: {tmp_path / 'nvidia' / 'nccl' / 'lib' / 'libnccl.so.2'}" in done.stdout

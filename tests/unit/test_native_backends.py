@@ -133,6 +133,43 @@ def test_the_library_path_has_the_wheels_then_torch_then_cuda_home_and_the_users
     assert environment["GGML_BACKEND_PATH"] == str(backend.library)
 
 
+@pytest.fixture
+def nccl_backend(backend: native.Backend, binaries: Path) -> native.Backend:
+    add_backend(binaries, backend.name, toolkit=backend.toolkit, cuda={**CUDA, "nccl": True})
+    return native.find_backends(binaries)[0]
+
+
+def test_nccl_is_found_like_cublas_for_a_backend_that_was_built_with_it(
+    backend: native.Backend, nccl_backend: native.Backend, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = put_library(tmp_path / "torch" / "lib", "libnccl.so.2")
+    toolkit = put_library(tmp_path / "toolkit" / "lib", "libnccl.so.2")
+    wheel = put_library(tmp_path / "nvidia" / "nccl" / "lib", "libnccl.so.2")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    assert (backend.nccl, nccl_backend.nccl) == (False, True)
+    assert not {torch, toolkit, wheel} & set(native.library_folders(backend))
+    found = [folder for folder in native.library_folders(nccl_backend) if folder in {torch, toolkit, wheel}]
+    assert found == [wheel, torch, toolkit]
+    entries = native.child_environment(Path("/x/llama-server"), backend=nccl_backend)["LD_LIBRARY_PATH"].split(":")
+    assert str(wheel) in entries
+
+
+@pytest.mark.usefixtures("backend")
+def test_nccl_is_found_in_the_wheel_torch_cuda_home_the_system_and_what_the_user_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, mine = tmp_path / "system", tmp_path / "mine"
+    monkeypatch.setattr(libraries, "_SYSTEM_FOLDERS", (system,))
+    monkeypatch.setattr(libraries, "_site_folders", lambda: [tmp_path])
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"/nonesuch:{mine}")
+    assert native.find_nccl() is None
+    places = (tmp_path / "nvidia" / "nccl" / "lib", tmp_path / "torch" / "lib", tmp_path / "toolkit" / "lib64")
+    for folder in (mine, system, *reversed(places)):
+        put_library(folder, "libnccl.so.2")
+        assert native.find_nccl() == folder / "libnccl.so.2"
+
+
 def test_only_folders_that_hold_the_library_are_searched(backend: native.Backend, tmp_path: Path) -> None:
     (tmp_path / "nvidia" / "cublas" / "lib").mkdir(parents=True)
     assert [folder for folder in native.library_folders(backend) if tmp_path in folder.parents] == [

@@ -9,7 +9,7 @@ import pytest
 
 from tools.binaries.elf import ElfFile, is_elf, read_elf
 from tools.binaries.errors import PreparationError
-from tools.binaries.records import check_directory, check_elf, read_record, write_record
+from tools.binaries.records import check_backend, check_directory, check_elf, list_chosen, read_record, write_record
 
 FACTS: dict[str, Any] = {
     "llama_cpp": {"tag": "b1", "version": "0.0.1", "commit": "b1"},
@@ -157,3 +157,12 @@ def test_a_cut_elf_file_is_refused(tmp_path: Path, keep: int) -> None:
     path.write_bytes(Path(sys.executable).resolve().read_bytes()[:keep])
     with pytest.raises(ValueError, match="damaged ELF"):
         read_elf(path)
+
+
+@pytest.mark.parametrize("cuda", [None, {}, {"nccl": False}, {"nccl": True}])
+def test_a_backend_may_need_nccl_only_where_its_record_says_so(cuda: dict[str, bool] | None) -> None:
+    needed = ("libggml-base.so", "libcuda.so.1", "libnccl.so.2")
+    elf = dataclasses.replace(GOOD, needed=needed, runpath="$ORIGIN:$ORIGIN/..")
+    problems = list(check_backend(elf, name="libggml-cuda.so", libraries=list_chosen({**FACTS, "cuda": cuda})))
+    assert bool(problems) == (not (cuda or {}).get("nccl"))
+    assert all(problem.startswith("needs libnccl.so.2") for problem in problems)

@@ -118,7 +118,7 @@ def check_folder(directory: Path) -> list[str]:
     problems += [f"{name}: not in BUILD.json" for name in sorted(present.keys() - record["files"].keys())]
     for name in sorted(record["files"].keys() & present.keys()):
         problems += [f"{name}: {what}" for what in check_file(present[name], record["files"][name])]
-    libraries = {path.name for path in present.values()}
+    libraries = {path.name for path in present.values()} | list_chosen(record)
     for name, path in present.items():
         if is_elf(path):
             check = check_backend if path.name == CUDA_LIBRARY else check_elf
@@ -126,6 +126,11 @@ def check_folder(directory: Path) -> list[str]:
     if CUDA_LIBRARY in present and is_elf(present[CUDA_LIBRARY]):
         problems += check_architectures(present[CUDA_LIBRARY], record["architectures"])
     return problems
+
+
+def list_chosen(record: dict[str, Any]) -> set[str]:
+    """Return the libraries that a backend needs from elsewhere because whoever built it asked for them."""
+    return {"libnccl.so.2"} if (record.get("cuda") or {}).get("nccl") else set()
 
 
 def check_file(path: Path, entry: dict[str, Any]) -> Iterator[str]:

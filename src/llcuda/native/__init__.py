@@ -15,7 +15,7 @@ from llcuda.native.build_info import (
 )
 from llcuda.native.executables import exec_tool, find_executable, find_guard
 from llcuda.native.installed import RECORD, InstalledBundle, installed_dir, read_installed, read_record
-from llcuda.native.libraries import child_environment, library_folders
+from llcuda.native.libraries import child_environment, find_nccl, library_folders
 
 __all__ = [
     "INSTALL_AGAIN",
@@ -33,6 +33,7 @@ __all__ = [
     "find_backends",
     "find_executable",
     "find_guard",
+    "find_nccl",
     "installed_dir",
     "library_folders",
     "package_dir",

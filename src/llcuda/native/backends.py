@@ -39,6 +39,8 @@ class Backend:
     cuda_graphs: bool
     cublas: str
     """The name of the cuBLAS library that is opened at the first call which needs it."""
+    nccl: bool = False
+    """Whether it is linked with NCCL, and so needs libnccl.so.2 to be loaded."""
 
 
 def find_backends(directory: Path | None = None) -> tuple[Backend, ...]:
@@ -84,6 +86,7 @@ def read_backend(folder: Path, owner: Path, *, remedy: str = "") -> Backend:
         flash_attention=info.cuda.flash_attention,
         cuda_graphs=info.cuda.cuda_graphs,
         cublas=info.cuda.cublas,
+        nccl=info.cuda.nccl,
     )
 
 

@@ -52,6 +52,8 @@ class CudaInfo:
     """How the CUDA runtime is linked: ``static``."""
     cublas: str
     """The name of the cuBLAS library that is opened at the first call which needs it: ``libcublas.so.12``."""
+    nccl: bool = False
+    """Whether it was linked with NCCL; a record that does not say was not."""
 
 
 @dataclass(frozen=True, slots=True)

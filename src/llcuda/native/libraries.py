@@ -1,8 +1,8 @@
 """Where a child finds its libraries: the order of the folders in its LD_LIBRARY_PATH.
 
-A CUDA backend needs the driver's libcuda.so.1, which the system knows, and at times cuBLAS. That is looked for in this
-order: beside the backend, the ``nvidia-*`` wheels of this environment, torch's copies, CUDA_HOME, the system, and last
-what the user has set.
+A CUDA backend needs the driver's libcuda.so.1, which the system knows, at times cuBLAS, and NCCL where it was built with
+it. These are looked for in this order: beside the backend, the ``nvidia-*`` wheels of this environment, torch's copies,
+CUDA_HOME, the system, and last what the user has set.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
     from llcuda.native.backends import Backend
 
-__all__ = ["child_environment", "library_folders"]
+__all__ = ["child_environment", "find_nccl", "library_folders"]
 
 # Where the driver's own library is on WSL, Colab and GKE, whose dynamic loaders do not always know.
 _DRIVER_FOLDERS = (Path("/usr/lib/wsl/lib"), Path("/usr/lib64-nvidia"), Path("/usr/local/nvidia/lib64"))
 _DRIVER = "libcuda.so.1"
+_NCCL = "libnccl.so.2"
+_MAJORS = ("13", "12")
+_SYSTEM_FOLDERS = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"), Path("/usr/local/lib"))
 
 
 def child_environment(
@@ -38,8 +41,7 @@ def child_environment(
     this process; another llama-server keeps what it says.
     """
     own = [executable.parent, *(library_folders(backend) if backend else ())]
-    users = [entry for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
-    kept = [entry for entry in users if not _is_cuda_compat(entry)]
+    kept = [entry for entry in _users_entries() if not _is_cuda_compat(entry)]
     environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(dict.fromkeys([*map(str, own), *kept]))}
     if executable.parent == binaries_dir().absolute():
         environment.pop("GGML_BACKEND_PATH", None)
@@ -51,9 +53,21 @@ def child_environment(
 def library_folders(backend: Backend) -> tuple[Path, ...]:
     """Return the folders that exist of those where the backend's libraries are looked for, in their order."""
     major = backend.toolkit.partition(".")[0]
-    found = [backend.library.parent, *(folder for folder in _places(major) if _holds(folder, backend.cublas))]
+    names = (backend.cublas, _NCCL) if backend.nccl else (backend.cublas,)
+    found = [backend.library.parent, *(folder for folder in _places(major) if _holds(folder, *names))]
     found += [folder for folder in _DRIVER_FOLDERS if _holds(folder, _DRIVER)]
     return tuple(dict.fromkeys(found))
+
+
+def find_nccl() -> Path | None:
+    """Return NVIDIA's library for several GPUs, None where there is none; only a backend built with it uses it."""
+    places = [folder for major in _MAJORS for folder in _places(major)]
+    places += [*_SYSTEM_FOLDERS, *map(Path, _users_entries())]
+    return next((folder / _NCCL for folder in places if _holds(folder, _NCCL)), None)
+
+
+def _users_entries() -> list[str]:
+    return [entry for entry in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if entry]
 
 
 def _places(major: str) -> Iterator[Path]:
@@ -61,6 +75,7 @@ def _places(major: str) -> Iterator[Path]:
         # cuBLAS 12 comes in a folder of its own, 13 in one that all of CUDA 13 shares.
         yield root / "nvidia" / "cublas" / "lib"
         yield root / "nvidia" / f"cu{major}" / "lib"
+        yield root / "nvidia" / "nccl" / "lib"
     for root in _site_folders():
         yield root / "torch" / "lib"
     home = settings.get_path("CUDA_HOME")
@@ -75,8 +90,8 @@ def _site_folders() -> list[Path]:
     return list(dict.fromkeys([*own, *(Path(entry) for entry in sys.path if entry)]))
 
 
-def _holds(folder: Path, name: str) -> bool:
-    return (folder / name).exists()
+def _holds(folder: Path, *names: str) -> bool:
+    return any((folder / name).exists() for name in names)
 
 
 def _is_cuda_compat(entry: str) -> bool:
