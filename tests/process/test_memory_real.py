@@ -229,6 +229,14 @@ def test_the_estimate_is_what_llama_server_reserves(case: Case, place: Place, *,
         assert row.is_within(CACHES if row.what in {"weights", "KV cache"} else case.rest), row
 
 
+PROMISED = {"demo", "dense", "gqa", "moe-llama", "sliding-gemma3", "long-context", "q4-k", "quantised-kv", "projector"}
+
+
+def test_what_is_promised_is_measured_and_held_to_less_than_was_promised() -> None:
+    assert CACHES <= 0.05
+    assert {case.name for case in CASES if case.rest <= 0.15} >= PROMISED
+
+
 def main(binaries: Path) -> None:
     """Print every figure of every case."""
     with tempfile.TemporaryDirectory() as folder:

@@ -66,6 +66,11 @@ def test_a_short_context_is_not_made_longer() -> None:
     assert [rung.options for rung in found] == [BATCH, CACHE]
 
 
+def test_a_cache_that_cannot_be_quantised_is_left_as_it_is() -> None:
+    found = list_rungs({}, layers=4, context=8192, on_gpu=True, may_use_cpu=True, may_quantise=False)
+    assert CACHE not in [rung.options for rung in found]
+
+
 def test_a_model_that_does_not_say_its_layers_keeps_them() -> None:
     found = list_rungs({}, layers=None, context=None, on_gpu=True, may_use_cpu=False)
     assert [rung.options for rung in found] == [BATCH, CACHE, CONTEXT]

@@ -11,7 +11,15 @@ import pytest
 from llcuda.cli import main
 from llcuda.devices import Devices, Gpu, Situation
 from llcuda.errors import ModelFormatError, UsageError
-from llcuda.gguf import CACHE_TYPES, GGUFInfo, MemoryEstimate, combine_parts, estimate_memory, parse_gguf
+from llcuda.gguf import (
+    CACHE_TYPES,
+    GGUFInfo,
+    MemoryEstimate,
+    can_quantise_cache,
+    combine_parts,
+    estimate_memory,
+    parse_gguf,
+)
 from llcuda.gguf.header import MAX_KEPT_ELEMENTS
 from llcuda.gguf.layers import MAX_LAYERS, read_shape
 from tests.gguf_builder import ARRAY, BOOL, F32, I32, STRING, U32, Model, Tensor
@@ -87,6 +95,20 @@ class TestCacheTypes:
     def test_a_type_that_llama_server_does_not_take_is_an_error(self) -> None:
         with pytest.raises(UsageError, match="'q6_k' is no type"):
             estimate_memory(model(), cache_type_v="q6_k")
+
+
+    @pytest.mark.parametrize(
+        ("info", "can"),
+        [
+            (model(), True),
+            (model(attention__key_length=80), False),
+            (model(attention__value_length=48), False),
+            (model("grok"), False),
+            (model("mamba", attention__head_count=0), True),
+        ],
+    )
+    def test_a_cache_is_quantised_in_whole_blocks_and_with_flash_attention(self, *, info: GGUFInfo, can: bool) -> None:
+        assert can_quantise_cache(info) is can
 
 
 class TestLayers:

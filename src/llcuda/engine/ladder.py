@@ -37,15 +37,22 @@ class Rung:
 
 
 def list_rungs(
-    options: Mapping[str, Any], *, layers: int | None, context: int | None, on_gpu: bool, may_use_cpu: bool
+    options: Mapping[str, Any],
+    *,
+    layers: int | None,
+    context: int | None,
+    on_gpu: bool,
+    may_use_cpu: bool,
+    may_quantise: bool = True,
 ) -> tuple[Rung, ...]:
     """Return the steps for a load with these ``options`` (llama-server's, as given, None where not given).
 
     ``layers`` and ``context`` (tokens) are the model's, None where its header does not say; ``may_use_cpu`` allows the
-    last step from a GPU.
+    last step from a GPU, ``may_quantise`` that of the KV cache.
     """
     asked = {name for name, value in options.items() if value is not None}
-    less = (*_shrink_batch(asked), *_shrink_cache(options, asked), *_shrink_context(asked, context))
+    cache = _shrink_cache(options, asked) if may_quantise else ()
+    less = (*_shrink_batch(asked), *cache, *_shrink_context(asked, context))
     if not on_gpu:
         return less
     on_cpu = Rung("the model is on the CPU", dict.fromkeys(("gpu_layers", *SPLIT_OPTIONS)), on_cpu=True)

@@ -9,6 +9,7 @@ from llcuda.engine.ladder import Rung, list_rungs
 from llcuda.engine.margin import choose_fit_target
 from llcuda.engine.settle import wait_for_memory
 from llcuda.errors import OutOfMemoryError, UsageError
+from llcuda.gguf import can_quantise_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +70,7 @@ def _list_rungs(model: ModelFile, placement: Placement, options: Mapping[str, An
         context=model.info.context_length,
         on_gpu=placement.backend is not None,
         may_use_cpu=not placement.required,
+        may_quantise=can_quantise_cache(model.info),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from llcuda.gguf.info import GGUFInfo, combine_parts, parse_gguf, read_gguf
-from llcuda.gguf.memory import CACHE_TYPES, MemoryEstimate, estimate_memory
+from llcuda.gguf.memory import CACHE_TYPES, MemoryEstimate, can_quantise_cache, estimate_memory
 
 __all__ = [
     "CACHE_TYPES",
     "GGUFInfo",
     "MemoryEstimate",
+    "can_quantise_cache",
     "combine_parts",
     "estimate_memory",
     "parse_gguf",

@@ -28,6 +28,8 @@ class Layer:
     """Elements of K for a token: the KV heads times the length of a key."""
     value: int
     """Of V; 0 with multi-head latent attention, which keeps K alone."""
+    head_key: int
+    """The length of one head's key."""
     head_value: int
     """The length of one head's value."""
     feed_forward: int
@@ -193,6 +195,7 @@ def _read_layers(info: GGUFInfo, sliding: tuple[bool, ...]) -> list[Layer]:
                 heads=count,
                 key=key * kv,
                 value=0 if latent else value * kv,
+                head_key=key,
                 head_value=value,
                 feed_forward=feed_forward[index],
                 cached=cached[index],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llcuda.gguf.info import GGUFInfo
     from llcuda.gguf.layers import Shape
 
-__all__ = ["CACHE_TYPES", "MemoryEstimate", "estimate_memory"]
+__all__ = ["CACHE_TYPES", "MemoryEstimate", "can_quantise_cache", "estimate_memory"]
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 """What llama-server takes for ``--cache-type-k`` and ``-v``."""
@@ -22,6 +22,8 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "
 _PADDING = 256
 """Cells: llama_context pads the context, and the cache of sliding layers, to a multiple of so many."""
 _STATE_BYTES = 4
+_QUANTISED_BLOCK = 32
+"""Elements, in each of the quantised types."""
 _DEFAULT_BATCH, _DEFAULT_UBATCH = 2048, 512
 _AUTOMATIC_PARALLEL = 4
 _ELEMENTS = {stored.name.lower(): (stored.block_elements, stored.block_bytes) for stored in TENSOR_TYPES.values()}
@@ -105,6 +107,15 @@ def estimate_memory(
         gpu_bytes=info.tensor_bytes - _measure_host_weights(info) + kv_bytes + compute.on_gpu + projector_bytes,
         ctx_size=cells.context,
     )
+
+
+def can_quantise_cache(info: GGUFInfo) -> bool:
+    """Tell whether llama-server takes a quantised KV cache for this model: ``llama_init_from_model``.
+
+    Heads must have whole blocks, and quantised values need flash attention, which Grok has none of.
+    """
+    lengths = [length for layer in read_shape(info).layers for length in (layer.head_key, layer.head_value)]
+    return info.architecture != "grok" and all(length % _QUANTISED_BLOCK == 0 for length in lengths)
 
 
 def _check(ctx_size: int | None, types: tuple[str, str]) -> None:
