@@ -28,7 +28,7 @@ ANSWER = Speed(answers=1, tokens=100.0, seconds=0.1, drafted=60, accepted=30)
 PLAIN = Speed(answers=1, tokens=100.0, seconds=0.2)
 REFUSED = (
     "0.00.033.262 E spec common_specu: the target and draft vocabs are not compatible",
-    "0.00.033.380 E srv    load_model: failed to initialize speculative decoding context: draft model vocab type must match",
+    "0.00.033.380 E srv    load_model: failed to initialize speculative decoding context: draft model vocab type must",
 )
 
 
@@ -165,7 +165,7 @@ def test_vocabularies_may_differ_by_what_llama_server_lets_pass(*, demo: ModelFi
 def test_a_draft_that_llama_server_goes_on_without_is_an_error() -> None:
     draft = Draft("auto", "draft-simple")
     raise_if_refused(draft, ["0.00.078.231 I srv    load_model: speculative decoding context initialized"])
-    with pytest.raises(DraftMismatchError, match="vocab type must match"):
+    with pytest.raises(DraftMismatchError, match="vocab type must"):
         raise_if_refused(draft, REFUSED)
 
 
