@@ -14,6 +14,8 @@ import llcuda
 from llcuda import devices as package
 from llcuda.engine import placement as placements
 from llcuda.errors import NoDeviceError, UsageError
+from llcuda.server.offload import read_offload
+from llcuda.server.offload_reader import is_gpu
 from tests.process.test_offload_real import compile_backends
 from tests.sparse_model import Sparse, write_sparse_model
 from tests.unit.test_engine_devices import BACKEND, T4, devices
@@ -100,6 +102,20 @@ def test_layers_that_were_asked_to_stay_are_a_partial_offload(machine: Callable[
     assert (report.device, report.offload) == ("cuda", "partial")
     assert report.limits
     assert {use.device for use in report.devices if use.weights_bytes} == {"CUDA0", "CPU"}
+
+
+def draft_devices(engine: llcuda.InferenceEngine) -> set[str]:
+    return {buffer.device for buffer in read_offload(engine._server.log).buffers if buffer.model == "draft"}
+
+
+def test_a_draft_is_where_the_model_is(machine: Callable[..., None]) -> None:
+    machine(T4)
+    with llcuda.InferenceEngine() as engine:
+        engine.load_model("demo", device="cuda", draft="auto")
+        assert "CUDA0" in draft_devices(engine)
+        engine.load_model("demo", device="cpu", draft="auto")
+        assert draft_devices(engine)
+        assert not any(is_gpu(device) for device in draft_devices(engine))
 
 
 @pytest.mark.parametrize("backend", ["no-driver", "undefined", "null"])

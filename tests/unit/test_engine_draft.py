@@ -16,7 +16,7 @@ from llcuda.engine.load import Load, start
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.speculation import Speculation
 from llcuda.engine.trial import Speed, Trial, advance, pays, switch
-from llcuda.errors import DraftMismatchError, ModelNotFoundError, UsageError
+from llcuda.errors import DraftMismatchError, ModelNotFoundError, OutOfMemoryError, UsageError
 from llcuda.models import ModelFile, resolve_model
 from llcuda.server import ServerManager
 from tests.tiny_model import write_tiny_model
@@ -187,6 +187,37 @@ def test_the_draft_is_kept_off_the_gpu_with_the_model(demo: ModelFile) -> None:
     speculation = Speculation(choose_draft("auto", demo, progress=False), keep=False)
     assert started_with(speculation, demo, gpu_layers=0)["spec_draft_ngl"] == 0
     assert "spec_draft_ngl" not in started_with(speculation, demo, gpu_layers=7)
+
+
+class Narrow(Recorder):
+    """Has memory for one model."""
+
+    def start_server(self, *_: Any, **options: Any) -> None:
+        if options.get("spec_draft_model"):
+            raise OutOfMemoryError("there is not enough memory")
+        super().start_server(**options)
+
+
+def test_where_memory_is_short_the_draft_is_the_first_thing_to_do_without(
+    demo: ModelFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    speculation = Speculation(choose_draft("auto", demo, progress=False), keep=False)
+    load = Load(demo, choose_placement("cpu", require_gpu=False), {}, "auto", silent=True, speculation=speculation)
+    report = start(Narrow(), load)
+    assert report.steps == ("the draft model is left out",)
+    assert "Trying again: the draft model is left out." in caplog.messages[0]
+    told = speculation.report()
+    assert (told.is_on, told.reason) == (False, "There is not enough memory for it beside the model.")
+    assert not speculation.is_due
+
+
+@pytest.mark.parametrize(("keep", "fallback"), [(True, "auto"), (False, "error")])
+def test_a_draft_that_must_stay_is_not_left_out(*, demo: ModelFile, keep: bool, fallback: str) -> None:
+    speculation = Speculation(choose_draft("auto", demo, progress=False), keep=keep)
+    load = Load(demo, choose_placement("cpu", require_gpu=False), {}, fallback, silent=True, speculation=speculation)
+    with pytest.raises(OutOfMemoryError):
+        start(Narrow(), load)
+    assert speculation.report().is_on
 
 
 def answer(*, drafted: int, milliseconds: float) -> InferResult:

@@ -2,7 +2,7 @@
 
 llama-server fits the layers and the context into the memory by itself where nobody set them. These steps are for what
 still fails: because it was set, or because the estimate was wrong. What was asked for is left alone, but for the
-layers, which are the last thing to give before the GPU itself.
+layers, which are the last thing to give before the GPU itself. A draft model was left out before the first of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -10,13 +10,14 @@ from llcuda import settings
 from llcuda.engine.draft import raise_if_refused
 from llcuda.engine.report import check_report, make_report
 from llcuda.engine.start import settle, start_with_less
-from llcuda.errors import BinaryUnusableError, LlcudaError, PortInUseError
+from llcuda.errors import BinaryUnusableError, LlcudaError, OutOfMemoryError, PortInUseError
 from llcuda.native import check_binaries
 
 if TYPE_CHECKING:
     from llcuda.engine.placement import Placement
     from llcuda.engine.report import DeviceReport
     from llcuda.engine.speculation import Speculation
+    from llcuda.engine.start import Started
     from llcuda.models import ModelFile
     from llcuda.server import ServerManager
 
@@ -25,6 +26,8 @@ __all__ = ["Load", "complete_options", "first", "log", "require_whole_binaries",
 # Below this size the threads' barriers cost more than the threads bring, and where other processes want the cores they
 # cost everything: the demo model made 4,000 tokens/s with one thread and 5 with two, on two busy cores.
 _ONE_THREAD_PARAMETERS = 20_000_000
+
+_WITHOUT_DRAFT = "the draft model is left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,8 @@ def start(server: ServerManager, load: Load, **place: Any) -> DeviceReport:
     """
     from llcuda.server.offload import read_offload  # noqa: PLC0415 - loaded while llama-server was loading
 
+    started = _start_drafting(server, load, place)
     speculation = load.speculation
-    drafting = _draft_options(speculation, load.options) if speculation else {}
-    options = {**load.options, **drafting, **place}
-    started = start_with_less(server, load.model, load.placement, options=options, fallback=load.fallback)
     report = make_report(started.placement, read_offload(server.log), steps=started.steps)
     try:
         if speculation:
@@ -73,6 +74,27 @@ def restart(server: ServerManager, load: Load, *, url: str, api_key: str | None)
         report = start(server, load, port=None, api_key=api_key)
         log(f"Another program has taken the port of {url}: the address is {server.url} now.", silent=load.silent)
         return report
+
+
+def _start_drafting(server: ServerManager, load: Load, place: dict[str, Any]) -> Started:
+    """Start ``server``; where the memory is too small for two models, the draft is the first thing to do without."""
+    speculation = load.speculation
+    if speculation is None or not speculation.may_be_left_out or load.fallback != "auto":
+        return _start_once(server, load, place, fallback=load.fallback)
+    try:
+        return _start_once(server, load, place, fallback="error")
+    except OutOfMemoryError as error:
+        speculation.leave_out()
+        log(f"{error.message}. Trying again: {_WITHOUT_DRAFT}.", silent=False)
+        settle(load.placement)
+        started = _start_once(server, load, place, fallback=load.fallback)
+        return replace(started, steps=(_WITHOUT_DRAFT, *started.steps))
+
+
+def _start_once(server: ServerManager, load: Load, place: dict[str, Any], *, fallback: str) -> Started:
+    drafting = _draft_options(load.speculation, load.options) if load.speculation else {}
+    options = {**load.options, **drafting, **place}
+    return start_with_less(server, load.model, load.placement, options=options, fallback=fallback)
 
 
 def _draft_options(speculation: Speculation, options: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,16 @@ class Speculation:
                 self._trial = advance(before, answer)
             return (before.is_wanted, before.is_settled) != (self._trial.is_wanted, self._trial.is_settled)
 
+    @property
+    def may_be_left_out(self) -> bool:
+        """Whether a draft model is to be loaded, and memory would be won without it."""
+        return self._trial.is_wanted and not self._keep and self.draft.model is not None
+
+    def leave_out(self) -> None:
+        """Give the draft up, for want of memory."""
+        with self._lock:
+            self._trial = Trial(is_on=False, is_wanted=False, is_settled=True)
+
     def switch(self) -> None:
         """Note that llama-server was started as was wanted."""
         with self._lock:
@@ -111,6 +121,8 @@ class Speculation:
 def explain(trial: Trial) -> str:
     """Return in one sentence why the draft is on or off."""
     fast, plain = trial.with_draft.tokens_per_sec or 0.0, trial.without.tokens_per_sec or 0.0
+    if trial.is_settled and not trial.with_draft.answers:
+        return "There is not enough memory for it beside the model."
     if trial.is_settled:
         verdict = "pays" if trial.is_wanted else "does not pay"
         when = ", and is switched on when no request is in flight" if trial.is_due else ""
