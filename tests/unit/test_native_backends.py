@@ -168,6 +168,7 @@ def test_nccl_is_found_in_the_wheel_torch_cuda_home_the_system_and_what_the_user
     for folder in (mine, system, *reversed(places)):
         put_library(folder, "libnccl.so.2")
         assert native.find_nccl() == folder / "libnccl.so.2"
+        assert llcuda.BinaryInstaller().get_binary_paths()["nccl_lib"] == folder / "libnccl.so.2"
 
 
 def test_only_folders_that_hold_the_library_are_searched(backend: native.Backend, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from llcuda.native import (
     InstalledBundle,
     binaries_dir,
     check_binaries,
+    find_nccl,
     installed_dir,
     read_build_info,
     read_record,
@@ -112,7 +113,7 @@ class BinaryInstaller:
         return {
             "llama_bin": executables if executables.is_dir() else None,
             "llama_lib": backend if backend.is_dir() else None,
-            "nccl_lib": None,
+            "nccl_lib": find_nccl(),
         }
 
     def plan(self, profile: str | None = None) -> Plan:
