@@ -24,7 +24,7 @@ class ModelConfig:
     slots: int = 4
     """Requests that one llama-server answers at the same time; its ``--parallel``."""
     device: str = "auto"
-    """``auto``, ``cuda``, ``cuda:N`` or ``cpu``; with several workers, ``auto`` and ``cuda`` spread them over the GPUs."""
+    """``auto``, ``cuda``, ``cuda:N`` or ``cpu``; ``auto`` and ``cuda`` spread several workers over the GPUs."""
     ctx_size: int | None = None
     """Tokens of context of each slot."""
     gpu_layers: int | None = None
