@@ -1,0 +1,196 @@
+"""One request to a model: its turn, its worker, a second worker where the first fails, and the answer's end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from llcuda.gateway.admission import Job
+from llcuda.gateway.balance import Prompt, read_prompt
+from llcuda.gateway.fields import check_fields, parse_body
+from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
+from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.upstream import UpstreamFailedError
+from llcuda.gateway.whole import WholeAnswer, check_answer, to_streamed
+
+if TYPE_CHECKING:
+    from llcuda.gateway.exchange import Exchange
+    from llcuda.gateway.metrics import GatewayMetrics
+    from llcuda.gateway.routes import Route
+    from llcuda.gateway.served import ServedModel
+    from llcuda.gateway.worker import Worker
+
+__all__ = ["ModelRequest", "fetch", "write_error_event"]
+
+_SERVER_ERROR = 500
+_ATTEMPTS = 2
+_CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
+_USUAL_ANSWER = 256
+_ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
+
+
+class ModelRequest:
+    """A request that a model answers, from its body to the last byte of the answer."""
+
+    def __init__(self, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> None:
+        """Read and check the body. Raises RefusedError."""
+        self._exchange = exchange
+        self._route = route
+        self._metrics = metrics
+        self._body = exchange.body
+        self.fields: dict[str, Any] = parse_body(self._body)
+        check_fields(route.endpoint, self.fields)
+        self._streams = route.kind == "generate" and self.fields.get("stream") is True
+        if route.kind == "generate" and not self._streams:
+            self._body = to_streamed(route.endpoint, self._body, self.fields)
+        exchange.drop_body()
+
+    async def answer(self, model: ServedModel, *, deadline: float) -> None:
+        """Answer it with one of the model's workers. Raises RefusedError."""
+        exchange = self._exchange
+        caller = exchange.caller
+        job = Job(
+            prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
+            tokens=len(self._body) // _CHARACTERS_PER_TOKEN + self._answer_tokens(),
+            priority=caller.priority if caller else 0,
+            deadline=deadline,
+        )
+        failed: Worker | None = None
+        for attempt in range(1, _ATTEMPTS + 1):
+            worker = await self._take_turn(model, job)
+            reception = self._receive()
+            problem = await self._try(model, worker, reception)
+            if problem is None and reception.status < _SERVER_ERROR:
+                worker.note_answer()
+                if failed is not None and failed is not worker:
+                    failed.note_failure()
+                self._finish(reception)
+                return
+            if problem is not None:
+                worker.note_failure()
+                if exchange.started:
+                    self._end_with_error(problem)
+                    return
+            else:
+                failed = worker
+            if attempt == _ATTEMPTS or (problem is None and len(model.workers) == 1):
+                break
+            job.excluded = worker
+            self._metrics.retries.inc()
+        if problem is None:
+            # Two workers, or the only one, say the same: it is the request's doing.
+            self._pass_on(reception)
+            return
+        raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
+
+    async def ask(self, worker: Worker) -> None:
+        """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
+        reception = PlainAnswer()
+        upstream = worker.upstream
+        self._exchange.worker = worker.server.name
+        try:
+            await upstream.exchange(upstream.build("POST", self._route.upstream, self._body), reception)
+        except UpstreamFailedError as error:
+            raise RefusedError(502, "the worker broke off", code="worker_failed") from error
+        self._pass_on(reception)
+
+    async def _take_turn(self, model: ServedModel, job: Job) -> Worker:
+        before = job.queued
+        worker = await model.admission.acquire(job)
+        self._exchange.worker = worker.server.name
+        self._exchange.queue_seconds = job.queued
+        self._metrics.queue_seconds.observe(job.queued - before)
+        return worker
+
+    async def _try(self, model: ServedModel, worker: Worker, reception: PlainAnswer) -> str | None:
+        """Let a worker answer; return what went wrong with it."""
+        exchange, upstream, began = self._exchange, worker.upstream, monotonic()
+        measured = None
+        try:
+            request = upstream.build("POST", self._route.upstream, self._body)
+            await upstream.exchange(request, reception, on_link=exchange.follow if self._streams else None)
+            measured = monotonic() - began
+        except UpstreamFailedError as error:
+            return str(error)
+        finally:
+            exchange.follow(None)
+            model.admission.release(worker, seconds=measured)
+        return self._find_cut(reception)
+
+    def _find_cut(self, reception: PlainAnswer) -> str | None:
+        if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
+            return "the worker ended the stream before its end"
+        if isinstance(reception, WholeReception) and reception.is_stream and not reception.whole.finished:
+            return "the worker ended the answer before its end"
+        return None
+
+    def _receive(self) -> PlainAnswer:
+        if self._streams:
+            return StreamedAnswer(self._exchange, self._route.endpoint, self._metrics.meter(self._exchange.arrived))
+        if self._route.kind == "generate":
+            return WholeReception(WholeAnswer(self._route.endpoint))
+        return PlainAnswer()
+
+    def _finish(self, reception: PlainAnswer) -> None:
+        exchange = self._exchange
+        if isinstance(reception, StreamedAnswer) and exchange.started:
+            exchange.end_stream()
+            exchange.usage = reception.usage
+            self._note_first(reception.first_at)
+        elif isinstance(reception, WholeReception) and reception.is_stream:
+            body = reception.whole.result()
+            check_answer(self._route.endpoint, self.fields, body)
+            exchange.usage = read_usage(body)
+            self._note_first(reception.first_at)
+            exchange.respond(200, body)
+        else:
+            exchange.usage = read_usage(reception.body)
+            self._pass_on(reception)
+
+    def _note_first(self, at: float) -> None:
+        if at:
+            self._metrics.first_token_seconds.observe(at - self._exchange.arrived)
+
+    def _pass_on(self, reception: PlainAnswer) -> None:
+        self._exchange.respond(reception.status, reception.body, content_type=reception.content_type)
+
+    def _end_with_error(self, problem: str) -> None:
+        """Tell the client of a stream that no more comes."""
+        write_error_event(self._exchange, f"the answer broke off: {problem}")
+
+    def _answer_tokens(self) -> int:
+        for name in _ANSWER_LIMITS:
+            value = self.fields.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+        return _USUAL_ANSWER if self._route.kind == "generate" else 0
+
+
+def write_error_event(exchange: Exchange, message: str) -> None:
+    """End a stream that has begun with an error, in the words of its API."""
+    error = {"message": message, "type": "server_error", "param": None, "code": "worker_failed"}
+    endpoint = exchange.route.endpoint if exchange.route else ""
+    if endpoint == "messages":
+        data = {"type": "error", "error": {"type": "api_error", "message": message}}
+        event = f"event: error\ndata: {json.dumps(data)}\n\n"
+    elif endpoint == "responses":
+        data = {"type": "error", **error}
+        event = f"event: error\ndata: {json.dumps(data)}\n\n"
+    else:
+        event = f"data: {json.dumps({'error': error})}\n\n"
+    exchange.keep_alive = False
+    exchange.write(event.encode())
+    exchange.end_stream()
+
+
+async def fetch(worker: Worker, path: str, *, timeout: float = 2.0) -> PlainAnswer | None:
+    """Return a worker's answer to a GET, None where it has none."""
+    reception = PlainAnswer()
+    upstream = worker.upstream
+    try:
+        await asyncio.wait_for(upstream.exchange(upstream.build("GET", path, None), reception), timeout)
+    except (UpstreamFailedError, asyncio.TimeoutError):
+        return None
+    return reception

@@ -1,0 +1,51 @@
+"""One model that is served: its workers, and the queue in front of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llcuda.gateway.admission import Admission
+from llcuda.gateway.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llcuda.gateway.config import Limits, ModelConfig
+    from llcuda.gateway.worker import Server
+
+__all__ = ["ServedModel"]
+
+
+class ServedModel:
+    """A model by the name that requests call it, with one worker for each llama-server there is of it."""
+
+    def __init__(self, config: ModelConfig, limits: Limits) -> None:
+        """Have no workers yet."""
+        self.config = config
+        self.name = config.name
+        self.workers: list[Worker] = []
+        self.admission = Admission(
+            lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
+        )
+
+    def follow(self, servers: Sequence[Server]) -> None:
+        """Have a worker for each of ``servers``: one more, one less, or another state than before."""
+        kept = {id(worker.server): worker for worker in self.workers}
+        self.workers = [
+            kept.pop(id(server), None) or Worker(server, on_free=self.admission.dispatch) for server in servers
+        ]
+        for gone in kept.values():
+            gone.draining = True
+            gone.drop()
+        for worker in self.workers:
+            worker.note_state()
+        self.admission.dispatch()
+
+    def find_worker(self, server: Server) -> Worker | None:
+        """Return the worker of a server, None where it has none."""
+        return next((worker for worker in self.workers if worker.server is server), None)
+
+    def choose_any(self) -> Worker | None:
+        """Return a worker for what takes no slot: the least busy one that answers."""
+        ready = [worker for worker in self.workers if worker.is_ready]
+        return min(ready, key=lambda worker: worker.busy, default=None)
