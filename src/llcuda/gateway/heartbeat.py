@@ -41,7 +41,9 @@ class Heartbeat:
     async def run(self) -> None:
         """Watch, and return when the server has given no sign of life for ``hang_timeout`` seconds."""
         try:
-            while not await self._ask():
+            while True:
+                if await self._ask():
+                    return
                 await asyncio.sleep(PROBE_INTERVAL)
         finally:
             self._transport.close()
