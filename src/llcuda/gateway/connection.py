@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
         reading = self._reading
         in_head = reading is not None and not reading.head_complete
         if in_head and self._head_bytes > self._service.limits.max_header_bytes and self._state != "refused":
-            self._refuse(RefusedError(431, "the head of the request is too large", code="head_too_large", close=True))
+            self._refuse(self._head_too_large())
 
     def eof_received(self) -> bool:
         """Take a client that will say no more for one that has gone."""
@@ -169,9 +169,11 @@ class Connection(asyncio.Protocol):
             self._refuse(RefusedError(400, f"there is more than one {key} header", code="bad_request", close=True))
         else:
             headers[key] = f"{headers[key]}, {text}"
+        limits = self._service.limits
         exchange.header_count += 1
-        if exchange.header_count > self._service.limits.max_headers:
-            self._refuse(RefusedError(431, "there are too many headers", code="head_too_large", close=True))
+        exchange.header_bytes += len(name) + len(value)
+        if exchange.header_count > limits.max_headers or exchange.header_bytes > limits.max_header_bytes:
+            self._refuse(self._head_too_large())
 
     def on_headers_complete(self) -> None:
         """Decide whether the body is worth reading."""
@@ -251,6 +253,14 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
+    def give_up(self) -> None:
+        """End what is being answered, telling the client so."""
+        if self._exchange is not None and self._task is not None:
+            self._exchange.is_late = True
+            self._task.cancel()
+        else:
+            self._transport.close()
+
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
@@ -306,6 +316,11 @@ class Connection(asyncio.Protocol):
     def _enter(self, state: str) -> None:
         self._state = state
         self._since = self._loop.time()
+
+    def _head_too_large(self) -> RefusedError:
+        limits = self._service.limits
+        message = f"the head of the request is larger than {limits.max_header_bytes} bytes or {limits.max_headers} headers"
+        return RefusedError(431, message, code="head_too_large", close=True)
 
     def _too_large(self) -> RefusedError:
         limit = self._service.limits.max_body_bytes

@@ -55,7 +55,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_connection", "_pieces", "_source", "arrived", "body_bytes", "bytes_out", "caller",
-        "content_length", "extra_headers", "finished", "has_body", "head_complete", "header_count", "headers", "is_late", "keep_alive",
+        "content_length", "extra_headers", "finished", "has_body", "head_complete", "header_bytes", "header_count", "headers", "is_late", "keep_alive",
         "method", "model", "path", "query", "refusal", "request_id", "route", "started", "status", "usage", "worker",
         "queue_seconds",
     )  # fmt: skip
@@ -68,7 +68,7 @@ class Exchange:
         self._chunked = True
         self.method = self.path = self.query = self.request_id = ""
         self.headers: dict[str, str] = {}
-        self.header_count = 0
+        self.header_count = self.header_bytes = 0
         self.head_complete = self.has_body = False
         self.content_length = self.body_bytes = self.bytes_out = 0
         self.arrived = monotonic()

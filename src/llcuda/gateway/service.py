@@ -9,8 +9,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.errors import LlcudaError
-from llcuda.gateway.answering import ModelRequest, write_error_event
 from llcuda.gateway.admission import Callers
+from llcuda.gateway.answering import ModelRequest, write_error_event
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.exchange import Timeouts
 from llcuda.gateway.refusals import RefusedError
@@ -172,7 +172,9 @@ class GatewayService:
             exchange.refuse(error)
 
     def _end_cancelled(self, exchange: Exchange) -> None:
-        if exchange.is_late:
+        if self.draining and exchange.is_late:
+            self._refuse(exchange, RefusedError(503, "the gateway is being stopped", code="stopping"))
+        elif exchange.is_late:
             seconds = self.limits.request_timeout
             self._refuse(exchange, RefusedError(504, f"the answer took longer than {seconds:g} s", code="too_slow"))
         else:

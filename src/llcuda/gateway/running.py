@@ -1,0 +1,218 @@
+"""A gateway's life on an event loop: models started, connections taken, everything brought to an end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from contextlib import suppress
+from logging import getLogger
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import LlcudaError, PortInUseError, UsageError
+from llcuda.gateway.access import Access
+from llcuda.gateway.audit import AuditLog
+from llcuda.gateway.connection import Connection
+from llcuda.gateway.fleet import Fleet
+from llcuda.gateway.metrics import GatewayMetrics
+from llcuda.gateway.own import OwnAnswers
+from llcuda.gateway.served import ServedModel
+from llcuda.gateway.service import GatewayService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.replica import Replica
+
+__all__ = ["Running"]
+
+_BACKLOG = 1024
+_TICK_SECONDS = 1.0
+_DRAIN_LOOK_SECONDS = 0.02
+
+
+class Running:
+    """A gateway on the loop that runs: :meth:`start`, :meth:`wait_closed`, :meth:`stop`."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Prepare; nothing is started yet."""
+        self.config = config
+        self.url = ""
+        self.port = 0
+        self._loop = asyncio.get_running_loop()
+        self._metrics = GatewayMetrics()
+        self._audit = AuditLog(config.audit_log) if config.audit_log else None
+        self.models = {model.name: ServedModel(model, config.limits) for model in config.models}
+        self.fleets = {model.name: self._make_fleet(model) for model in config.models}
+        self._server: asyncio.Server | None = None
+        self._service: GatewayService | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Take the port, start the models that are not on demand, and serve.
+
+        Raises PortInUseError, UsageError, and why a model does not start; nothing is left running then.
+        """
+        try:
+            self._server = server = await self._listen()
+            await self._start_models()
+            await server.start_serving()
+        except BaseException:
+            await self._end(grace=0.0)
+            raise
+        self._ticker = asyncio.ensure_future(self._tick())
+
+    async def wait_closed(self) -> None:
+        """Return when it has been stopped."""
+        await self._closed.wait()
+
+    def begin_stop(self, *, grace: float | None = None) -> None:
+        """Take no more requests, and end when those that have begun are answered, or after the time of grace.
+
+        A second call ends it at once.
+        """
+        if self._stopping is None:
+            grace = self.config.grace_timeout if grace is None else grace
+            self._stopping = asyncio.ensure_future(self._end(grace=grace))
+        elif self._service is not None:
+            for connection in tuple(self._service.connections):
+                connection.abort()
+
+    async def reload(self) -> None:
+        """Replace every worker by a new one without losing a request, and open the audit log anew.
+
+        Raises why a new one does not start; the old ones go on then.
+        """
+        if self._audit is not None:
+            self._audit.reopen()
+        for fleet in self.fleets.values():
+            if fleet.replicas:
+                await fleet.reload(self.config.grace_timeout)
+
+    def _make_fleet(self, config: ModelConfig) -> Fleet:
+        model = self.models[config.name]
+
+        async def drain(replica: Replica) -> None:
+            worker = model.find_worker(replica)
+            while worker is not None and worker.busy:
+                await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+
+        def follow(_replica: Replica) -> None:
+            model.follow(self.fleets[config.name].replicas)
+
+        return Fleet(config, hang_timeout=self.config.hang_timeout, drain=drain, on_change=follow)
+
+    async def _listen(self) -> asyncio.Server:
+        config, loop = self.config, self._loop
+        service: GatewayService | None = None
+
+        def connect() -> Connection:
+            assert service is not None  # noqa: S101 - it is made before anybody can connect
+            return Connection(service, loop)
+
+        try:
+            server = await loop.create_server(
+                connect, config.host, config.port, backlog=_BACKLOG, ssl=self._load_tls(), start_serving=False
+            )
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(config.host, config.port) from None
+            reason = error.strerror or str(error)
+            raise UsageError(f"cannot listen on {config.host} port {config.port}: {reason}") from None
+        self.port = server.sockets[0].getsockname()[1]
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        self.url = f"{'https' if config.tls_certificate else 'http'}://{host}:{self.port}"
+        self._service = service = self._make_service()
+        return server
+
+    def _make_service(self) -> GatewayService:
+        own = OwnAnswers(
+            self.config,
+            models=self.models,
+            metrics=self._metrics,
+            describe_devices=_describe_devices,
+            reload=self.reload,
+        )
+        access = Access(self.config, port=self.port)
+        return GatewayService(
+            self.config, access=access, models=self.models, metrics=self._metrics, own=own.table, audit=self._audit
+        )
+
+    def _load_tls(self) -> ssl.SSLContext | None:
+        if self.config.tls_certificate is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.config.tls_certificate, self.config.tls_key)
+        return context
+
+    async def _start_models(self) -> None:
+        starts = [fleet.start() for fleet in self.fleets.values() if not fleet.config.on_demand]
+        results = await asyncio.gather(*starts, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            if self._service is not None:
+                self._service.check_times()
+
+    async def _end(self, *, grace: float) -> None:
+        service, server = self._service, self._server
+        try:
+            if server is not None:
+                server.close()
+            if service is not None:
+                await self._drain(service, grace)
+            if self._ticker is not None:
+                self._ticker.cancel()
+            await asyncio.gather(*(fleet.stop(0.0) for fleet in self.fleets.values()))
+        finally:
+            if self._audit is not None:
+                self._audit.close()
+            self._closed.set()
+
+    async def _drain(self, service: GatewayService, grace: float) -> None:
+        """Let what has begun end; what has not by then is told so."""
+        service.draining = True
+        for connection in tuple(service.connections):
+            connection.close()
+        until = self._loop.time() + grace
+        while service.connections and self._loop.time() < until:
+            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        for connection in tuple(service.connections):
+            connection.give_up()
+        # A moment for what they were told to be sent.
+        until = self._loop.time() + 1.0
+        while service.connections and self._loop.time() < until:
+            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        for connection in tuple(service.connections):
+            connection.abort()
+
+
+async def run_until_stopped(running: Running, *, on_ready: Callable[[Running], object]) -> None:
+    """Start, say so, and return when it has been stopped."""
+    await running.start()
+    on_ready(running)
+    await running.wait_closed()
+
+
+def log_reload(task: asyncio.Task[None]) -> None:
+    """Say why a reload that nobody waits for failed."""
+    with suppress(asyncio.CancelledError):
+        error = task.exception()
+        if isinstance(error, LlcudaError):
+            getLogger("llcuda").warning("the reload failed, the workers before go on: %s", error)
+        elif error is not None:
+            getLogger("llcuda").error("the reload failed", exc_info=error)
+
+
+def _describe_devices() -> dict[str, Any]:
+    from llcuda import check_gpu_compatibility  # noqa: PLC0415 - only where it is asked for
+
+    return dict(check_gpu_compatibility())
