@@ -61,7 +61,7 @@ def test_it_becomes_ready_answers_and_takes_its_socket_away(
 def test_it_listens_nowhere_else(manager: ServerManager, tiny_model: Path, folder: Path) -> None:
     manager.start_server(tiny_model, host=str(folder / "x.sock"))
     inodes = {
-        os.readlink(link).removeprefix("socket:[").removesuffix("]")
+        str(link.readlink()).removeprefix("socket:[").removesuffix("]")
         for link in Path(f"/proc/{manager.server_pid}/fd").iterdir()
     }
     for table in ("tcp", "tcp6"):
@@ -76,7 +76,7 @@ def test_a_socket_has_no_port(manager: ServerManager, tiny_model: Path, folder: 
 
 
 @pytest.mark.parametrize("name", ["x.sock", "a, b.sock", "ü.sock"])
-def test_both_clients_connect(manager: ServerManager, demo_model: Path, folder: Path, name: str) -> None:
+def test_both_clients_connect(*, manager: ServerManager, demo_model: Path, folder: Path, name: str) -> None:
     manager.start_server(demo_model, host=str(folder / name))
 
     async def ask() -> list[str]:
@@ -125,9 +125,7 @@ def leave_socket(path: Path) -> None:
         left.bind(str(path))
 
 
-def test_what_is_there_already_is_left_alone_and_named(
-    manager: ServerManager, tiny_model: Path, folder: Path
-) -> None:
+def test_what_is_there_already_is_left_alone_and_named(manager: ServerManager, tiny_model: Path, folder: Path) -> None:
     path = folder / "x.sock"
     leave_socket(path)
     with pytest.raises(UsageError, match="left from a server that is gone") as caught:
@@ -151,7 +149,7 @@ def test_another_servers_socket_is_left_alone(manager: ServerManager, tiny_model
 
 
 def test_a_path_that_is_taken_after_the_check_is_reported_by_the_server(
-    manager: ServerManager, tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    *, manager: ServerManager, tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llcuda.server.ports.check_socket_path", lambda _: None)
     leave_socket(folder / "x.sock")
@@ -164,14 +162,14 @@ def test_a_path_that_is_taken_after_the_check_is_reported_by_the_server(
     ("host", "says"),
     [("x.sock", "absolute path"), ("/no/such/folder/x.sock", "cannot hold a socket"), ("/tmp/a\n.sock", "absolute")],
 )
-def test_a_path_that_cannot_be_is_refused(manager: ServerManager, tiny_model: Path, host: str, says: str) -> None:
+def test_a_path_that_cannot_be_is_refused(*, manager: ServerManager, tiny_model: Path, host: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         manager.start_server(tiny_model, host=host)
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o777, 0o1777])
 def test_a_folder_that_others_write_to_is_refused(
-    manager: ServerManager, tiny_model: Path, folder: Path, mode: int
+    *, manager: ServerManager, tiny_model: Path, folder: Path, mode: int
 ) -> None:
     shared = folder / "shared"
     shared.mkdir()

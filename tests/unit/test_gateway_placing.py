@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.engine.placement import Placement
 from llcuda.errors import NoDeviceError, UsageError
 from llcuda.gateway import loads
 from llcuda.gateway.config import ModelConfig
-from llcuda.gateway.placing import choose_options, choose_places
+from llcuda.gateway.placing import choose_options, choose_places, keep_to_core, order_cores, turn
 from tests.unit.test_engine_devices import BACKEND, T4, devices
+
+if TYPE_CHECKING:
+    from llcuda.engine.placement import Placement
 
 SECOND = dataclasses.replace(T4, index=1, uuid="GPU-second")
 
@@ -35,20 +37,63 @@ def model(**settings: Any) -> ModelConfig:
     ],
 )
 def test_several_workers_take_the_gpus_in_turn(workers: int, gpus: int, expected: list[int | None]) -> None:
-    assert [place.gpu for place in choose_places(model(workers=workers), gpus=gpus, cores=4)] == expected
+    assert [place.gpu for place in choose_places(model(workers=workers), gpus=gpus, cores=range(4))] == expected
 
 
 @pytest.mark.parametrize(
     ("workers", "cores", "expected"), [(1, 8, None), (2, 8, 4), (3, 8, 2), (8, 8, 1), (9, 8, 1), (2, 1, 1), (2, 3, 1)]
 )
 def test_the_cores_are_shared_out_evenly(workers: int, cores: int, expected: int | None) -> None:
-    assert {place.threads for place in choose_places(model(workers=workers), gpus=0, cores=cores)} == {expected}
+    assert {place.threads for place in choose_places(model(workers=workers), gpus=0, cores=range(cores))} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "expected"),
+    [(1, (5,), [None]), (2, (4, 6), [4, 6]), (2, (4, 6, 5, 7), [4, 6]), (3, (4, 6), [None] * 3)],
+)
+def test_each_worker_has_a_core_where_there_is_one_for_each(
+    workers: int, cores: tuple[int, ...], expected: list[int | None]
+) -> None:
+    assert [place.core for place in choose_places(model(workers=workers), gpus=0, cores=cores)] == expected
+
+
+@pytest.mark.parametrize(
+    ("siblings", "expected"),
+    [
+        ({0: (0, 1), 1: (0, 1), 2: (2, 3), 3: (2, 3)}, (0, 2, 1, 3)),
+        ({0: (0, 2), 1: (1, 3), 2: (0, 2), 3: (1, 3)}, (0, 1, 2, 3)),
+        ({7: (7,), 3: (3,)}, (3, 7)),
+        ({3: (2, 3)}, (3,)),
+    ],
+)
+def test_physical_cores_come_first(siblings: dict[int, tuple[int, ...]], expected: tuple[int, ...]) -> None:
+    assert order_cores(siblings) == expected
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, (0, 2, 1)), (1, (2, 1, 0)), (3, (0, 2, 1)), (8, (1, 0, 2))])
+def test_the_next_model_begins_at_the_next_core(number: int, expected: tuple[int, ...]) -> None:
+    assert turn((0, 2, 1), number) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "core", "expected"),
+    [
+        ({"threads": 1}, 3, {"threads": 1, "cpu_range": "3-3", "cpu_strict": 1}),
+        ({"threads": 1}, None, {"threads": 1}),
+        ({"threads": 2}, 3, {"threads": 2}),
+        ({"threads": None}, 3, {"threads": None}),
+        ({"threads": 1, "cpu_mask": "f"}, 3, {"threads": 1, "cpu_mask": "f"}),
+        ({"threads": 1, "numa": "isolate"}, 3, {"threads": 1, "numa": "isolate"}),
+    ],
+)
+def test_one_thread_is_kept_to_its_core(options: dict[str, Any], core: int | None, expected: dict[str, Any]) -> None:
+    assert keep_to_core(options, core) == expected
 
 
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"workers": -1}, {"slots": 0}])
 def test_a_number_that_is_none_is_refused(settings: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="below 1"):
-        choose_places(model(**settings), gpus=0, cores=4)
+        choose_places(model(**settings), gpus=0, cores=range(4))
 
 
 def test_the_context_of_all_slots_is_asked_for() -> None:
