@@ -43,16 +43,22 @@ class Fleet:
         self,
         config: ModelConfig,
         *,
+        workers_before: int = 0,
         hang_timeout: float = 10.0,
         drain: Callable[[Replica], Awaitable[object]] | None = None,
         on_change: Callable[[Replica], object] | None = None,
     ) -> None:
-        """Prepare; nothing is started yet. ``on_change`` is called at each change of a replica's state."""
+        """Prepare; nothing is started yet.
+
+        ``on_change`` is called at each change of a replica's state. ``workers_before`` is how many workers the models
+        before this one have: each model's are kept to other cores, as long as there are any.
+        """
         self.config = config
         self.replicas: tuple[Replica, ...] = ()
         self.last_error: LlcudaError | None = None
         """Why the last start on demand failed; None where it did not."""
         self._failed_at = 0.0
+        self._workers_before = workers_before
         self._hang_timeout = hang_timeout
         self._drain = drain
         self._on_change = on_change
@@ -137,13 +143,17 @@ class Fleet:
             if failures and not self.is_ready:
                 # Forgotten, so that the next start looks at the model anew.
                 await self._stop(self.replicas, 0)
-                self.last_error, self._failed_at = failures[0], monotonic()
+                if not self._left.is_set():
+                    self.last_error, self._failed_at = failures[0], monotonic()
                 raise failures[0]
 
     async def _start(self) -> list[LlcudaError]:
         """Start what does not run, all at the same time, and return the failures."""
-        if not self.replicas:
-            self.replicas = tuple(self._make(load) for load in await self._prepare())
+        try:
+            if not self.replicas:
+                self.replicas = tuple(self._make(load) for load in await self._prepare())
+        except LlcudaError as error:
+            return [error]
         results = await asyncio.gather(*(_try_start(replica) for replica in self.replicas))
         return [error for error in results if error is not None]
 
@@ -169,7 +179,7 @@ class Fleet:
         return loads
 
     def _prepare_blocking(self) -> tuple[SocketFolder, tuple[Load, ...]]:
-        loads = prepare_loads(self.config)
+        loads = prepare_loads(self.config, workers_before=self._workers_before)
         return self._folder or SocketFolder(), loads
 
     async def _replace(self, old: Replica | None, load: Load, *, grace: float) -> None:

@@ -44,7 +44,7 @@ class Heartbeat:
             while True:
                 if await self._ask():
                     return
-                await asyncio.sleep(PROBE_INTERVAL)
+                await self._pause()
         finally:
             self._transport.close()
 
@@ -67,13 +67,21 @@ class Heartbeat:
         now = monotonic()
         patience = self._pulse.next_look(now)
         await asyncio.wait({probe}, timeout=patience)
-        late = monotonic() - now - patience
-        if probe.done():
-            return False
-        if late > _LATE:
-            self._pulse.skip(late)
+        if probe.done() or self._was_late(now + patience):
             return False
         return self._judge()
+
+    async def _pause(self) -> None:
+        due = monotonic() + PROBE_INTERVAL
+        await asyncio.sleep(PROBE_INTERVAL)
+        self._was_late(due)
+
+    def _was_late(self, due: float) -> bool:
+        """Return whether this process did not run when it was due; nothing that it missed counts then."""
+        late = monotonic() - due
+        if late > _LATE:
+            self._pulse.skip(late)
+        return late > _LATE
 
     async def _probe(self) -> bool:
         deadline = Deadline(self._pulse.hang_timeout)

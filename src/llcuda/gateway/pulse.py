@@ -58,14 +58,16 @@ class Pulse:
             return False
         if now >= self._silent_at(self.asked):
             self.is_silent, self.good_in_a_row = True, 0
-        return now >= self.last_life + self.hang_timeout
+        return now >= self._lost_at(self.asked)
 
     def next_look(self, now: float) -> float:
         """Return the seconds after which it would have to be judged again, while a question is open."""
-        due = self.last_life + self.hang_timeout
-        if not self.is_silent and self.asked is not None:
-            due = min(due, self._silent_at(self.asked))
-        return max(0.0, due - now)
+        asked = now if self.asked is None else self.asked
+        due = self._lost_at(asked)
+        return max(0.0, (due if self.is_silent else min(due, self._silent_at(asked))) - now)
 
     def _silent_at(self, asked: float) -> float:
         return max(self.last_life + SILENT_AFTER, asked + _ASKED_FOR)
+
+    def _lost_at(self, asked: float) -> float:
+        return max(self.last_life + self.hang_timeout, asked + _ASKED_FOR)
