@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_exchange", "_head_bytes", "_loop", "_parser", "_paused_since", "_reading", "_service", "_since", "_state",
-        "_task", "_transport", "_url", "_waiting",
+        "_task", "_transport", "_upgrading", "_url", "_waiting",
     )  # fmt: skip
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._since = loop.time()
         self._head_bytes = 0
         self._url = b""
+        self._upgrading: Exchange | None = None
         self._reading: Exchange | None = None
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -108,11 +109,8 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The client asks whether we would rather speak something else; we answer as we do, and then close.
-            exchange = self._waiting[-1] if self._waiting else self._exchange
-            if exchange is not None:
-                exchange.keep_alive = False
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             if self._state != "refused":
                 self._refuse(RefusedError(400, f"this is not HTTP: {error}", code="bad_request", close=True))
@@ -148,6 +146,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        if self._upgrading is not None or self._state == "refused":
+            return
+        if self._state == "idle":
+            self._enter("head")
         self._url = b""
         self._reading = Exchange(self)
 
@@ -178,7 +180,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Decide whether the body is worth reading."""
         exchange = self._reading
-        if exchange is None or self._state == "refused":
+        if exchange is None or self._state == "refused" or self._upgrading is not None:
             return
         parser = self._parser
         self._head_bytes = 0
@@ -197,6 +199,9 @@ class Connection(asyncio.Protocol):
             else:
                 exchange.refusal = error
             return
+        if parser.should_upgrade():
+            self._upgrading = exchange
+            exchange.keep_alive = False
         if self._state == "head":
             self._enter("body")
         if exchange.headers.get("expect", "").lower() == "100-continue" and exchange.has_body:
@@ -213,6 +218,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer the request, or let it wait for the one before."""
+        if self._upgrading is not None and self._reading is self._upgrading and self._parser.should_upgrade():
+            return  # its body comes yet
+        self._upgrading = None
         exchange, self._reading = self._reading, None
         self._head_bytes = 0
         if exchange is None or self._state == "refused":
@@ -281,6 +289,23 @@ class Connection(asyncio.Protocol):
         elif self._state == "busy" and waited > limits.request_timeout and self._exchange and self._task:
             self._exchange.is_late = True
             self._task.cancel()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the body of a request that asks whether we would rather speak HTTP/2 (Java's client always does).
+
+        llhttp takes what follows such a head for the other protocol. It is answered as any other, and is the last.
+        """
+        exchange = self._upgrading
+        if exchange is None or exchange.method == "CONNECT":
+            if self._state != "refused":
+                self._refuse(RefusedError(400, "this is no proxy", code="bad_request", close=True))
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        chunked = "transfer-encoding" in exchange.headers
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % exchange.content_length
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        if rest:
+            self._parser.feed_data(rest)
 
     def _begin(self, exchange: Exchange) -> None:
         self._enter("busy")

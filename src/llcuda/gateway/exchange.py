@@ -55,9 +55,9 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_connection", "_pieces", "_source", "arrived", "body_bytes", "bytes_out", "caller",
-        "content_length", "extra_headers", "finished", "has_body", "head_complete", "header_bytes", "header_count", "headers", "is_late", "keep_alive",
-        "method", "model", "path", "query", "refusal", "request_id", "route", "started", "status", "usage", "worker",
-        "queue_seconds",
+        "content_length", "extra_headers", "finished", "has_body", "head_complete", "header_bytes", "header_count",
+        "headers", "is_late", "keep_alive", "method", "model", "path", "query", "queue_seconds", "refusal",
+        "request_id", "route", "started", "status", "usage", "worker",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:

@@ -44,7 +44,10 @@ class Running:
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
         self.models = {model.name: ServedModel(model, config.limits) for model in config.models}
-        self.fleets = {model.name: self._make_fleet(model) for model in config.models}
+        self.fleets: dict[str, Fleet] = {}
+        for model in config.models:
+            before = sum(fleet.config.workers for fleet in self.fleets.values())
+            self.fleets[model.name] = self._make_fleet(model, workers_before=before)
         self._server: asyncio.Server | None = None
         self._service: GatewayService | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -92,7 +95,7 @@ class Running:
             if fleet.replicas:
                 await fleet.reload(self.config.grace_timeout)
 
-    def _make_fleet(self, config: ModelConfig) -> Fleet:
+    def _make_fleet(self, config: ModelConfig, *, workers_before: int) -> Fleet:
         model = self.models[config.name]
 
         async def drain(replica: Replica) -> None:
@@ -103,7 +106,8 @@ class Running:
         def follow(_replica: Replica) -> None:
             model.follow(self.fleets[config.name].replicas)
 
-        return Fleet(config, hang_timeout=self.config.hang_timeout, drain=drain, on_change=follow)
+        hang_timeout = self.config.hang_timeout
+        return Fleet(config, workers_before=workers_before, hang_timeout=hang_timeout, drain=drain, on_change=follow)
 
     async def _listen(self) -> asyncio.Server:
         config, loop = self.config, self._loop
