@@ -56,9 +56,8 @@ class Echo:
         if exchange.path == "/stream":
             exchange.start_stream(200, "text/event-stream")
             for number in range(3):
-                exchange.write(b"data: %d\n\n" % number)
+                exchange.write(b"data: %d\n\n" % number, is_last=number == 2)
                 await asyncio.sleep(0)
-            exchange.end_stream()
             return
         if exchange.path == "/flood":
             exchange.start_stream(200, "text/event-stream")

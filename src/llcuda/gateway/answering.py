@@ -136,7 +136,6 @@ class ModelRequest:
     def _finish(self, reception: PlainAnswer) -> None:
         exchange = self._exchange
         if isinstance(reception, StreamedAnswer) and exchange.started:
-            exchange.end_stream()
             exchange.usage = reception.usage
             self._note_first(reception.first_at)
         elif isinstance(reception, WholeReception) and reception.is_stream:
@@ -181,8 +180,7 @@ def write_error_event(exchange: Exchange, message: str) -> None:
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
     exchange.keep_alive = False
-    exchange.write(event.encode())
-    exchange.end_stream()
+    exchange.write(event.encode(), is_last=True)
 
 
 async def fetch(worker: Worker, path: str, *, timeout: float = 2.0) -> PlainAnswer | None:

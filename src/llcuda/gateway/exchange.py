@@ -50,11 +50,11 @@ class Source(Protocol):
 class Exchange:
     """One request, and what has been written of its answer.
 
-    An answer is one :meth:`respond`, or :meth:`start_stream`, any number of :meth:`write` and :meth:`end_stream`.
+    An answer is one :meth:`respond`, or :meth:`start_stream` and any number of :meth:`write`, the last of which says so.
     """
 
     __slots__ = (
-        "_chunked", "_connection", "_pieces", "_source", "arrived", "body_bytes", "bytes_out", "caller",
+        "_chunked", "_connection", "_held", "_pieces", "_source", "arrived", "body_bytes", "bytes_out", "caller",
         "content_length", "extra_headers", "finished", "has_body", "head_complete", "header_bytes", "header_count",
         "headers", "is_late", "keep_alive", "method", "model", "path", "query", "queue_seconds", "refusal",
         "request_id", "route", "started", "status", "usage", "worker",
@@ -63,6 +63,7 @@ class Exchange:
     def __init__(self, connection: Connection) -> None:
         """Wait for the head."""
         self._connection = connection
+        self._held = b""
         self._pieces: list[bytes] = []
         self._source: Source | None = None
         self._chunked = True
@@ -132,6 +133,7 @@ class Exchange:
         """Write a whole answer; ``headers`` are lines without their ends."""
         self.status = status
         self.started = self.finished = True
+        self._held = b""
         more = "".join(f"{line}\r\n" for line in headers)
         head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
         self._write(head + body if self.method != "HEAD" else head)
@@ -144,23 +146,22 @@ class Exchange:
         self.respond(error.status, error.envelope(), headers=lines)
 
     def start_stream(self, status: int, content_type: str) -> None:
-        """Write the head of an answer that comes in pieces."""
+        """Begin an answer that comes in pieces; nothing is sent before the first."""
         self.status = status
-        self.started = True
         # Proxies such as nginx would collect a stream before they pass it on.
         more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
         self.keep_alive = self.keep_alive and self._chunked
-        self._write(self._head(status, content_type, more + ("Transfer-Encoding: chunked\r\n" if self._chunked else "")))
+        chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
+        self._held = self._head(status, content_type, more + chunked)
 
-    def write(self, data: bytes) -> None:
-        """Write a piece of a stream."""
-        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-
-    def end_stream(self) -> None:
-        """Write the end of a stream."""
-        self.finished = True
-        if self._chunked:
-            self._write(b"0\r\n\r\n")
+    def write(self, data: bytes, *, is_last: bool = False) -> None:
+        """Write a piece of a stream; the head goes with the first, the end with the last."""
+        self.started = True
+        head, self._held = self._held, b""
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+        end = b"0\r\n\r\n" if is_last and self._chunked else b""
+        self.finished = is_last
+        self._write(head + piece + end)
 
     def follow(self, source: Source | None) -> None:
         """Let ``source`` wait whenever the client is slow; None lets the one before go."""

@@ -83,7 +83,10 @@ class OwnAnswers:
         answer = await fetch(worker, "/props") if worker else None
         if answer is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
-        exchange.respond(answer.status, answer.body)
+        props = json.loads(answer.body)
+        # Where the file lies is nobody's business who asks over a network.
+        props["model_path"] = self._find_model(exchange).name
+        _respond(exchange, props, status=answer.status)
 
     async def _slots(self, exchange: Exchange) -> None:
         slots: list[dict[str, Any]] = []

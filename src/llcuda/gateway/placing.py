@@ -84,6 +84,7 @@ def choose_options(config: ModelConfig) -> dict[str, Any]:
             hint="Set slots, ctx_size (tokens of each slot), gpu_layers and threads of the model itself.",
         )
     return {
+        "alias": config.name,  # otherwise answers name the file, with its folder
         **config.server_options,
         "gpu_layers": config.gpu_layers,
         "ctx_size": None if config.ctx_size is None else config.ctx_size * config.slots,

@@ -107,7 +107,9 @@ class Running:
             model.follow(self.fleets[config.name].replicas)
 
         hang_timeout = self.config.hang_timeout
-        return Fleet(config, workers_before=workers_before, hang_timeout=hang_timeout, drain=drain, on_change=follow)
+        fleet = Fleet(config, workers_before=workers_before, hang_timeout=hang_timeout, drain=drain, on_change=follow)
+        model.start = fleet.ensure_started
+        return fleet
 
     async def _listen(self) -> asyncio.Server:
         config, loop = self.config, self._loop

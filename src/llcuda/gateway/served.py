@@ -8,7 +8,7 @@ from llcuda.gateway.admission import Admission
 from llcuda.gateway.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from llcuda.gateway.config import Limits, ModelConfig
     from llcuda.gateway.worker import Server
@@ -24,9 +24,15 @@ class ServedModel:
         self.config = config
         self.name = config.name
         self.workers: list[Worker] = []
+        self.start: Callable[[], Awaitable[None]] | None = None
         self.admission = Admission(
             lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
         )
+
+    async def ensure_started(self) -> None:
+        """Start the model, if it is not. Raises why it cannot be."""
+        if self.start is not None:
+            await self.start()
 
     def follow(self, servers: Sequence[Server]) -> None:
         """Have a worker for each of ``servers``: one more, one less, or another state than before."""

@@ -133,6 +133,7 @@ class GatewayService:
 
     async def _answer(self, request: ModelRequest, model: ServedModel, exchange: Exchange) -> None:
         assert exchange.route is not None  # noqa: S101 - check_head has found it
+        await model.ensure_started()
         if exchange.route.kind != "ask":
             await request.answer(model, deadline=self._find_deadline(exchange))
             return

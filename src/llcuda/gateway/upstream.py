@@ -30,8 +30,8 @@ class Reception(Protocol):
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Take status and headers."""
 
-    def on_body(self, data: bytes) -> None:
-        """Take a piece of the body."""
+    def on_body(self, data: bytes, *, is_last: bool) -> None:
+        """Take a piece of the body; the last one may be empty."""
 
 
 class _Link(asyncio.Protocol):
@@ -95,8 +95,8 @@ class _Link(asyncio.Protocol):
         body = reader.feed(data)
         if not had_head and reader.status:
             reception.on_head(reader.status, reader.headers)
-        if body:
-            reception.on_body(body)
+        if body or reader.complete:
+            reception.on_body(body, is_last=reader.complete)
         if reader.complete:
             self._reception = None
             if self._done is not None and not self._done.done():
