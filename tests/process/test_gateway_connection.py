@@ -21,8 +21,8 @@ GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def post(body: bytes, *headers: str, path: str = "/echo") -> bytes:
-    lines = "".join(f"{line}\r\n" for line in (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers))
-    return lines.encode() + b"\r\n" + body
+    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers)
+    return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body
 
 
 class Echo:
@@ -113,6 +113,11 @@ class Client:
         return await self.reader.read()
 
 
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - what is waited for happens in the code under test
+        await asyncio.sleep(0.001)
+
+
 def with_echo(scenario: Callable[[Echo, Callable[[], Awaitable[Client]]], Awaitable[None]], **limits: Any) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -188,8 +193,7 @@ def test_answers_stay_in_order_while_requests_wait_and_what_waits_is_bounded() -
     async def scenario(echo: Echo, connect: Callable[[], Awaitable[Client]]) -> None:
         client = await connect()
         client.send(post(b"", path="/wait") + post(b"second"))
-        while echo.begun != ["/wait"]:
-            await asyncio.sleep(0)
+        await until(lambda: echo.begun == ["/wait"])
         flood = post(b"x" * 1000) * 20_000
         client.send(flood)
         await asyncio.sleep(0.3)
@@ -308,11 +312,9 @@ def test_a_client_that_goes_away_cancels_its_request() -> None:
     async def scenario(echo: Echo, connect: Callable[[], Awaitable[Client]]) -> None:
         client = await connect()
         client.send(post(b"", path="/wait"))
-        while not echo.begun:
-            await asyncio.sleep(0)
+        await until(lambda: echo.begun)
         client.writer.close()
-        while not echo.cancelled:
-            await asyncio.sleep(0.001)
+        await until(lambda: echo.cancelled)
         assert not echo.connections
 
     with_echo(scenario)
@@ -323,14 +325,12 @@ def test_a_slow_reader_makes_the_source_wait_and_is_cut_in_the_end() -> None:
         client = await connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-        while not echo.begun:
-            await asyncio.sleep(0.001)
+        await until(lambda: echo.begun)
         (connection,) = echo.connections
         connection.check_time(asyncio.get_running_loop().time())
         assert echo.connections
         connection.check_time(asyncio.get_running_loop().time() + 61)
-        while echo.connections:
-            await asyncio.sleep(0.001)
+        await until(lambda: not echo.connections)
         assert echo.timeouts.slow_readers == 1
         assert echo.cancelled == ["/flood"]
 
@@ -380,8 +380,7 @@ def test_a_gateway_that_ends_answers_what_it_has_and_says_that_it_is_the_last() 
     async def scenario(echo: Echo, connect: Callable[[], Awaitable[Client]]) -> None:
         client, idle = await connect(), await connect()
         client.send(post(b"", path="/wait"))
-        while not echo.begun:
-            await asyncio.sleep(0)
+        await until(lambda: echo.begun)
         echo.draining = True
         for connection in tuple(echo.connections):
             connection.close()

@@ -21,7 +21,7 @@ class FakeServer:
     name: str = "w0"
     slots: int = 1
     state: str = "ready"
-    api_key: str | None = None
+    api_key: str = "key"
     socket_path: Path = field(default_factory=lambda: Path("/nonesuch.sock"))
 
     def note_life(self) -> None:

@@ -143,7 +143,7 @@ class Simulation:
         self.placed = [0] * workers
         self.hits = self.links = 0
 
-    def place(self, worker: int, prompt: Prompt, now: float, seconds: float) -> None:
+    def place(self, worker: int, prompt: Prompt, *, now: float, seconds: float) -> None:
         slots = self.cached[worker]
         best = max(slots, key=lambda slot: shared(slot, prompt.links), default=())
         hit = shared(best, prompt.links)
@@ -192,8 +192,8 @@ def test_conversations_find_their_cache_where_chance_does_not() -> None:
     for now, prompt in turns:
         index = choose_worker(chosen.views(prompt, now))
         assert index is not None
-        chosen.place(index, prompt, now, 2.0)
-        drawn.place(chance.randrange(8), prompt, now, 2.0)
+        chosen.place(index, prompt, now=now, seconds=2.0)
+        drawn.place(chance.randrange(8), prompt, now=now, seconds=2.0)
     # A turn adds an answer and a question to what can be known.
     possible = chosen.links - 2 * len(turns)
     assert chosen.hits > 0.9 * possible
@@ -207,5 +207,5 @@ def test_no_worker_is_left_idle_while_another_has_a_queue() -> None:
     for number in range(8):
         index = choose_worker(simulation.views(prompt, 0.0))
         assert index is not None, number
-        simulation.place(index, prompt, 0.0, 10.0)
+        simulation.place(index, prompt, now=0.0, seconds=10.0)
     assert simulation.placed == [2, 2, 2, 2]

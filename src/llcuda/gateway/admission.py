@@ -229,7 +229,8 @@ class Admission:
         self.shed["queue_full"] += 1
         what = f"{self.waiting} requests wait" if self.waiting >= self._max_queued else "too many tokens wait"
         if job.tokens > self._max_tokens:
-            return RefusedError(413, f"this request alone is more than {self._max_tokens} tokens", code="too_many_tokens")
+            message = f"this request alone is more than {self._max_tokens} tokens"
+            return RefusedError(413, message, code="too_many_tokens")
         return RefusedError(429, f"{what} already", code="queue_full", headers=self._retry_after())
 
     def _late(self, how: str) -> RefusedError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,23 @@ if TYPE_CHECKING:
 __all__ = ["ModelRequest", "fetch", "write_error_event"]
 
 _SERVER_ERROR = 500
-_ATTEMPTS = 2
 _CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
 _USUAL_ANSWER = 256
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What came of asking one worker."""
+
+    worker: Worker
+    reception: PlainAnswer
+    problem: str | None
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether another worker should be asked."""
+        return self.problem is not None or self.reception.status >= _SERVER_ERROR
 
 
 class ModelRequest:
@@ -57,33 +71,17 @@ class ModelRequest:
             priority=caller.priority if caller else 0,
             deadline=deadline,
         )
-        failed: Worker | None = None
-        for attempt in range(1, _ATTEMPTS + 1):
-            worker = await self._take_turn(model, job)
-            reception = self._receive()
-            problem = await self._try(model, worker, reception)
-            if problem is None and reception.status < _SERVER_ERROR:
-                worker.note_answer()
-                if failed is not None and failed is not worker:
-                    failed.note_failure()
-                self._finish(reception)
-                return
-            if problem is not None:
-                worker.note_failure()
-                if exchange.started:
-                    self._end_with_error(problem)
-                    return
-            else:
-                failed = worker
-            if attempt == _ATTEMPTS or (problem is None and len(model.workers) == 1):
-                break
-            job.excluded = worker
-            self._metrics.retries.inc()
-        if problem is None:
-            # Two workers, or the only one, say the same: it is the request's doing.
-            self._pass_on(reception)
+        first = await self._try(model, job)
+        if not first.is_failure or exchange.started or (first.problem is None and len(model.workers) == 1):
+            self._finish(first)
             return
-        raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
+        job.excluded = first.worker
+        self._metrics.retries.inc()
+        second = await self._try(model, job)
+        if not second.is_failure and first.problem is None and first.worker is not second.worker:
+            # What another worker could answer was not the request's fault.
+            first.worker.note_failure()
+        self._finish(second)
 
     async def ask(self, worker: Worker) -> None:
         """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
@@ -104,20 +102,31 @@ class ModelRequest:
         self._metrics.queue_seconds.observe(job.queued - before)
         return worker
 
-    async def _try(self, model: ServedModel, worker: Worker, reception: PlainAnswer) -> str | None:
-        """Let a worker answer; return what went wrong with it."""
+    async def _try(self, model: ServedModel, job: Job) -> _Attempt:
+        """Wait for a worker and let it answer."""
+        worker, reception = await self._take_turn(model, job), self._receive()
+        problem = await self._ask(model, worker, reception) or self._find_cut(reception)
+        attempt = _Attempt(worker, reception, problem)
+        if problem is not None:
+            worker.note_failure()
+        elif not attempt.is_failure:
+            worker.note_answer()
+        return attempt
+
+    async def _ask(self, model: ServedModel, worker: Worker, reception: PlainAnswer) -> str | None:
+        """Let a worker answer in the slot that was taken; return what went wrong with it."""
         exchange, upstream, began = self._exchange, worker.upstream, monotonic()
-        measured = None
+        seconds = None
         try:
             request = upstream.build("POST", self._route.upstream, self._body)
             await upstream.exchange(request, reception, on_link=exchange.follow if self._streams else None)
-            measured = monotonic() - began
+            seconds = monotonic() - began
         except UpstreamFailedError as error:
             return str(error)
         finally:
             exchange.follow(None)
-            model.admission.release(worker, seconds=measured)
-        return self._find_cut(reception)
+            model.admission.release(worker, seconds=seconds)
+        return None
 
     def _find_cut(self, reception: PlainAnswer) -> str | None:
         if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
@@ -133,9 +142,14 @@ class ModelRequest:
             return WholeReception(WholeAnswer(self._route.endpoint))
         return PlainAnswer()
 
-    def _finish(self, reception: PlainAnswer) -> None:
-        exchange = self._exchange
-        if isinstance(reception, StreamedAnswer) and exchange.started:
+    def _finish(self, attempt: _Attempt) -> None:
+        """Write what is left of the answer."""
+        exchange, reception = self._exchange, attempt.reception
+        if attempt.problem is not None:
+            if not exchange.started:
+                raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
+            write_error_event(exchange, f"the answer broke off: {attempt.problem}")
+        elif isinstance(reception, StreamedAnswer) and exchange.started:
             exchange.usage = reception.usage
             self._note_first(reception.first_at)
         elif isinstance(reception, WholeReception) and reception.is_stream:
@@ -155,10 +169,6 @@ class ModelRequest:
     def _pass_on(self, reception: PlainAnswer) -> None:
         self._exchange.respond(reception.status, reception.body, content_type=reception.content_type)
 
-    def _end_with_error(self, problem: str) -> None:
-        """Tell the client of a stream that no more comes."""
-        write_error_event(self._exchange, f"the answer broke off: {problem}")
-
     def _answer_tokens(self) -> int:
         for name in _ANSWER_LIMITS:
             value = self.fields.get(name)
@@ -172,15 +182,17 @@ def write_error_event(exchange: Exchange, message: str) -> None:
     error = {"message": message, "type": "server_error", "param": None, "code": "worker_failed"}
     endpoint = exchange.route.endpoint if exchange.route else ""
     if endpoint == "messages":
-        data = {"type": "error", "error": {"type": "api_error", "message": message}}
-        event = f"event: error\ndata: {json.dumps(data)}\n\n"
+        event = _named_event({"type": "error", "error": {"type": "api_error", "message": message}})
     elif endpoint == "responses":
-        data = {"type": "error", **error}
-        event = f"event: error\ndata: {json.dumps(data)}\n\n"
+        event = _named_event({**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
     exchange.keep_alive = False
     exchange.write(event.encode(), is_last=True)
+
+
+def _named_event(data: dict[str, Any]) -> str:
+    return f"event: error\ndata: {json.dumps(data)}\n\n"
 
 
 async def fetch(worker: Worker, path: str, *, timeout: float = 2.0) -> PlainAnswer | None:

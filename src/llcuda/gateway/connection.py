@@ -344,7 +344,8 @@ class Connection(asyncio.Protocol):
 
     def _head_too_large(self) -> RefusedError:
         limits = self._service.limits
-        message = f"the head of the request is larger than {limits.max_header_bytes} bytes or {limits.max_headers} headers"
+        most = f"{limits.max_header_bytes} bytes or {limits.max_headers} headers"
+        message = f"the head of the request has more than {most}"
         return RefusedError(431, message, code="head_too_large", close=True)
 
     def _too_large(self) -> RefusedError:

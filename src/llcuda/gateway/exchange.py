@@ -50,7 +50,7 @@ class Source(Protocol):
 class Exchange:
     """One request, and what has been written of its answer.
 
-    An answer is one :meth:`respond`, or :meth:`start_stream` and any number of :meth:`write`, the last of which says so.
+    An answer is one :meth:`respond`, or :meth:`start_stream` and some :meth:`write`, the last of which says so.
     """
 
     __slots__ = (

@@ -64,8 +64,8 @@ class Gateway:
         except BaseException:
             self.stop(grace=0.0)
             raise
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        failure = self._failure
+        if failure is not None:
             self.stop()
             raise failure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import ssl
 from contextlib import suppress
 from logging import getLogger
@@ -30,6 +31,7 @@ __all__ = ["Running"]
 _BACKLOG = 1024
 _TICK_SECONDS = 1.0
 _DRAIN_LOOK_SECONDS = 0.02
+_FAREWELL_SECONDS = 1.0
 
 
 class Running:
@@ -100,8 +102,8 @@ class Running:
 
         async def drain(replica: Replica) -> None:
             worker = model.find_worker(replica)
-            while worker is not None and worker.busy:
-                await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+            if worker is not None:
+                await _until(lambda: not worker.busy)
 
         def follow(_replica: Replica) -> None:
             model.follow(self.fleets[config.name].replicas)
@@ -188,15 +190,11 @@ class Running:
         service.draining = True
         for connection in tuple(service.connections):
             connection.close()
-        until = self._loop.time() + grace
-        while service.connections and self._loop.time() < until:
-            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        await _until(lambda: not service.connections, seconds=grace)
         for connection in tuple(service.connections):
             connection.give_up()
         # A moment for what they were told to be sent.
-        until = self._loop.time() + 1.0
-        while service.connections and self._loop.time() < until:
-            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        await _until(lambda: not service.connections, seconds=_FAREWELL_SECONDS)
         for connection in tuple(service.connections):
             connection.abort()
 
@@ -206,6 +204,14 @@ async def run_until_stopped(running: Running, *, on_ready: Callable[[Running], o
     await running.start()
     on_ready(running)
     await running.wait_closed()
+
+
+async def _until(condition: Callable[[], bool], *, seconds: float = math.inf) -> None:
+    """Return when it is so, or the time is over."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not condition() and loop.time() < end:  # noqa: ASYNC110 - a look at an end that comes once
+        await asyncio.sleep(_DRAIN_LOOK_SECONDS)
 
 
 def log_reload(task: asyncio.Task[None]) -> None:

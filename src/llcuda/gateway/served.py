@@ -36,11 +36,11 @@ class ServedModel:
 
     def follow(self, servers: Sequence[Server]) -> None:
         """Have a worker for each of ``servers``: one more, one less, or another state than before."""
-        kept = {id(worker.server): worker for worker in self.workers}
+        before = self.workers
         self.workers = [
-            kept.pop(id(server), None) or Worker(server, on_free=self.admission.dispatch) for server in servers
+            self.find_worker(server) or Worker(server, on_free=self.admission.dispatch) for server in servers
         ]
-        for gone in kept.values():
+        for gone in (worker for worker in before if worker not in self.workers):
             gone.draining = True
             gone.drop()
         for worker in self.workers:

@@ -147,7 +147,8 @@ class GatewayService:
         model = self._models.get(self._default if name is None else str(name))
         if model is None:
             names = ", ".join(self._models)
-            raise RefusedError(404, f"there is no model {name!r}; there is {names}", code="model_not_found", param="model")
+            message = f"there is no model {name!r}; there is {names}"
+            raise RefusedError(404, message, code="model_not_found", param="model")
         return model
 
     def _find_deadline(self, exchange: Exchange) -> float:

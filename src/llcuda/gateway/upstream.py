@@ -138,11 +138,11 @@ class Upstream:
         link = self._take()
         if link is not None:
             try:
-                return await self._run(link, request, reception, on_link)
+                return await self._run(link, request, reception=reception, on_link=on_link)
             except UpstreamFailedError:
                 if not link.is_untouched:
                     raise
-        return await self._run(await self._connect(), request, reception, on_link)
+        return await self._run(await self._connect(), request, reception=reception, on_link=on_link)
 
     def close(self) -> None:
         """Cut everything: requests that wait get UpstreamFailedError."""
@@ -154,6 +154,7 @@ class Upstream:
         self,
         link: _Link,
         request: bytes,
+        *,
         reception: Reception,
         on_link: Callable[[asyncio.Transport], object] | None,
     ) -> None:

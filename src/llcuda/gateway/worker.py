@@ -18,18 +18,13 @@ _FIRST_REST, _LONGEST_REST = 0.5, 10.0  # seconds
 
 
 class Server(Protocol):
-    """What a worker needs to know of its llama-server."""
+    """What a worker needs to know of its llama-server; :class:`llcuda.gateway.replica.Replica` is one."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def socket_path(self) -> Path: ...
-    @property
-    def api_key(self) -> str | None: ...
-    @property
-    def slots(self) -> int: ...
+    name: str
+    state: str
+    socket_path: Path
+    api_key: str
+    slots: int
 
     def note_life(self) -> None:
         """Take note that it has said something."""
