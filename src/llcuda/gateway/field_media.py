@@ -7,7 +7,16 @@ from typing import Any
 from llcuda.gateway.field_checks import invalid, tokens
 from llcuda.gateway.refusals import RefusedError
 
-__all__ = ["MAX_MESSAGES", "MAX_PROMPTS", "conversation", "inputs", "prompt", "prompts", "response_input"]
+__all__ = [
+    "MAX_MESSAGES",
+    "MAX_PROMPTS",
+    "conversation",
+    "count_prompts",
+    "inputs",
+    "prompt",
+    "prompts",
+    "response_input",
+]
 
 MAX_MESSAGES = 4096
 """The chat template is applied to all of them at each request, in time that grows with their number."""
