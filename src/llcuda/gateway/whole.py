@@ -104,7 +104,8 @@ class WholeAnswer:
             raise RefusedError(502, reason, code="bad_answer") from None
 
     def _add(self, event: bytes) -> int:
-        if event == b"[DONE]":
+        # llama-server sends null at the beginning of every prompt of a request but the first.
+        if event in {b"[DONE]", b"null"}:
             return 0
         data = _decode(event.decode())
         # An error is {"error": {...}}, but in Anthropic's API the inner object alone, without a type of an event.
