@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["GatewayConfig", "KeyConfig", "Limits", "ModelConfig"]
+__all__ = ["MAX_KEY_LENGTH", "GatewayConfig", "KeyConfig", "Limits", "ModelConfig"]
+
+MAX_KEY_LENGTH = 256
+"""Characters of a key: what is longer is no key, and is not hashed in full."""
 
 
 @dataclass(frozen=True, slots=True)
