@@ -11,7 +11,6 @@ import pytest
 
 from llcuda.gateway.endpoints import ENDPOINTS
 from llcuda.gateway.fields import check_fields, parse_body
-from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.whole import WholeAnswer, needs_whole, to_streamed
 from tests.process.test_client_real import KEY, run_server
 

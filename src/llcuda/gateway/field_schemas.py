@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 from llcuda.gateway.field_checks import invalid
+from llcuda.gateway.patterns import is_quick
 from llcuda.gateway.refusals import RefusedError
 from llcuda.schema.check import check_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from llcuda.gateway.endpoints import Endpoint
 
 __all__ = ["asked_schema", "response_format", "response_text", "schema"]
+
+MAX_SCHEMA_CHARACTERS = 64 << 10
+"""llama-server makes a grammar of it before it answers anyone else, and every answer is held against it."""
+MAX_PATTERNS = 64
+"""Patterns in a schema. Each is looked into before it is tried on a text."""
 
 _FORMATS = ("text", "json_object", "json_schema")
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -25,7 +31,9 @@ def schema(name: str, value: Any) -> None:
     if type(value) is not dict:
         raise RefusedError(400, f"{name} must be an object", code="invalid_schema", param=name)
     try:
+        _check_size(value)
         check_schema(value)
+        _check_patterns(value)
     except UsageError as error:
         reason = f"{name}: {error.args[0]} {error.hint}".rstrip()
         raise RefusedError(400, reason, code="invalid_schema", param=name) from None
@@ -82,3 +90,32 @@ def _read_format(wanted: Mapping[str, Any], beside: dict[str, Any] | None) -> di
 def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the schema, in llama-server's sense of an empty one."""
     return document if document is None else document or _ANY_OBJECT
+
+
+def _check_size(document: dict[str, Any]) -> None:
+    size = len(str(document))
+    if size > MAX_SCHEMA_CHARACTERS:
+        raise UsageError(f"the schema has {size} characters, and may have {MAX_SCHEMA_CHARACTERS}")
+
+
+def _check_patterns(document: dict[str, Any]) -> None:
+    patterns = set(_find_patterns(document))
+    if len(patterns) > MAX_PATTERNS:
+        raise UsageError(f"the schema has {len(patterns)} patterns, and may have {MAX_PATTERNS}")
+    for pattern in patterns:
+        if not is_quick(pattern):
+            raise UsageError(
+                f"the schema has a pattern that could take for ever to check: {pattern[:100]}",
+                hint="A pattern must begin with ^ and end with $, and each next character must settle how it goes on.",
+            )
+
+
+def _find_patterns(value: Any) -> Iterator[str]:
+    """Return every pattern, wherever it stands; a property of that name has a schema, not a string."""
+    if type(value) is dict:
+        if type(value.get("pattern")) is str:
+            yield value["pattern"]
+        if type(value.get("patternProperties")) is dict:
+            yield from value["patternProperties"]
+    for item in value.values() if type(value) is dict else value if type(value) is list else ():
+        yield from _find_patterns(item)

@@ -150,6 +150,7 @@ _CHAT: dict[str, Check] = {
     **_SAMPLING,
     **_TEMPLATE,
     **_IGNORED,
+    "echo": flag,
     "audio": only(None, why=_UNSUPPORTED),
     "function_call": only("none", why="functions are given as tools"),
     "functions": only([], why="functions are given as tools"),

@@ -18,6 +18,7 @@ from json import JSONDecoder, JSONEncoder
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import ResponseError
+from llcuda.gateway.field_changes import find_changes
 from llcuda.gateway.field_media import count_prompts
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.whole_answers import (
@@ -139,12 +140,18 @@ def to_streamed(body: bytes, fields: Mapping[str, Any]) -> bytes:
     """Return the body that asks for a stream with its counts, given the body and the fields that are in it.
 
     What is missing goes in after the first brace. Where a field has to change, the body is written anew: of two fields
-    of one name llama-server takes the last. A body that asks for a stream stays as it is.
+    of one name llama-server takes the last. A body that asks for a stream stays as it is, but for what
+    :func:`~llcuda.gateway.field_changes.find_changes` finds. Raises RefusedError where that does.
     """
-    if fields.get("stream") is True:
+    changes = find_changes(fields)
+    if fields.get("stream") is not True:
+        usage = {**(fields.get("stream_options") or {}), "include_usage": True}
+        changes |= {"stream": True, "stream_options": usage}
+        if fields.get("continue_final_message"):
+            # A stream leaves out the beginning of the message, which was given; a whole answer has it.
+            changes["echo"] = True
+    if not changes:
         return body
-    usage = {**(fields.get("stream_options") or {}), "include_usage": True}
-    changes = {"stream": True, "stream_options": usage}
     if not changes.keys().isdisjoint(fields):
         return _encode({**fields, **changes}).encode()
     rest = body.lstrip()[1:]
