@@ -14,12 +14,13 @@ from llcuda.gateway.fields import check_fields, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.upstream import UpstreamFailedError
-from llcuda.gateway.whole import WholeAnswer, check_answer, to_streamed
+from llcuda.gateway.whole import WholeAnswer, needs_whole, to_streamed
+from llcuda.gateway.whole_schema import check_answer
 
 if TYPE_CHECKING:
     from llcuda.gateway.exchange import Exchange
     from llcuda.gateway.metrics import GatewayMetrics
-    from llcuda.gateway.routes import Route
+    from llcuda.gateway.routes import ModelRoute
     from llcuda.gateway.served import ServedModel
     from llcuda.gateway.worker import Worker
 
@@ -48,7 +49,7 @@ class _Attempt:
 class ModelRequest:
     """A request that a model answers, from its body to the last byte of the answer."""
 
-    def __init__(self, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> None:
+    def __init__(self, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> None:
         """Read and check the body. Raises RefusedError."""
         self._exchange = exchange
         self._route = route
@@ -57,8 +58,11 @@ class ModelRequest:
         self.fields: dict[str, Any] = parse_body(self._body)
         check_fields(route.endpoint, self.fields)
         self._streams = route.kind == "generate" and self.fields.get("stream") is True
-        if route.kind == "generate" and not self._streams:
-            self._body = to_streamed(route.endpoint, self._body, self.fields)
+        self._is_put_together = (
+            route.kind == "generate" and not self._streams and not needs_whole(route.endpoint, self.fields)
+        )
+        if self._is_put_together:
+            self._body = to_streamed(self._body, self.fields)
         exchange.drop_body()
 
     async def answer(self, model: ServedModel, *, deadline: float) -> None:
@@ -83,13 +87,15 @@ class ModelRequest:
             first.worker.note_failure()
         self._finish(second)
 
-    async def ask(self, worker: Worker) -> None:
+    async def ask(self, model: ServedModel) -> None:
         """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
-        reception = PlainAnswer()
+        worker, reception = model.choose_any(), PlainAnswer()
+        if worker is None:
+            raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
         upstream = worker.upstream
         self._exchange.worker = worker.server.name
         try:
-            await upstream.exchange(upstream.build("POST", self._route.upstream, self._body), reception)
+            await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
         except UpstreamFailedError as error:
             raise RefusedError(502, "the worker broke off", code="worker_failed") from error
         self._pass_on(reception)
@@ -118,7 +124,7 @@ class ModelRequest:
         exchange, upstream, began = self._exchange, worker.upstream, monotonic()
         seconds = None
         try:
-            request = upstream.build("POST", self._route.upstream, self._body)
+            request = upstream.build("POST", self._exchange.path, self._body)
             await upstream.exchange(request, reception, on_link=exchange.follow if self._streams else None)
             seconds = monotonic() - began
         except UpstreamFailedError as error:
@@ -138,8 +144,8 @@ class ModelRequest:
     def _receive(self) -> PlainAnswer:
         if self._streams:
             return StreamedAnswer(self._exchange, self._route.endpoint, self._metrics.meter(self._exchange.arrived))
-        if self._route.kind == "generate":
-            return WholeReception(WholeAnswer(self._route.endpoint))
+        if self._is_put_together:
+            return WholeReception(WholeAnswer(self._route.endpoint, self.fields))
         return PlainAnswer()
 
     def _finish(self, attempt: _Attempt) -> None:
@@ -187,7 +193,6 @@ def write_error_event(exchange: Exchange, message: str) -> None:
         event = _named_event({**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
-    exchange.keep_alive = False
     exchange.write(event.encode(), is_last=True)
 
 

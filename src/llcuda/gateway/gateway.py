@@ -64,7 +64,7 @@ class Gateway:
         except BaseException:
             self.stop(grace=0.0)
             raise
-        failure = self._failure
+        failure = self._take_failure()
         if failure is not None:
             self.stop()
             raise failure
@@ -111,6 +111,10 @@ class Gateway:
             loop.add_signal_handler(number, running.begin_stop)
         loop.add_signal_handler(signal.SIGHUP, reload)
         await run_until_stopped(running, on_ready=on_ready)
+
+    def _take_failure(self) -> BaseException | None:
+        failure, self._failure = self._failure, None
+        return failure
 
     def _serve(self, ready: threading.Event) -> None:
         async def serve() -> None:

@@ -85,7 +85,7 @@ class Replica:
         self._on_change = on_change
         self._server = ServerManager(on_exit=self._tell_exit)
         # One for a start, which may hang, and one for the stop that ends it.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"llcuda-{name}")
+        self._threads: ThreadPoolExecutor | None = None
         self._past = Restarts()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._life: asyncio.Task[None] | None = None
@@ -118,6 +118,7 @@ class Replica:
         if self.state in {"stopping", "draining"}:
             raise UsageError(f"the replica {self.name} is {self.state}", hint="Start it when it has stopped.")
         if self.state in {"stopped", "failed"}:
+            self._threads = self._threads or ThreadPoolExecutor(2, thread_name_prefix=f"llcuda-{self.name}")
             self._loop = asyncio.get_running_loop()
             self._left = asyncio.Event()
             self._outcome = self._loop.create_future()
@@ -141,6 +142,9 @@ class Replica:
             while not life.done():
                 await self._run(partial(self._server.stop_server, timeout=grace))
                 await asyncio.wait({life}, timeout=_STOP_INTERVAL)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+            self._threads = None
         self._set("stopped")
 
     async def _live(self) -> None:

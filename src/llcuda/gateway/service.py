@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.errors import LlcudaError
+from llcuda.gateway.access import check_content_type, require_admin
 from llcuda.gateway.admission import Callers
 from llcuda.gateway.answering import ModelRequest, write_error_event
+from llcuda.gateway.audit import AuditRecord
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.exchange import Timeouts
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import ROUTES
+from llcuda.gateway.routes import ROUTES, OwnRoute
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
     from llcuda.gateway.connection import Connection
     from llcuda.gateway.exchange import Exchange
     from llcuda.gateway.metrics import GatewayMetrics
-    from llcuda.gateway.routes import Route
+    from llcuda.gateway.routes import ModelRoute, Route
     from llcuda.gateway.served import ServedModel
 
-__all__ = ["GatewayService", "to_json"]
+__all__ = ["GatewayService"]
 
 _CLIENT_GONE = 499  # nginx's status for it, in the log and the metrics only
 _MAX_TIMEOUT = 86400.0
@@ -69,9 +71,9 @@ class GatewayService:
         if not route.is_public:
             exchange.caller = caller = self._access.authenticate(exchange.headers)
             if route.is_admin:
-                self._access.require_admin(caller)
+                require_admin(caller)
         if exchange.has_body:
-            self._access.check_content_type(exchange.headers)
+            check_content_type(exchange.headers)
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer, whatever happens, and count it."""
@@ -117,9 +119,12 @@ class GatewayService:
     async def _dispatch(self, exchange: Exchange) -> None:
         route = exchange.route
         assert route is not None  # noqa: S101 - check_head has found it
-        if route.kind == "own":
+        if isinstance(route, OwnRoute):
             await self._own[route.endpoint](exchange)
-            return
+        else:
+            await self._ask_model(exchange, route)
+
+    async def _ask_model(self, exchange: Exchange, route: ModelRoute) -> None:
         caller = exchange.caller
         name = caller.name if caller else ""
         self._callers.enter(name, caller.max_in_flight if caller else None)
@@ -127,20 +132,13 @@ class GatewayService:
             request = ModelRequest(exchange, route, self.metrics)
             model = self.find_model(request.fields.get("model"))
             exchange.model = model.name
-            await self._answer(request, model, exchange)
+            await model.ensure_started()
+            if route.kind == "ask":
+                await request.ask(model)
+            else:
+                await request.answer(model, deadline=self._find_deadline(exchange))
         finally:
             self._callers.leave(name)
-
-    async def _answer(self, request: ModelRequest, model: ServedModel, exchange: Exchange) -> None:
-        assert exchange.route is not None  # noqa: S101 - check_head has found it
-        await model.ensure_started()
-        if exchange.route.kind != "ask":
-            await request.answer(model, deadline=self._find_deadline(exchange))
-            return
-        worker = model.choose_any()
-        if worker is None:
-            raise RefusedError(503, "no worker of this model can answer now", headers={"Retry-After": "5"})
-        await request.ask(worker)
 
     def find_model(self, name: object) -> ServedModel:
         """Return the model that a request names; the first one where it names none."""
@@ -192,10 +190,25 @@ class GatewayService:
         if prompt or completion:
             self.metrics.prompt_tokens.inc(prompt)
             self.metrics.completion_tokens.inc(completion)
-        if self._audit is not None and endpoint != "unknown":
-            self._audit.write(exchange, seconds=seconds)
+        if self._audit is not None:
+            self._audit.write(_describe(exchange, seconds))
 
 
-def to_json(value: object) -> bytes:
-    """Return a value as the body of an answer."""
-    return json.dumps(value, ensure_ascii=False).encode()
+def _describe(exchange: Exchange, seconds: float) -> AuditRecord:
+    prompt, completion = exchange.usage
+    return AuditRecord(
+        time=time.time() - seconds,
+        id=exchange.request_id,
+        key=exchange.caller.name if exchange.caller else "",
+        method=exchange.method,
+        path=exchange.path,
+        status=exchange.status,
+        model=exchange.model or None,
+        worker=exchange.worker or None,
+        bytes_in=exchange.body_bytes,
+        bytes_out=exchange.bytes_out,
+        prompt_tokens=prompt or None,
+        completion_tokens=completion or None,
+        queue_ms=1000 * exchange.queue_seconds if exchange.worker else None,
+        duration_ms=1000 * seconds,
+    )
