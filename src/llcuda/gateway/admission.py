@@ -134,14 +134,14 @@ class Admission:
         try:
             return await entry.turn
         except asyncio.CancelledError:
-            # Its turn may have come in the same moment.
-            if entry.turn.done() and not entry.turn.cancelled() and entry.turn.exception() is None:
-                self.release(entry.turn.result())
+            if entry in self._heap:
+                self._remove(entry)
+            elif not entry.turn.cancelled() and entry.turn.exception() is None:
+                self.release(entry.turn.result())  # its turn came in the same moment
             raise
         finally:
             timer.cancel()
             job.queued += self._loop.time() - began
-            self._forget(entry)
 
     def release(self, worker: Worker, *, seconds: float | None = None) -> None:
         """Give a slot back, to whoever is next; it was used for ``seconds`` where a request was answered in it."""
@@ -154,15 +154,12 @@ class Admission:
         """Give free slots to those who wait; called when a slot or a worker has become free."""
         while self._heap:
             entry = self._heap[0]
-            if entry.turn.done():
-                heapq.heappop(self._heap)
-                continue
             worker = self._place(entry.job)
             if worker is None:
                 if not any(candidate.is_expected for candidate in self._workers()):
                     self._refuse_all()
                 return
-            heapq.heappop(self._heap)
+            self._leave(heapq.heappop(self._heap))
             entry.turn.set_result(worker)
 
     def estimate_wait(self) -> float:
@@ -197,12 +194,15 @@ class Admission:
         self.waiting_tokens += job.tokens
         return entry
 
-    def _forget(self, entry: _Entry) -> None:
+    def _leave(self, entry: _Entry) -> None:
         self.waiting -= 1
         self.waiting_tokens -= entry.job.tokens
-        if (entry.turn.cancelled() or entry.turn.exception()) and entry in self._heap:
-            self._heap.remove(entry)
-            heapq.heapify(self._heap)
+
+    def _remove(self, entry: _Entry) -> None:
+        self._heap.remove(entry)
+        heapq.heapify(self._heap)
+        self._leave(entry)
+        self.dispatch()
 
     def _latest(self, job: Job, now: float) -> float:
         if any(worker.is_ready for worker in self._workers()):
@@ -212,14 +212,15 @@ class Admission:
     def _give_up(self, entry: _Entry) -> None:
         if entry.turn.done():
             return
+        self._remove(entry)
         no_worker = not any(worker.is_ready for worker in self._workers())
         entry.turn.set_exception(self._unavailable() if no_worker else self._late("passed before"))
 
     def _refuse_all(self) -> None:
-        for entry in self._heap:
-            if not entry.turn.done():
-                entry.turn.set_exception(self._unavailable())
-        self._heap.clear()
+        refused, self._heap = self._heap, []
+        for entry in refused:
+            self._leave(entry)
+            entry.turn.set_exception(self._unavailable())
 
     def _retry_after(self) -> dict[str, str]:
         seconds = self.estimate_wait() * (1 + 0.2 * random())  # noqa: S311 - so that they do not all come back at once

@@ -63,7 +63,11 @@ class _Link(asyncio.Protocol):
         """Send a request; ``done`` is set at the end of its answer."""
         self._reception, self._done = reception, done
         self._reader = ResponseReader("")
-        self.transport.write(request)
+        if self.transport.is_closing():
+            # It was lost before anybody listened, and nobody will say so again.
+            self._fail(UpstreamFailedError("the connection was closed"))
+        else:
+            self.transport.write(request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what asyncio's connections give

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "Worker"]
 
+_GONE = frozenset({"waiting", "failed", "stopping", "stopped"})
 _FIRST_REST, _LONGEST_REST = 0.5, 10.0  # seconds
 
 
@@ -100,7 +101,7 @@ class Worker:
         if self.server.state == "ready":
             self._rests_until = 0.0
             self._on_free()
-        elif self.server.state != "silent":
+        elif self.server.state in _GONE:
             self.drop()
 
     def drop(self) -> None:
