@@ -180,7 +180,7 @@ class TestWhatIsAnswered:
         assert asker.http.get("/v1/chat/completions").headers["allow"] == "POST"
 
     def test_a_conversation_stays_with_its_worker(self, asker: Asker) -> None:
-        messages = [{"role": "user", "content": f"Hello {random.random()}"}]
+        messages, cached = [{"role": "user", "content": f"Hello {random.random()}"}], 0
         for _ in range(4):
             answer = asker.http.post("/v1/chat/completions", json={"messages": messages, "temperature": 0}).json()
             messages += [answer["choices"][0]["message"], {"role": "user", "content": "Go on."}]

@@ -120,7 +120,7 @@ def test_an_answer_that_breaks_off_is_a_failure_of_the_worker(tmp_path: Path, an
 
     async def closing(made: Server, upstream: Upstream) -> None:
         if answer and answer != b"nonsense\r\n\r\n":
-            asyncio.get_running_loop().call_later(0.05, lambda: [link.transport.abort() for link in upstream._busy])
+            asyncio.get_running_loop().call_later(0.05, upstream.close)
         await scenario(made, upstream)
 
     with_server(tmp_path, server, closing)
