@@ -71,7 +71,15 @@ _probabilities = whole_number(OPTIONS["n_probs"], high=MAX_PROBABILITIES)
 _max_tokens = whole_number(OPTIONS["max_tokens"])
 _grammar = text(MAX_GRAMMAR_CHARACTERS)
 _stop = texts(MAX_STOPS, most_characters=MAX_STOP_CHARACTERS)
-_tools = items(MAX_TOOLS)
+
+
+def _tools(name: str, value: Any) -> None:
+    """Take a list of tools, as each of the APIs writes them."""
+    if type(value) is not list or len(value) > MAX_TOOLS:
+        raise invalid(name, value, f"a list of at most {MAX_TOOLS} objects")
+    for tool in value:
+        if type(tool) is not dict or type(tool.get("function", {})) is not dict:
+            raise invalid(name, tool, "a list of objects")
 
 
 def _bias(name: str, value: Any) -> None:
@@ -80,7 +88,7 @@ def _bias(name: str, value: Any) -> None:
     if type(value) not in {dict, list} or len(value) > MAX_BIASES:
         raise invalid(name, value, f"an object or a list of at most {MAX_BIASES} pairs")
     for pair in pairs:
-        if len(pair) != 2 or not _is_bias(*pair):  # noqa: PLR2004
+        if type(pair) not in {tuple, list} or len(pair) != 2 or not _is_bias(*pair):  # noqa: PLR2004
             raise invalid(name, pair, "pairs of a token or a short text, and a number or false")
 
 
@@ -135,13 +143,16 @@ _TEMPLATE: dict[str, Check] = {
 }
 
 
+_CHOICES = ("auto", "none", "required")
+
+
 def _tool_choice(name: str, value: Any) -> None:
     """Take a word, or the name of one function, which llama-server itself would leave out of account."""
     if type(value) is dict:
         function = value.get("function", value) if value.get("type") == "function" else None
         if type(function) is dict and type(function.get("name")) is str:
             return
-    elif value in {"auto", "none", "required"}:
+    elif value in _CHOICES:
         return
     raise invalid(name, value, "'auto', 'none', 'required', or an object that names a function")
 
@@ -169,7 +180,7 @@ _CHAT: dict[str, Check] = {
     "store": ignored,
     "thinking_budget_tokens": whole_number(OPTIONS["reasoning_budget_tokens"]),
     "tool_choice": _tool_choice,
-    "tools": either(_tools, only([], why=""), wanted=f"a list of at most {MAX_TOOLS} objects"),
+    "tools": _tools,
     "top_logprobs": whole_number(OPTIONS["n_probs"], high=MAX_TOP_LOGPROBS),
     "verbosity": ignored,
 }
@@ -219,14 +230,17 @@ _RESPONSES: dict[str, Check] = {
     "store": ignored,
     "text": response_text,
     "tool_choice": _tool_choice,
-    "tools": _CHAT["tools"],
+    "tools": _tools,
     "top_logprobs": only(0, why="a response has no probabilities"),
     "truncation": ignored,
 }
 
 
+_ANTHROPIC_CHOICES = ("auto", "any", "none", "tool")
+
+
 def _anthropic_choice(name: str, value: Any) -> None:
-    if type(value) is not dict or value.get("type") not in {"auto", "any", "none", "tool"}:
+    if type(value) is not dict or value.get("type") not in _ANTHROPIC_CHOICES:
         raise invalid(name, value, "an object whose type is auto, any, none or tool")
     if value["type"] == "tool" and type(value.get("name")) is not str:
         raise invalid(name, value, "an object with the name of a tool")
@@ -245,7 +259,7 @@ _MESSAGES: dict[str, Check] = {
     "system": either(text(MAX_TOKENIZED_CHARACTERS), items(MAX_TOOLS), wanted="a string or a list of texts"),
     "thinking": mapping(4),
     "tool_choice": _anthropic_choice,
-    "tools": _CHAT["tools"],
+    "tools": _tools,
 }
 _EMBEDDINGS: dict[str, Check] = {
     **_IGNORED,

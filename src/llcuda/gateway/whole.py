@@ -7,7 +7,8 @@ what the same request would be answered with otherwise:
   first, and the bytes of a character that the limit cut in half;
 - probabilities of tokens without a text: the last one, and the marks around reasoning and calls of tools;
 - tokens that are parts of a character, among ``tokens`` (``return_tokens``);
-- the cut that ``n_indent`` makes in a line that was sent already.
+- the cut that ``n_indent`` makes in a line that was sent already;
+- the marks of reasoning that is empty where nothing follows it, which llama-server takes for the text.
 
 :func:`needs_whole` tells where the second, third and fourth matter: such a request is better sent on as it is.
 """
