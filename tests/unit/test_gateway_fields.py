@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llcuda.gateway import field_sampling as sampling
 from llcuda.gateway import field_tables as tables
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_prompts
+from llcuda.gateway.field_refusals import REFUSED
 from llcuda.gateway.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
 from llcuda.gateway.fields import MAX_BODY_DEPTH, check_fields, parse_body
 from llcuda.gateway.patterns import is_quick
@@ -147,12 +149,12 @@ def test_a_long_name_is_cut_short_in_the_refusal() -> None:
     assert len(error.param or "") <= 100
 
 
-@pytest.mark.parametrize("name", tables.REFUSED)
+@pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("endpoint", sorted(tables.FIELDS))
 def test_what_reaches_into_the_server_is_refused_everywhere_and_the_reason_given(endpoint: Endpoint, name: str) -> None:
     error = refuse(endpoint, {name: None})
     assert (error.code, error.param) == ("unknown_field", name)
-    assert tables.REFUSED[name] in error.message
+    assert REFUSED[name] in error.message
 
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint, names in tables.REQUIRED.items() if names])
@@ -188,17 +190,17 @@ def test_the_range_is_in_the_message() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n": tables.MAX_CHOICES + 1},
+        {"n": sampling.MAX_CHOICES + 1},
         {"n": 0},
-        {"n_probs": tables.MAX_PROBABILITIES + 1},
+        {"n_probs": sampling.MAX_PROBABILITIES + 1},
         {"top_logprobs": tables.MAX_TOP_LOGPROBS + 1},
         {"max_tokens": 2**31},
         {"max_tokens": 100.0},
         {"temperature": 1e300},
         {"temperature": 10**400},
-        {"grammar": "x" * (tables.MAX_GRAMMAR_CHARACTERS + 1)},
-        {"stop": ["x"] * (tables.MAX_STOPS + 1)},
-        {"stop": "x" * (tables.MAX_STOP_CHARACTERS + 1)},
+        {"grammar": "x" * (sampling.MAX_GRAMMAR_CHARACTERS + 1)},
+        {"stop": ["x"] * (sampling.MAX_STOPS + 1)},
+        {"stop": "x" * (sampling.MAX_STOP_CHARACTERS + 1)},
         {"stop": [""]},
         {"stop": [1]},
         {"tools": [TOOL] * (tables.MAX_TOOLS + 1)},
@@ -212,9 +214,10 @@ def test_the_range_is_in_the_message() -> None:
         {"logit_bias": [1]},
         {"logit_bias": ["ab"]},
         {"logit_bias": {"1": True}},
-        {"logit_bias": {str(place): 1 for place in range(tables.MAX_BIASES + 1)}},
-        {"logit_bias": {"x" * (tables.MAX_BIAS_CHARACTERS + 1): 1}},
-        {"samplers": ["x"] * (tables.MAX_SAMPLERS + 1)},
+        {"logit_bias": {"1": -1e39}},
+        {"logit_bias": {str(place): 1 for place in range(sampling.MAX_BIASES + 1)}},
+        {"logit_bias": {"x" * (sampling.MAX_BIAS_CHARACTERS + 1): 1}},
+        {"samplers": ["x"] * (sampling.MAX_SAMPLERS + 1)},
         {"chat_template_kwargs": {str(place): 1 for place in range(tables.MAX_TEMPLATE_ARGUMENTS + 1)}},
         {"dry_sequence_breakers": []},
         {"messages": []},

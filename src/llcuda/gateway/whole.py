@@ -22,13 +22,9 @@ from llcuda.errors import ResponseError
 from llcuda.gateway.field_changes import find_changes
 from llcuda.gateway.field_media import count_prompts
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.whole_answers import (
-    ChatAnswer,
-    CompletionsAnswer,
-    MessagesAnswer,
-    NativeAnswer,
-    ResponsesAnswer,
-)
+from llcuda.gateway.whole_blocks import MessagesAnswer, ResponsesAnswer
+from llcuda.gateway.whole_chat import ChatAnswer
+from llcuda.gateway.whole_texts import CompletionsAnswer, NativeAnswer
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
