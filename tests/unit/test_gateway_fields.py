@@ -195,6 +195,8 @@ def test_the_range_is_in_the_message() -> None:
         {"n_probs": sampling.MAX_PROBABILITIES + 1},
         {"top_logprobs": tables.MAX_TOP_LOGPROBS + 1},
         {"max_tokens": 2**31},
+        {"dry_penalty_last_n": sampling.MAX_LOOK_BACK + 1},
+        {"repeat_last_n": sampling.MAX_LOOK_BACK + 1},
         {"max_tokens": 100.0},
         {"temperature": 1e300},
         {"temperature": 10**400},

@@ -31,6 +31,8 @@ MAX_BIAS = 1e4
 """How large a bias may be: far above any logit, and far below what would make all of them infinite."""
 MAX_SAMPLERS = 32
 """More than llama-server has."""
+MAX_LOOK_BACK = 1 << 20
+"""Tokens that a penalty looks back at, and llama-server sets memory aside for: told 2**31, it was killed for it."""
 MAX_BREAKERS = 32
 """Strings that end a repetition; each is looked up in the whole vocabulary."""
 MAX_NAME_CHARACTERS = 1024
@@ -77,6 +79,7 @@ SAMPLING: dict[str, Check] = {
     "adaptive_target": number(Option("float", high=1)),
     "adaptive_decay": number(Option("float", low=0, high=0.99)),
     "cache_prompt": flag,
+    "dry_penalty_last_n": whole_number(OPTIONS["dry_penalty_last_n"], high=MAX_LOOK_BACK),
     "dry_sequence_breakers": list_of(MAX_BREAKERS, name_check),
     "grammar": _grammar,
     "ignore_eos": flag,
@@ -89,6 +92,7 @@ SAMPLING: dict[str, Check] = {
     "n_indent": whole_number(Option("int", low=0, high=MAX_INDENT)),
     "n_predict": max_tokens_check,
     "post_sampling_probs": flag,
+    "repeat_last_n": whole_number(OPTIONS["repeat_last_n"], high=MAX_LOOK_BACK),
     "return_progress": flag,
     "samplers": texts(MAX_SAMPLERS, most_characters=MAX_SAMPLERS),
     "stop": stop_check,
