@@ -100,7 +100,10 @@ def _check_prompt_object(name: str, value: dict[str, Any]) -> None:
         _check_parts(name, value["content"])
     elif type(value.get("prompt_string")) is not str:
         raise invalid(name, value, "a string, a list of tokens, or an object with a prompt_string")
-    for media in value.get("multimodal_data") or ():
+    data = value.get("multimodal_data") or []
+    if type(data) is not list:
+        raise invalid(f"{name}.multimodal_data", data, "a list of media as base64")
+    for media in data:
         _check_source(f"{name}.multimodal_data", media)
 
 

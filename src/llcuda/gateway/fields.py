@@ -6,7 +6,8 @@ import re
 from json import JSONDecoder, JSONEncoder
 from typing import TYPE_CHECKING, Any
 
-from llcuda.gateway.field_tables import FIELDS, REFUSED, REQUIRED
+from llcuda.gateway.field_refusals import REFUSED
+from llcuda.gateway.field_tables import FIELDS, REQUIRED
 from llcuda.gateway.refusals import RefusedError
 from llcuda.options import suggest_names
 

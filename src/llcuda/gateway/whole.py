@@ -7,7 +7,8 @@ what the same request would be answered with otherwise:
   first, and the bytes of a character that the limit cut in half;
 - probabilities of tokens without a text: the last one, and the marks around reasoning and calls of tools;
 - tokens that are parts of a character, among ``tokens`` (``return_tokens``);
-- the cut that ``n_indent`` makes in a line that was sent already.
+- the cut that ``n_indent`` makes in a line that was sent already;
+- the marks of reasoning that is empty where nothing follows it, which llama-server takes for the text.
 
 :func:`needs_whole` tells where the second, third and fourth matter: such a request is better sent on as it is.
 """
@@ -21,13 +22,9 @@ from llcuda.errors import ResponseError
 from llcuda.gateway.field_changes import find_changes
 from llcuda.gateway.field_media import count_prompts
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.whole_answers import (
-    ChatAnswer,
-    CompletionsAnswer,
-    MessagesAnswer,
-    NativeAnswer,
-    ResponsesAnswer,
-)
+from llcuda.gateway.whole_blocks import MessagesAnswer, ResponsesAnswer
+from llcuda.gateway.whole_chat import ChatAnswer
+from llcuda.gateway.whole_texts import CompletionsAnswer, NativeAnswer
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
