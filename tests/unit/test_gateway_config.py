@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 
 from llcuda.errors import UsageError
 from llcuda.gateway.checks import is_loopback, load_tls
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
-from llcuda.gateway.effective import format_toml, to_plain
+from llcuda.gateway.effective import _format_value, format_toml, to_plain
 from llcuda.gateway.keys import MASK, parse_keys
 from llcuda.gateway.naming import name_model, place_model, split_model
 from llcuda.gateway.options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS
 from llcuda.gateway.reading import Given, make_config, read_config, read_given
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -244,6 +252,10 @@ def test_only_a_path_is_placed(tmp_path: Path) -> None:
         ("server_options = { parallel = 3 }", "parallel is not a server option here (model demo) | Set slots instead."),
         ("server_options = { x = 1979-05-27 }", "server_options.x: datetime.date(1979, 5, 27) is no value"),
         ("server_options = { x = { y = 1 } }", "is no value of an option"),
+        ("server_options = { x = inf }", "is no value of an option"),
+        ('server_options = { x = "a\\nb" }', "server_options.x has characters that cannot be printed"),
+        ("server_options = { '' = 1 }", "'' is no name of an option"),
+        ("server_options = { '--a b' = 1 }", "'--a b' is no name of an option"),
         ("tls_certificate = '/c.pem'", "TLS needs a certificate and its key"),
         ("tls_certificate = '/no/c.pem'\ntls_key = '/no/k.pem'", "/no/c.pem cannot be read: No such file"),
         ("models = 3", "models is not a list of tables | Write [[models]] above each."),
@@ -473,6 +485,18 @@ def test_what_is_printed_is_a_file_that_comes_to_the_same(tmp_path: Path) -> Non
     elsewhere.mkdir()
     printed = write(elsewhere, format_toml(given, config))
     assert read({"config": str(printed)}, API_KEY="sk-variable") == config
+
+
+@for_all(
+    st.text(min_size=1).filter(str.isprintable)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.booleans()
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+def test_every_value_is_read_as_it_was_printed(value: object) -> None:
+    document = tomllib.loads(f"x = {_format_value(value)}\ny = {_format_value({'a': [value]})}")
+    assert document == {"x": value, "y": {"a": [value]}}
+    assert type(document["x"]) is type(value)
 
 
 def test_no_key_is_printed(tmp_path: Path) -> None:

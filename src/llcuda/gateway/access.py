@@ -29,6 +29,13 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::([0-9]{1,5}))?")
 _JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=("?)utf-8\1[ \t]*)?;?', re.IGNORECASE)
 # A client has a few combinations, an attacker any number of addresses: the bound is about 50 kB.
 _REMEMBERED = 128
+_EXPOSED = {"Access-Control-Expose-Headers": "*"}
+# The star stands for everything but Authorization.
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, *",
+    "Access-Control-Max-Age": "600",
+}
 _CHALLENGE = 'Bearer realm="llcuda"'
 
 
@@ -71,6 +78,18 @@ class Access:
         site = headers.get("sec-fetch-site")
         is_foreign = site is not None and site.strip().lower() == "cross-site"
         self._check(headers.get("host"), headers.get("origin"), is_foreign)
+
+    def cors_headers(self, headers: Mapping[str, str], *, preflight: bool = False) -> dict[str, str]:
+        """Return what the answer carries for its page to see it, where the page's origin is one that is allowed.
+
+        ``preflight`` is for the answer to OPTIONS, which a browser sends before, and without a key.
+        """
+        if not self._origins:
+            return {}
+        origin = headers.get("origin", "")
+        if origin.lower() not in self._origins:
+            return {"Vary": "Origin"}
+        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **(_PREFLIGHT if preflight else _EXPOSED)}
 
     def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Return whose key the request carries, as ``Authorization: Bearer`` or ``X-Api-Key``.

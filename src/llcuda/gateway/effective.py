@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["format_toml", "to_plain"]
 
-_BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
-
 
 def to_plain(given: Given, config: GatewayConfig) -> dict[str, Any]:
     """Return every option with the value that holds, as serve.toml would have it; keys are masked."""
@@ -66,7 +64,8 @@ def _mask(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _format_pair(name: str, value: Any) -> str:
-    return f"{name if _BARE.issuperset(name) else _format_value(name)} = {_format_value(value)}"
+    # All names are ours or llama-server's, which need no quotes.
+    return f"{name} = {_format_value(value)}"
 
 
 def _format_value(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = ["KEY_OPTIONS", "MODEL_OPTIONS", "OPTIONS", "PREFIX", "Option", "check
 
 PREFIX = "LLCUDA_SERVE_"
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+_OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 Scope = type[GatewayConfig] | type[Limits] | type[ModelConfig] | type[KeyConfig]
 
 
@@ -269,6 +271,8 @@ def _check_server_options(option: Option, value: Any, place: str) -> dict[str, A
     if not isinstance(value, dict):
         raise UsageError(f"{place} is not a table", hint=f'Write {option.name} = {{ cache-type-k = "q8_0" }}.')
     for name, entry in value.items():
+        if not _OPTION_NAME.fullmatch(name):
+            raise UsageError(f"{place}: {name!r} is no name of an option", hint="Write it as llama-server --help does.")
         _check_server_option(entry, f"{place}.{name}")
     return {name.replace("-", "_"): entry for name, entry in value.items()}
 
