@@ -195,6 +195,25 @@ def test_with_tls_our_own_origin_is_https() -> None:
     assert refused(TLS, {"host": "localhost:8090", "origin": "http://localhost:8090"}).status == 403
 
 
+def test_the_pages_of_allowed_origins_see_their_answers_and_no_others() -> None:
+    seen = OPEN.cors_headers({"origin": "https://App.example.com"})
+    assert seen["Access-Control-Allow-Origin"] == "https://App.example.com"
+    assert OPEN.cors_headers({"origin": "https://evil.example"}) == OPEN.cors_headers({}) == {"Vary": "Origin"}
+    assert KEYED.cors_headers({"origin": "https://app.example.com"}) == {}
+
+
+def test_a_page_is_told_beforehand_that_it_may_send_a_key() -> None:
+    told = OPEN.cors_headers({"origin": "https://app.example.com"}, preflight=True)
+    assert told["Access-Control-Allow-Headers"].startswith("Authorization")
+    assert "Access-Control-Allow-Credentials" not in told
+
+
+def test_a_name_that_is_listened_on_is_ours() -> None:
+    access = Access(GatewayConfig(MODELS, host="MyHost", keys=KEYS), port=8090)
+    access.check_origin({"host": "myhost:8090"})
+    assert refused(access, {"host": "myhost2:8090"}).status == 421
+
+
 def test_what_was_refused_is_refused_again_and_what_passed_passes_again() -> None:
     for _ in range(3):
         OPEN.check_origin({"host": "localhost:8090"})

@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.config import GatewayConfig, KeyConfig
 
-__all__ = ["Access", "Caller", "check_content_type", "require_admin"]
+__all__ = ["Access", "Caller", "check_content_type", "parse_host", "require_admin"]
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::([0-9]{1,5}))?")
 _JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=("?)utf-8\1[ \t]*)?;?', re.IGNORECASE)
 # A client has a few combinations, an attacker any number of addresses: the bound is about 50 kB.
 _REMEMBERED = 128
+_EXPOSED = {"Access-Control-Expose-Headers": "*"}
+# The star stands for everything but Authorization.
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, *",
+    "Access-Control-Max-Age": "600",
+}
 _CHALLENGE = 'Bearer realm="llcuda"'
 
 
@@ -57,7 +64,7 @@ class Access:
         self._callers = tuple((_digest(key.key), _to_caller(key)) for key in config.keys)
         self._port = str(port)
         self._scheme = "https" if config.tls_certificate else "http"
-        self._hosts = frozenset(host.lower() for host in ("localhost", *config.allowed_hosts))
+        self._hosts = frozenset(host.lower() for host in ("localhost", config.host, *config.allowed_hosts))
         self._origins = frozenset(origin.lower() for origin in config.allowed_origins)
         # Only what passed is kept: an error is raised anew.
         self._check = lru_cache(_REMEMBERED)(self._check_host_and_origin)
@@ -71,6 +78,18 @@ class Access:
         site = headers.get("sec-fetch-site")
         is_foreign = site is not None and site.strip().lower() == "cross-site"
         self._check(headers.get("host"), headers.get("origin"), is_foreign)
+
+    def cors_headers(self, headers: Mapping[str, str], *, preflight: bool = False) -> dict[str, str]:
+        """Return what the answer carries for its page to see it, where the page's origin is one that is allowed.
+
+        ``preflight`` is for the answer to OPTIONS, which a browser sends before, and without a key.
+        """
+        if not self._origins:
+            return {}
+        origin = headers.get("origin", "")
+        if origin.lower() not in self._origins:
+            return {"Vary": "Origin"}
+        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **(_PREFLIGHT if preflight else _EXPOSED)}
 
     def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Return whose key the request carries, as ``Authorization: Bearer`` or ``X-Api-Key``.
@@ -100,10 +119,10 @@ class Access:
     def _check_host(self, host: str | None) -> str:
         """Return the host and port as they were sent, in lower case."""
         authority = (host or "").lower()
-        match = _HOST.fullmatch(authority)
-        if match is None:
+        parsed = parse_host(authority)
+        if parsed is None:
             raise RefusedError(400, "the request has no Host header that names one host", code="invalid_host")
-        name, port = match.groups()
+        name, port = parsed
         if authority not in self._hosts and not (
             port in {None, self._port} and (name in self._hosts or _is_address(name))
         ):
@@ -111,6 +130,12 @@ class Access:
                 421, "this gateway is not known by that Host; `allowed_hosts` names more", code="unknown_host"
             )
         return authority
+
+
+def parse_host(authority: str) -> tuple[str, str | None] | None:
+    """Return the name and the port of ``NAME``, ``NAME:PORT`` or an address, in lower case; None for all else."""
+    match = _HOST.fullmatch(authority.lower())
+    return (match[1], match[2]) if match else None
 
 
 def require_admin(caller: Caller) -> None:
