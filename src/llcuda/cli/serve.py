@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import add_command
@@ -12,10 +11,9 @@ from llcuda.cli.output import print_json, print_note
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from llcuda.cli.options import Commands
     from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.gateway import Gateway
     from llcuda.gateway.options import Option
 
 __all__ = ["add_parser", "describe"]
@@ -62,12 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(format_toml(given, config))
         return 0
-    gateway = _import_gateway()
-    gateway(
-        config,
+    _import_gateway()(config).run(
         on_ready=lambda url: print_note(describe(config, url)),
-        reload=lambda: read_config(flags, environment=os.environ),
-    ).run()
+        read_config=lambda: read_config(flags, environment=os.environ),
+    )
     return 0
 
 
@@ -106,15 +102,13 @@ def _format_default(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _import_gateway() -> Callable[..., Any]:
+def _import_gateway() -> type[Gateway]:
     try:
-        # It needs the extra, which `--check` and `--help` do not.
-        service = import_module("llcuda.gateway.service")
+        from llcuda.gateway.gateway import Gateway  # noqa: PLC0415 - it needs the extra; `--check` and `--help` do not
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "llcuda":
             raise
         raise UsageError(
             f"llcuda serve needs {error.name}, which is not installed", hint="pip install 'llcuda[gateway]'"
         ) from None
-    gateway: Callable[..., Any] = service.Gateway
-    return gateway
+    return Gateway

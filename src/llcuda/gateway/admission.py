@@ -107,8 +107,8 @@ class Admission:
     ) -> None:
         """Let at most ``max_queued`` jobs wait, of together at most ``max_queued_tokens`` estimated tokens."""
         self._workers = workers
-        self._max_queued = max_queued
-        self._max_tokens = max_queued_tokens
+        self.max_queued = max_queued
+        self.max_queued_tokens = max_queued_tokens
         self._heap: list[_Entry] = []
         self._numbers = count()
         self._loop = asyncio.get_running_loop()
@@ -184,7 +184,7 @@ class Admission:
     def _enqueue(self, job: Job) -> _Entry:
         if not any(worker.is_expected for worker in self._workers()):
             raise self._unavailable()
-        if self.waiting >= self._max_queued or self.waiting_tokens + job.tokens > self._max_tokens:
+        if self.waiting >= self.max_queued or self.waiting_tokens + job.tokens > self.max_queued_tokens:
             raise self._full(job)
         if self._loop.time() + self.estimate_wait() > job.deadline:
             raise self._late("would pass before")
@@ -228,9 +228,9 @@ class Admission:
 
     def _full(self, job: Job) -> RefusedError:
         self.shed["queue_full"] += 1
-        what = f"{self.waiting} requests wait" if self.waiting >= self._max_queued else "too many tokens wait"
-        if job.tokens > self._max_tokens:
-            message = f"this request alone is more than {self._max_tokens} tokens"
+        what = f"{self.waiting} requests wait" if self.waiting >= self.max_queued else "too many tokens wait"
+        if job.tokens > self.max_queued_tokens:
+            message = f"this request alone is more than {self.max_queued_tokens} tokens"
             return RefusedError(413, message, code="too_many_tokens")
         return RefusedError(429, f"{what} already", code="queue_full", headers=self._retry_after())
 

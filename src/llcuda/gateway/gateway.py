@@ -88,21 +88,32 @@ class Gateway:
             raise ServerError("the gateway does not run", hint="Call gateway.start() first.")
         asyncio.run_coroutine_threadsafe(self._running.reload(), self._loop).result()
 
-    def run(self, on_ready: Callable[[Running], object]) -> None:
-        """Serve on this thread until SIGTERM or SIGINT; SIGHUP reloads. A second signal ends it at once.
+    def run(
+        self,
+        *,
+        on_ready: Callable[[str], object],
+        read_config: Callable[[], GatewayConfig] | None = None,
+    ) -> None:
+        """Serve on this thread until SIGTERM or SIGINT; a second one ends it at once.
 
+        ``on_ready`` is given the address. SIGHUP reloads, with what ``read_config`` returns then, if it is given.
         Raises what :meth:`start` raises.
         """
-        asyncio.run(self._run_with_signals(on_ready))
+        asyncio.run(self._run_with_signals(on_ready, read_config))
 
-    async def _run_with_signals(self, on_ready: Callable[[Running], object]) -> None:
+    async def _run_with_signals(
+        self, on_ready: Callable[[str], object], read_config: Callable[[], GatewayConfig] | None
+    ) -> None:
         loop = asyncio.get_running_loop()
         running = Running(self.config)
         reloads: set[asyncio.Task[None]] = set()
 
+        async def read_and_reload() -> None:
+            await running.reload(await asyncio.to_thread(read_config) if read_config else None)
+
         def reload() -> None:
             if not reloads:
-                task = loop.create_task(running.reload())
+                task = loop.create_task(read_and_reload())
                 reloads.add(task)
                 task.add_done_callback(reloads.discard)
                 task.add_done_callback(log_reload)
@@ -110,7 +121,7 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.begin_stop)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        await run_until_stopped(running, on_ready=on_ready)
+        await run_until_stopped(running, on_ready=lambda: on_ready(running.url))
 
     def _take_failure(self) -> BaseException | None:
         failure, self._failure = self._failure, None
@@ -120,7 +131,7 @@ class Gateway:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
             self._running = Running(self.config)
-            await run_until_stopped(self._running, on_ready=lambda _: ready.set())
+            await run_until_stopped(self._running, on_ready=ready.set)
 
         try:
             asyncio.run(serve())

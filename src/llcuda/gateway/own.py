@@ -60,6 +60,7 @@ class OwnAnswers:
             "metrics": self._page,
             "capabilities": self._capabilities,
             "reload": self._start_reload,
+            "preflight": self._allow,
         }
 
     async def _health(self, exchange: Exchange) -> None:
@@ -107,6 +108,10 @@ class OwnAnswers:
         models = [_describe_model(model) for model in self._models.values()]
         limits = {name: getattr(self._config.limits, name) for name in self._config.limits.__slots__}
         _respond(exchange, {"version": __version__, "devices": devices, "models": models, "limits": limits})
+
+    async def _allow(self, exchange: Exchange) -> None:
+        """Answer a browser's question; what it may do stands in the headers, where it may do anything."""
+        exchange.respond(_OK, b"", content_type="text/plain")
 
     async def _start_reload(self, exchange: Exchange) -> None:
         if self._reloading is not None and not self._reloading.done():

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 
-__all__ = ["ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
+__all__ = ["PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
 
 Kind = Literal["generate", "compute", "ask"]
 
@@ -49,6 +49,9 @@ def _choose_kind(endpoint: Endpoint) -> Kind:
         return "generate"
     return "compute" if endpoint in _COMPUTING else "ask"
 
+
+PREFLIGHT = OwnRoute("preflight", method="OPTIONS", is_public=True)
+"""What a browser asks before a page of an allowed origin may."""
 
 ROUTES: dict[str, Route] = {
     **{path: ModelRoute(endpoint, _choose_kind(endpoint)) for path, endpoint in ENDPOINTS.items()},

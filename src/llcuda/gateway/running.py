@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-import ssl
 from contextlib import suppress
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
-from llcuda.errors import LlcudaError, PortInUseError, UsageError
+from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError, UsageError
 from llcuda.gateway.access import Access
 from llcuda.gateway.audit import AuditLog
+from llcuda.gateway.checks import load_tls
 from llcuda.gateway.connection import Connection
 from llcuda.gateway.fleet import Fleet
 from llcuda.gateway.metrics import GatewayMetrics
@@ -70,6 +70,11 @@ class Running:
             raise
         self._ticker = asyncio.ensure_future(self._tick())
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping is not None
+
     async def wait_closed(self) -> None:
         """Return when it has been stopped."""
         await self._closed.wait()
@@ -86,16 +91,35 @@ class Running:
             for connection in tuple(self._service.connections):
                 connection.abort()
 
-    async def reload(self) -> None:
+    async def reload(self, config: GatewayConfig | None = None) -> None:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
 
-        Raises why a new one does not start; the old ones go on then.
+        Keys, names, limits and the options of each model follow ``config``, where it is given. Raises UsageError where
+        it has another address, log or other models than those that run, and why a new worker does not start; the old
+        ones go on then.
         """
+        if config is not None:
+            self._follow(config)
         if self._audit is not None:
             self._audit.reopen()
         for fleet in self.fleets.values():
             if fleet.replicas:
                 await fleet.reload(self.config.grace_timeout)
+
+    def _follow(self, config: GatewayConfig) -> None:
+        fixed = ("host", "port", "tls_certificate", "tls_key", "audit_log")
+        changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
+        if [model.name for model in config.models] != list(self.models):
+            changed.append("models")
+        if changed:
+            what = ", ".join(changed)
+            raise UsageError(f"{what} cannot change while the gateway runs", hint="Start it anew for that.")
+        self.config = config
+        for model in config.models:
+            self.fleets[model.name].config = model
+            self.models[model.name].configure(model, config.limits)
+        if self._service is not None:
+            self._service.configure(config, Access(config, port=self.port))
 
     def _make_fleet(self, config: ModelConfig, *, workers_before: int) -> Fleet:
         model = self.models[config.name]
@@ -110,11 +134,37 @@ class Running:
 
         hang_timeout = self.config.hang_timeout
         fleet = Fleet(config, workers_before=workers_before, hang_timeout=hang_timeout, drain=drain, on_change=follow)
-        model.start = fleet.ensure_started
+        model.start = lambda: self._ensure_started(fleet)
         return fleet
+
+    async def _ensure_started(self, fleet: Fleet) -> None:
+        """Start a model on demand; where memory is short, in the place of the one that was not used for longest."""
+        try:
+            await fleet.ensure_started()
+        except OutOfMemoryError:
+            idle = [model for model in self.models.values() if model.name != fleet.config.name and self._is_idle(model)]
+            if not idle:
+                raise
+            oldest = min(idle, key=lambda model: model.last_used)
+            getLogger("llcuda").warning("unloading %s to make room for %s", oldest.name, fleet.config.name)
+            await self.fleets[oldest.name].unload()
+            fleet.last_error = None
+            await fleet.ensure_started()
+
+    def _is_idle(self, model: ServedModel) -> bool:
+        """Tell whether a model that can be started again is loaded, and nobody asks it."""
+        return model.config.on_demand and bool(self.fleets[model.name].replicas) and not model.is_busy
+
+    async def _unload_idle(self) -> None:
+        for model in self.models.values():
+            limit = model.config.idle_timeout
+            if limit is not None and self._is_idle(model) and self._loop.time() - model.last_used > limit:
+                await self.fleets[model.name].unload()
+
 
     async def _listen(self) -> asyncio.Server:
         config, loop = self.config, self._loop
+        tls = load_tls(config.tls_certificate, config.tls_key)
         service: GatewayService | None = None
 
         def connect() -> Connection:
@@ -123,7 +173,7 @@ class Running:
 
         try:
             server = await loop.create_server(
-                connect, config.host, config.port, backlog=_BACKLOG, ssl=self._load_tls(), start_serving=False
+                connect, config.host, config.port, backlog=_BACKLOG, ssl=tls, start_serving=False
             )
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
@@ -149,14 +199,6 @@ class Running:
             self.config, access=access, models=self.models, metrics=self._metrics, own=own.table, audit=self._audit
         )
 
-    def _load_tls(self) -> ssl.SSLContext | None:
-        if self.config.tls_certificate is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.config.tls_certificate, self.config.tls_key)
-        return context
-
     async def _start_models(self) -> None:
         starts = [fleet.start() for fleet in self.fleets.values() if not fleet.config.on_demand]
         results = await asyncio.gather(*starts, return_exceptions=True)
@@ -169,6 +211,7 @@ class Running:
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
+            await self._unload_idle()
 
     async def _end(self, *, grace: float) -> None:
         service, server = self._service, self._server
@@ -199,10 +242,15 @@ class Running:
             connection.abort()
 
 
-async def run_until_stopped(running: Running, *, on_ready: Callable[[Running], object]) -> None:
-    """Start, say so, and return when it has been stopped."""
-    await running.start()
-    on_ready(running)
+async def run_until_stopped(running: Running, *, on_ready: Callable[[], object]) -> None:
+    """Start, say so, and return when it has been stopped. Raises why it does not start."""
+    try:
+        await running.start()
+    except LlcudaError:
+        if running.is_stopping:
+            return
+        raise
+    on_ready()
     await running.wait_closed()
 
 

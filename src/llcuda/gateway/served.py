@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from llcuda.gateway.admission import Admission
@@ -23,14 +24,26 @@ class ServedModel:
         """Have no workers yet."""
         self.config = config
         self.name = config.name
+        self.last_used = asyncio.get_running_loop().time()
         self.workers: list[Worker] = []
         self.start: Callable[[], Awaitable[None]] | None = None
         self.admission = Admission(
             lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
         )
 
+    def configure(self, config: ModelConfig, limits: Limits) -> None:
+        """Follow another configuration of the same model."""
+        self.config = config
+        self.admission.max_queued, self.admission.max_queued_tokens = limits.max_queued, limits.max_queued_tokens
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it answers anybody, or anybody waits for it."""
+        return bool(self.admission.waiting) or any(worker.busy for worker in self.workers)
+
     async def ensure_started(self) -> None:
         """Start the model, if it is not. Raises why it cannot be."""
+        self.last_used = asyncio.get_running_loop().time()
         if self.start is not None:
             await self.start()
 

@@ -8,7 +8,7 @@ from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from llcuda.errors import LlcudaError
+from llcuda.errors import LlcudaError, UsageError
 from llcuda.gateway.access import check_content_type, require_admin
 from llcuda.gateway.admission import Callers
 from llcuda.gateway.answering import ModelRequest, write_error_event
@@ -16,7 +16,7 @@ from llcuda.gateway.audit import AuditRecord
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.exchange import Timeouts
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import ROUTES, OwnRoute
+from llcuda.gateway.routes import PREFLIGHT, ROUTES, OwnRoute
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -64,10 +64,18 @@ class GatewayService:
         self._callers = Callers()
         self._loop = asyncio.get_running_loop()
 
+    def configure(self, config: GatewayConfig, access: Access) -> None:
+        """Follow another configuration from the next request on."""
+        self.config, self.limits, self._access = config, config.limits, access
+
     def check_head(self, exchange: Exchange) -> None:
         """Raise RefusedError for a request that is not worth its body."""
-        exchange.route = route = self._find_route(exchange)
         self._access.check_origin(exchange.headers)
+        is_preflight = exchange.method == "OPTIONS"
+        if self.config.allowed_origins:
+            lines = self._access.cors_headers(exchange.headers, preflight=is_preflight).items()
+            exchange.extra_headers = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        exchange.route = route = self._find_route(exchange)
         if not route.is_public:
             exchange.caller = caller = self._access.authenticate(exchange.headers)
             if route.is_admin:
@@ -108,6 +116,8 @@ class GatewayService:
 
     @staticmethod
     def _find_route(exchange: Exchange) -> Route:
+        if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
+            return PREFLIGHT
         route = ROUTES.get(exchange.path)
         if route is None:
             raise RefusedError(404, f"there is no {exchange.path}", code="not_found")
@@ -132,7 +142,7 @@ class GatewayService:
             request = ModelRequest(exchange, route, self.metrics)
             model = self.find_model(request.fields.get("model"))
             exchange.model = model.name
-            await model.ensure_started()
+            await _start(model)
             if route.kind == "ask":
                 await request.ask(model)
             else:
@@ -192,6 +202,17 @@ class GatewayService:
             self.metrics.completion_tokens.inc(completion)
         if self._audit is not None:
             self._audit.write(_describe(exchange, seconds))
+
+
+async def _start(model: ServedModel) -> None:
+    """Start a model on demand. Raises the LlcudaError that says why it cannot be."""
+    try:
+        await model.ensure_started()
+    except UsageError as error:
+        # It is the configuration that is wrong, and not the request.
+        getLogger("llcuda.gateway").warning("the model %s cannot be started: %s", model.name, error)
+        message = "this model cannot be started; the gateway's log says why"
+        raise RefusedError(503, message, code="unavailable") from None
 
 
 def _describe(exchange: Exchange, seconds: float) -> AuditRecord:

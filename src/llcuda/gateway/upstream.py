@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from llcuda.errors import ConnectionFailedError
+from llcuda.gateway.refusals import RefusedError
 from llcuda.transport.http1 import ResponseReader, build_head, build_request
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class UpstreamFailedError(Exception):
 
 
 class Reception(Protocol):
-    """Who takes an answer as it comes. What it raises ends the request."""
+    """Who takes an answer as it comes. A RefusedError that it raises ends the request."""
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Take status and headers."""
@@ -83,7 +84,7 @@ class _Link(asyncio.Protocol):
             self._take(reader, reception, data)
         except ConnectionFailedError as error:
             self._fail(UpstreamFailedError(error.reason))
-        except Exception as error:  # noqa: BLE001 - the reception's own, for the one who waits
+        except RefusedError as error:
             self._fail(error)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -136,7 +137,7 @@ class Upstream:
 
         ``on_link`` is given the transport, for whoever wants to stop and go on reading it. A request that got not one
         byte on a connection that was used before is sent once more on a new one: the server may close an idle
-        connection at any moment. Raises UpstreamFailedError, and what the reception raised. Whoever is cancelled here
+        connection at any moment. Raises UpstreamFailedError, and the reception's RefusedError. Who is cancelled here
         cuts the connection, and the server stops generating.
         """
         link = self._take()
