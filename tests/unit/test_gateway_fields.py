@@ -201,6 +201,8 @@ def test_the_range_is_in_the_message() -> None:
         {"temperature": 1e300},
         {"temperature": 10**400},
         {"grammar": "x" * (sampling.MAX_GRAMMAR_CHARACTERS + 1)},
+        {"grammar": "root ::= " + "(" * (sampling.MAX_GRAMMAR_DEPTH + 1)},
+        {"grammar": 'root ::= "\\"" [\\]"] # "\n' + "a (" * (sampling.MAX_GRAMMAR_DEPTH + 1)},
         {"stop": ["x"] * (sampling.MAX_STOPS + 1)},
         {"stop": "x" * (sampling.MAX_STOP_CHARACTERS + 1)},
         {"stop": [""]},
@@ -280,6 +282,12 @@ def test_a_value_that_is_no_value_or_too_large_is_refused(fields: dict[str, Any]
 )
 def test_what_an_endpoint_would_not_do_is_refused(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     assert refuse(endpoint, {**SMALLEST[endpoint], **fields}).code == "invalid_value"
+
+
+def test_brackets_that_are_not_nested_in_a_grammar_are_not_counted() -> None:
+    pieces = ['("a" | b)', '"((("', "[((]", '"\\"(("', "[\\](]", "# ((\n", '("(")']
+    for piece in pieces:
+        check_fields("chat", {"messages": MESSAGES, "grammar": f"root ::= {piece * 1000}"})
 
 
 # Media
