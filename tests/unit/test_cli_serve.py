@@ -31,17 +31,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     class Gateway:
-        def __init__(
-            self, config: GatewayConfig, *, on_ready: Callable[[str], None], reload: Callable[[], GatewayConfig]
-        ) -> None:
+        def __init__(self, config: GatewayConfig) -> None:
             seen.append(config)
-            self.on_ready, self.reload = on_ready, reload
 
-        def run(self) -> None:
-            self.on_ready("http://127.0.0.1:8090")
-            seen.append(self.reload())
+        def run(self, *, on_ready: Callable[[str], None], read_config: Callable[[], GatewayConfig]) -> None:
+            on_ready("http://127.0.0.1:8090")
+            seen.append(read_config())
 
-    module = ModuleType("llcuda.gateway.service")
+    module = ModuleType("llcuda.gateway.gateway")
     module.Gateway = Gateway  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return seen
@@ -142,22 +139,24 @@ def test_a_key_is_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--api-key" in capsys.readouterr().err
 
 
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("llcuda.gateway.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.usefixtures("unloaded")
 def test_without_the_extra_the_error_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(name: str) -> ModuleType:
-        raise ModuleNotFoundError(name, name="httptools")
-
-    monkeypatch.setattr("llcuda.cli.serve.import_module", fail)
+    monkeypatch.setitem(sys.modules, "httptools", None)
     assert main(["serve", "-m", "demo"]) == 2
     assert capsys.readouterr().err == (
         "llcuda: llcuda serve needs httptools, which is not installed\n  try: pip install 'llcuda[gateway]'\n"
     )
 
 
+@pytest.mark.usefixtures("unloaded")
 def test_a_part_of_llcuda_that_is_missing_is_not_taken_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> ModuleType:
-        raise ModuleNotFoundError(name, name="llcuda.gateway.queue")
-
-    monkeypatch.setattr("llcuda.cli.serve.import_module", fail)
+    monkeypatch.setitem(sys.modules, "llcuda.gateway.running", None)
     assert main(["serve", "-m", "demo"]) == 1

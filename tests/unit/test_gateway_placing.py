@@ -99,7 +99,8 @@ def test_a_number_that_is_none_is_refused(settings: dict[str, int]) -> None:
 def test_the_context_of_all_slots_is_asked_for() -> None:
     options = choose_options(model(ctx_size=1000, slots=3, gpu_layers=7, threads=5, server_options={"seed": 1}))
     assert options == {
-        "alias": "one", "seed": 1, "gpu_layers": 7, "ctx_size": 3000, "n_parallel": 3, "kv_unified": False, "threads": 5,
+        "alias": "one", "seed": 1, "gpu_layers": 7, "ctx_size": 3000, "n_parallel": 3, "kv_unified": False,
+        "threads": 5,
     }  # fmt: skip
     assert choose_options(model())["ctx_size"] is None
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.admission import Job
 from llcuda.gateway.balance import Prompt, read_prompt
+from llcuda.gateway.field_media import count_prompts
+from llcuda.gateway.field_schemas import asked_schema
 from llcuda.gateway.fields import check_fields, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
@@ -61,7 +63,7 @@ class ModelRequest:
         self._is_put_together = (
             route.kind == "generate" and not self._streams and not needs_whole(route.endpoint, self.fields)
         )
-        if self._is_put_together:
+        if self._is_put_together or self._streams:
             self._body = to_streamed(self._body, self.fields)
         exchange.drop_body()
 
@@ -77,7 +79,7 @@ class ModelRequest:
         )
         first = await self._try(model, job)
         if not first.is_failure or exchange.started or (first.problem is None and len(model.workers) == 1):
-            self._finish(first)
+            await self._finish(first)
             return
         job.excluded = first.worker
         self._metrics.retries.inc()
@@ -85,7 +87,7 @@ class ModelRequest:
         if not second.is_failure and first.problem is None and first.worker is not second.worker:
             # What another worker could answer was not the request's fault.
             first.worker.note_failure()
-        self._finish(second)
+        await self._finish(second)
 
     async def ask(self, model: ServedModel) -> None:
         """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
@@ -143,12 +145,14 @@ class ModelRequest:
 
     def _receive(self) -> PlainAnswer:
         if self._streams:
-            return StreamedAnswer(self._exchange, self._route.endpoint, self._metrics.meter(self._exchange.arrived))
+            meter = self._metrics.meter(self._exchange.arrived)
+            several = count_prompts(self.fields.get("prompt")) > 1
+            return StreamedAnswer(self._exchange, self._route.endpoint, meter, has_several_prompts=several)
         if self._is_put_together:
             return WholeReception(WholeAnswer(self._route.endpoint, self.fields))
         return PlainAnswer()
 
-    def _finish(self, attempt: _Attempt) -> None:
+    async def _finish(self, attempt: _Attempt) -> None:
         """Write what is left of the answer."""
         exchange, reception = self._exchange, attempt.reception
         if attempt.problem is not None:
@@ -160,7 +164,9 @@ class ModelRequest:
             self._note_first(reception.first_at)
         elif isinstance(reception, WholeReception) and reception.is_stream:
             body = reception.whole.result()
-            check_answer(self._route.endpoint, self.fields, body)
+            if asked_schema(self._route.endpoint, self.fields) is not None:
+                # A large answer takes up to a second to be held against its schema.
+                await asyncio.to_thread(check_answer, self._route.endpoint, self.fields, body)
             exchange.usage = read_usage(body)
             self._note_first(reception.first_at)
             exchange.respond(200, body)

@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from llcuda.errors import ServerError
+from llcuda.errors import LlcudaError, ServerError
 from llcuda.gateway.running import Running, log_reload, run_until_stopped
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Gateway:
         self._running: Running | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: LlcudaError | None = None
+        self._has_ended = False
 
     @property
     def url(self) -> str:
@@ -56,7 +57,7 @@ class Gateway:
         if self._thread is not None:
             raise ServerError("the gateway runs already")
         ready = threading.Event()
-        self._failure = None
+        self._failure, self._has_ended = None, False
         self._thread = threading.Thread(target=self._serve, args=(ready,), name="llcuda-gateway", daemon=True)
         self._thread.start()
         try:
@@ -65,9 +66,9 @@ class Gateway:
             self.stop(grace=0.0)
             raise
         failure = self._take_failure()
-        if failure is not None:
+        if failure is not None or self._has_ended:
             self.stop()
-            raise failure
+            raise failure or ServerError("the gateway ended while it was starting")
 
     def stop(self, *, grace: float | None = None) -> None:
         """Let what has begun be answered, for at most ``grace`` seconds, stop every llama-server, and return."""
@@ -123,7 +124,7 @@ class Gateway:
         loop.add_signal_handler(signal.SIGHUP, reload)
         await run_until_stopped(running, on_ready=lambda: on_ready(running.url))
 
-    def _take_failure(self) -> BaseException | None:
+    def _take_failure(self) -> LlcudaError | None:
         failure, self._failure = self._failure, None
         return failure
 
@@ -135,9 +136,10 @@ class Gateway:
 
         try:
             asyncio.run(serve())
-        except BaseException as error:  # noqa: BLE001 - raised in start
+        except LlcudaError as error:
             self._failure = error
         finally:
+            self._has_ended = True
             ready.set()
 
     def __enter__(self) -> Self:

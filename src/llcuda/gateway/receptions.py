@@ -73,12 +73,15 @@ class PlainAnswer:
 class StreamedAnswer(PlainAnswer):
     """A stream that goes to the client chunk by chunk, as bytes."""
 
-    def __init__(self, exchange: Exchange, endpoint: str, meter: StreamMeter) -> None:
+    def __init__(
+        self, exchange: Exchange, endpoint: str, meter: StreamMeter, *, has_several_prompts: bool = False
+    ) -> None:
         """Write to ``exchange``, and tell ``meter`` when."""
         super().__init__()
         self._exchange = exchange
         self._end = _ENDS[endpoint]
         self._meter = meter
+        self._has_several_prompts = has_several_prompts
         self._tail = b""
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
@@ -91,6 +94,11 @@ class StreamedAnswer(PlainAnswer):
         """Pass it on, the end together with the last piece: each write is a call of the kernel, 14 us."""
         if not self.is_stream:
             super().on_body(data, is_last=is_last)
+            return
+        if self._has_several_prompts:
+            # With each prompt but the first llama-server sends null, which clients do not expect where objects come.
+            data = data.replace(b"data: null\n\n", b"")
+        if not data and not is_last:
             return
         if data:
             self._meter.note()
