@@ -40,7 +40,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly: the package, its tests and its tools."""
-    session.install("nox", "tomli", *TYPES, *PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"])
+    extras = PROJECT["optional-dependencies"]
+    session.install("nox", "tomli", *TYPES, *PROJECT["dependencies"], *extras["test"], *extras["gateway"])
     session.run("mypy")
 
 
@@ -86,7 +87,7 @@ def build_wheel(
 
 
 def install_and_test(session: nox.Session, wheel: Path, *arguments: str, settings: tuple[str, ...] = ()) -> None:
-    session.install(f"{wheel}[test]")
+    session.install(f"{wheel}[test,gateway]")
     session.install("--force-reinstall", "--no-deps", str(wheel))
     environment = {"LLCUDA_TEST_WHEEL": str(wheel), "LLCUDA_TEST_SETTINGS": " ".join(settings)}
     session.run("pytest", *arguments, env=environment)

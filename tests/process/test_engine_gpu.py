@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import re
@@ -14,6 +15,8 @@ import llcuda
 from llcuda import devices as package
 from llcuda.engine import placement as placements
 from llcuda.errors import NoDeviceError, UsageError
+from llcuda.gateway.config import ModelConfig
+from llcuda.gateway.fleet import Fleet
 from llcuda.server.offload import read_offload
 from llcuda.server.offload_reader import is_gpu
 from tests.process.test_offload_real import compile_backends
@@ -237,3 +240,21 @@ def test_a_split_that_contradicts_the_gpus_is_an_error_before_the_model_is_looke
     with pytest.raises(UsageError, match=re.escape(says)) as caught:
         load_layered(Path("/nonesuch.gguf"), **asked)
     assert remedy in caught.value.hint
+
+
+def test_the_workers_of_a_gateway_have_a_gpu_each_and_are_replaced_on_it(machine: Callable[..., None]) -> None:
+    machine(T4, SECOND)
+    config = ModelConfig("demo", "demo", workers=2, device="cuda")
+
+    async def serve() -> list[DeviceReport | None]:
+        fleet = Fleet(config)
+        await fleet.start()
+        await fleet.reload()
+        reports = [replica.device_report for replica in fleet.replicas]
+        await fleet.stop()
+        return reports
+
+    reports = asyncio.run(serve())
+    assert [report and report.device for report in reports] == ["cuda", "cuda"]
+    assert [report and report.devices[0].uuid for report in reports] == ["GPU-t4", "GPU-second"]
+    assert all(report and "taken in turn" in report.reason for report in reports)

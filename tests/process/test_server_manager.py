@@ -161,7 +161,7 @@ def test_a_stranger_on_the_port_is_never_taken_for_ours(manager: ServerManager, 
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"port": -1}, "port=-1"), ({"port": 65536}, "65536"), ({"port": 0}, "port=0"), ({"host": "example.org"}, "host="),
-     ({"host": "/tmp/x.sock"}, "host="), ({"host": "192.0.2.1", "port": 1234}, "nothing can listen"),
+     ({"host": "/tmp/x.sock"}, "others can write"), ({"host": "192.0.2.1", "port": 1234}, "nothing can listen"),
      ({"api_key": "a,b"}, "api_key"), ({"offline": False}, "offline")],
 )  # fmt: skip
 def test_a_wrong_argument_starts_nothing(manager: ServerManager, options: dict[str, Any], says: str) -> None:

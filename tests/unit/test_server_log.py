@@ -80,6 +80,12 @@ def test_the_address_is_found_wherever_the_line_is_cut(cut: int) -> None:
     assert log.address == "http://127.0.0.1:36015"
 
 
+def test_the_path_of_a_socket_is_an_address_too() -> None:
+    log = Log()
+    log.feed("0.00.448.351 I srv  llama_server: listening on unix:///tmp/a ü.sock\n".encode())
+    assert log.address == "unix:///tmp/a ü.sock"
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -88,6 +94,7 @@ def test_the_address_is_found_wherever_the_line_is_cut(cut: int) -> None:
         b"0.00.1.1 I print_info: I srv  llama_server: listening on http://127.0.0.1:1\n",
         b"0.00.448.351 I srv  llama_server: listening on http://127.0.0.1:0\n",
         b"0.00.448.351 I srv  llama_server: listening on http://127.0.0.1:1 no\n",
+        b"0.00.448.351 I srv  llama_server: listening on unix:///tmp/x.sock no\n",
         b"0.00.448.351 I srv  other: listening on http://127.0.0.1:1\n",
     ],
 )

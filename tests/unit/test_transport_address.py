@@ -26,6 +26,8 @@ from llcuda.transport.address import join_address
         ("http://host:1/a/v1/", Address("http", "host", 1, "/a"), "http://host:1/a"),
         ("http://[::1]:8090", Address("http", "::1", 8090, ""), "http://[::1]:8090"),
         ("HTTP://HOST:80", Address("http", "host", 80, ""), "http://host"),
+        ("unix:/run/x.sock", Address("unix", "/run/x.sock", 0, ""), "unix:/run/x.sock"),
+        ("unix:///run/a b.sock", Address("unix", "/run/a b.sock", 0, ""), "unix:/run/a b.sock"),
     ],
 )
 def test_an_address_is_taken_apart_and_put_together(url: str, address: Address, canonical: str) -> None:
@@ -40,6 +42,7 @@ def test_an_address_is_taken_apart_and_put_together(url: str, address: Address, 
         "", "localhost", "localhost:8090", "127.0.0.1:8090", "ftp://host", "http://", "http://:80", "http://host:99999",
         "http://host:x", "http://user:secret@host", "http://host/?q=1", "http://host/#f", "http://ho st", "http://[::1",
         "http://host/\r\nX: y", "http://hôst",
+        "unix:", "unix:/", "unix:x.sock", "unix:/run/\n.sock", f"unix:/{'x' * 107}",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused_with_how_to_write_one(url: str) -> None:
@@ -60,6 +63,10 @@ def test_a_host_can_be_an_address_of_either_kind(host: str) -> None:
 def test_a_host_or_a_port_that_is_none_is_refused(host: str, port: int) -> None:
     with pytest.raises(UsageError):
         join_address(host, port)
+
+
+def test_the_host_header_of_a_socket_is_what_every_server_allows() -> None:
+    assert parse_address("unix:/run/x.sock").authority == "localhost"
 
 
 def test_a_deadline_counts_down_to_an_error() -> None:

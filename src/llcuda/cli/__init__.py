@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llcuda import __version__
-from llcuda.cli import chat, doctor, embed, gpu, infer, models
+from llcuda.cli import chat, doctor, embed, gpu, infer, models, serve
 from llcuda.cli.output import print_error
 from llcuda.errors import LlcudaError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run_guarded"]
 
-_COMMANDS = (infer, chat, embed, models, gpu, doctor)
+_COMMANDS = (infer, chat, serve, embed, models, gpu, doctor)
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llcuda.devices import Choice, Situation, choose_backend, find_devices, parse_device, visible_devices
@@ -47,6 +47,13 @@ class Placement:
         sentence = "Using the CPU. The GPU's memory does not suffice for this model."
         choice = Choice(backend=None, gpus=(), sentence=sentence, remedy="", code="out-of-memory")
         return Placement(asked=self.asked, required=self.required, choice=choice)
+
+    def on_one(self, number: int) -> Placement:
+        """Return the placement on one of the GPUs that were chosen, counted from 0."""
+        gpu = self.choice.gpus[number]
+        name = self.choice.backend.name if self.choice.backend else "CUDA"
+        sentence = f"Using {name} on {gpu.name}, GPU {number + 1} of {len(self.choice.gpus)} that are taken in turn."
+        return replace(self, choice=replace(self.choice, gpus=(gpu,), sentence=sentence))
 
 
 def choose_placement(device: str, *, require_gpu: bool, gpu_layers: int | None = None) -> Placement:

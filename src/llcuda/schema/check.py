@@ -31,7 +31,7 @@ def check_schema(document: dict[str, Any]) -> None:
     Raises UsageError with the place.
     """
     _check(document, document, place="#")
-    _check_cycles(document, document, [])
+    _check_cycles(document, document, set())
 
 
 def _check(schema: Any, document: dict[str, Any], *, place: str) -> None:
@@ -90,17 +90,23 @@ def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{keyword}/{name}", part
 
 
-def _check_cycles(schema: Any, document: dict[str, Any], above: list[int]) -> None:
+def _check_cycles(schema: Any, document: dict[str, Any], done: set[int]) -> None:
     """Refuse schemas that refer to themselves for the same value: validation would never end."""
-    if not isinstance(schema, dict):
+    if isinstance(schema, dict):
+        _follow(schema, document, above=(), done=done)
+        for _, part in _parts(schema):
+            _check_cycles(part, document, done)
+
+
+def _follow(schema: Any, document: dict[str, Any], *, above: tuple[int, ...], done: set[int]) -> None:
+    """Follow a schema to those for the same value; ``done`` are schemas that were, so that none is followed twice."""
+    if not isinstance(schema, dict) or id(schema) in done:
         return
     if id(schema) in above:
         raise UsageError("the schema refers to itself without a property or an item in between")
     for part in _same_value(schema, document):
-        _check_cycles(part, document, [*above, id(schema)])
-    if not above:
-        for _, part in _parts(schema):
-            _check_cycles(part, document, [])
+        _follow(part, document, above=(*above, id(schema)), done=done)
+    done.add(id(schema))
 
 
 def _same_value(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[Any]:

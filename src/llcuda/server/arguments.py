@@ -86,7 +86,8 @@ def build_own_arguments(launch: Launch) -> list[str]:
 
     The key is not among them, because every user of the machine can read a command line.
     """
-    place = ["--model", launch.model, "--host", launch.host, "--port", str(launch.port)]
+    # A comma would make two hosts of a socket's path.
+    place = ["--model", launch.model, "--host", _quote(launch.host), "--port", str(launch.port)]
     return [*place, "--offline", "--cors-origins", "localhost", "--log-colors", "off"]
 
 

@@ -137,6 +137,8 @@ def _bad_option(found: re.Match[str], _launch: Launch) -> LlcudaError:
 
 
 def _port_taken(found: re.Match[str], launch: Launch) -> LlcudaError:
+    if found[1].endswith(".sock"):
+        return UsageError(f"nothing can listen on {found[1]}", hint="Is there something at this path already?")
     return PortInUseError(found[1] or launch.host, int(found[2]))
 
 
@@ -173,7 +175,7 @@ _RULES = (
     _rule(_LINE + r"error: invalid argument: (\S+)", _unknown_option),
     _rule(_LINE + r'error while handling argument "(\S+)": (.+)$', _bad_value),
     _rule(_LINE + r"error: (.+)$", _bad_option),
-    _rule(r"couldn't bind HTTP server socket, hostname: (\S*), port: (\d+)", _port_taken),
+    _rule(r"couldn't bind HTTP server socket, hostname: (.*), port: (\d+)", _port_taken),
     _rule(
         r"llcuda: (?P<library>\S+) is needed for this model on this GPU and (?P<reason>was not found \(.*\))\. "
         r"Install it: (?P<command>.+)$",

@@ -18,9 +18,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ServerError
+from llcuda.server.sockets import remove_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from llcuda.server.log import Log
@@ -39,10 +40,23 @@ class Child:
     """A guard with its program. Only the process that made it may end it or wait for it."""
 
     def __init__(
-        self, command: Sequence[str], *, guard: Path, directory: Path, environment: Mapping[str, str], log: Log
+        self,
+        command: Sequence[str],
+        *,
+        guard: Path,
+        directory: Path,
+        environment: Mapping[str, str],
+        log: Log,
+        socket_path: str | None = None,
+        on_exit: Callable[[], object] | None = None,
     ) -> None:
-        """Prepare to run ``command`` in ``directory``; nothing is started yet."""
+        """Prepare to run ``command`` in ``directory``; nothing is started yet.
+
+        The socket at ``socket_path`` is removed when it has ended, and ``on_exit`` called on the thread that saw it.
+        """
         self.log = log
+        self._socket_path = socket_path
+        self._on_exit = on_exit
         self.owned = True
         self.stop_asked = False
         self._command = (str(guard), "--parent", str(os.getpid()), "--directory", str(directory), "--fd")
@@ -154,9 +168,13 @@ class Child:
             self._error = error
         finally:
             self._close_pipe()
+            if self._socket_path is not None:
+                remove_socket(self._socket_path)
             self._done.set()
             self._started.set()
             self.log.finish()
+            if self._on_exit is not None:
+                self._on_exit()
 
     def _open(self) -> int | None:
         """Start the guard and return the end of its log to read from; None where it was stopped before it began."""

@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 8192
 
 # Printed by tools/server/server.cpp after the model is loaded. The whole prefix, so that a name inside a model's
 # metadata, which is logged too, cannot pose as it.
-_LISTENING = re.compile(rb"\d+\.\d\d\.\d{3}\.\d{3} I srv +llama_server: listening on (http://\S+:[1-9]\d*)$")
+_LISTENING = re.compile(rb"\d+\.\d\d\.\d{3}\.\d{3} I srv +llama_server: listening on (http://\S+:[1-9]\d*|unix:///.+\.sock)$")
 
 
 class Log:
@@ -82,5 +82,5 @@ class Log:
         found = _LISTENING.match(line)
         if found:
             with self._changed:
-                self.address = found[1].decode("ascii", "replace")
+                self.address = found[1].decode("utf-8", "replace")
                 self._changed.notify_all()

@@ -14,10 +14,10 @@ from llcuda.server.arguments import build_arguments, build_own_arguments, check_
 from llcuda.server.failures import TAIL_LINES, Launch
 from llcuda.server.launch import Child
 from llcuda.server.log import Log
-from llcuda.server.ports import check_host, check_port_free, to_client_host
+from llcuda.server.ports import check_host, check_port_free, to_address
 from llcuda.server.progress import find_child
 from llcuda.server.ready import HTTP_OK, check_answer, get, raise_failure, wait_until_listening
-from llcuda.transport.address import Address
+from llcuda.server.sockets import is_socket_path, restrict_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from llcuda.native import Backend
+    from llcuda.transport.address import Address
 
 __all__ = ["ServerManager"]
 
@@ -53,8 +54,9 @@ class ServerManager:
     from any thread. The server listens on loopback, and answers only who has ``api_key``.
     """
 
-    def __init__(self) -> None:
-        """Start nothing yet."""
+    def __init__(self, *, on_exit: Callable[[], object] | None = None) -> None:
+        """Start nothing yet. ``on_exit`` is called whenever a server has ended, on a thread of its own: be quick."""
+        self._on_exit = on_exit
         self._lock = threading.RLock()  # held for moments only, never while waiting; reentrant for signal handlers
         self._state = "stopped"
         self._child: Child | None = None
@@ -95,8 +97,10 @@ class ServerManager:
     ) -> None:
         """Start llama-server with a model and return when it answers.
 
-        Without ``port`` it takes a free one. It may take as long as it makes progress (log lines, bytes read, memory
-        that grows): ``stall_timeout`` seconds without any end it, and ``timeout`` seconds in total where that is given.
+        Without ``port`` it takes a free one. A ``host`` that ends in ``.sock`` is the absolute path of a Unix socket in
+        a folder that only this user can write to: it is made there, and removed when the server ends. The start may
+        take as long as it makes progress (log lines, bytes read, memory that grows): ``stall_timeout`` seconds without
+        any end it, and ``timeout`` seconds in total where that is given.
         ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to choose where they are None. ``verbose`` logs its
         lines to the logger ``llcuda.server``. ``backend`` is the CUDA backend that it loads, one of
         :func:`llcuda.native.find_backends`; without one it runs on the CPU, whatever ``gpu_layers`` says, and
@@ -169,13 +173,22 @@ class ServerManager:
 
     @property
     def url(self) -> str:
-        """The server's address, without a path. Raises ServerError where none is running."""
+        """The server's address, without a path; ``unix:/path/to.sock`` for a socket.
+
+        Raises ServerError where none is running.
+        """
         return self._require_address().url
 
     @property
     def port(self) -> int:
-        """The port that the server listens on. Raises ServerError where none is running."""
-        return self._require_address().port
+        """The port that the server listens on.
+
+        Raises ServerError where none is running, and UsageError where it listens on a Unix socket.
+        """
+        address = self._require_address()
+        if address.is_unix:
+            raise UsageError(f"a server on {address.url} has no port", hint="Use url, which every client takes.")
+        return address.port
 
     @property
     def api_key(self) -> str | None:
@@ -259,7 +272,13 @@ class ServerManager:
             self._require_start(start)
             log = Log(_log_line() if verbose else None)
             child = Child(
-                command, guard=self.find_guard(), directory=executable.parent, environment=environment, log=log
+                command,
+                guard=self.find_guard(),
+                directory=executable.parent,
+                environment=environment,
+                log=log,
+                socket_path=host if is_socket_path(host) else None,
+                on_exit=self._on_exit,
             )
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
             self._finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
@@ -268,8 +287,9 @@ class ServerManager:
         return child
 
     def _become_ready(self, start: int, child: Child, *, timeout: float) -> None:
-        port = int((child.log.address or "").rpartition(":")[2])
-        address = Address("http", to_client_host(self._launch.host), port, "")
+        address = to_address(self._launch.host, child.log.address or "")
+        if address.is_unix:
+            restrict_socket(address.host)
         check_answer(child, address, launch=self._launch, timeout=timeout)
         with self._lock:
             self._require_start(start)

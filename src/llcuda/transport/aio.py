@@ -197,17 +197,23 @@ class AsyncTransport:
     async def _connect(self, deadline: Deadline) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         address = self._address
         timeout = deadline.remaining()
-        opening = asyncio.open_connection(address.host, address.port, ssl=self._choose_tls(), limit=READ_BYTES)
         try:
-            stream, writer = await asyncio.wait_for(opening, timeout)
+            stream, writer = await asyncio.wait_for(self._open(), timeout)
         except (TimeoutError, asyncio.TimeoutError):
             raise deadline.error() from None
         except socket.gaierror as error:
             raise ConnectionFailedError(self.url, f"the host is not known ({error.strerror or error})") from None
         except OSError as error:
             raise ConnectionFailedError(self.url, f"cannot connect ({_explain(error)})") from None
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not address.is_unix:
+            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return stream, writer
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address = self._address
+        if address.is_unix:
+            return await asyncio.open_unix_connection(address.host, limit=READ_BYTES)
+        return await asyncio.open_connection(address.host, address.port, ssl=self._choose_tls(), limit=READ_BYTES)
 
     def _choose_tls(self) -> ssl.SSLContext | None:
         if self._address.scheme == "https" and self._tls is None:

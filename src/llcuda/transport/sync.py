@@ -20,7 +20,7 @@ from llcuda.transport.http1 import ResponseReader, build_head, build_request
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from llcuda.transport.address import Address
     from llcuda.transport.deadline import Deadline
@@ -218,10 +218,16 @@ class Transport:
 
     def _connect(self, deadline: Deadline) -> socket.socket:
         address = self._address
+        if address.is_unix:
+            return self._try([(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address.host)], deadline)
         try:
             candidates = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise ConnectionFailedError(self.url, f"the host is not known ({error.strerror or error})") from None
+        return self._try(candidates, deadline)
+
+    def _try(self, candidates: Iterable[tuple[int, int, int, str, object]], deadline: Deadline) -> socket.socket:
+        """Return a connection to the first of the candidates, in getaddrinfo's form, that can be connected to."""
         reason = ""
         for family, kind, protocol, _, place in candidates:
             connection = socket.socket(family, kind, protocol)
@@ -241,7 +247,8 @@ class Transport:
     def _open(self, connection: socket.socket, place: object, deadline: Deadline) -> socket.socket:
         connection.settimeout(deadline.remaining())
         connection.connect(place)  # type: ignore[arg-type]  # as getaddrinfo gave it
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._address.is_unix:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._address.scheme != "https":
             return connection
         if self._tls is None:

@@ -1,0 +1,114 @@
+"""`llcuda serve`: one address in front of several llama-servers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from llcuda.cli.options import add_command
+from llcuda.cli.output import print_json, print_note
+from llcuda.errors import UsageError
+
+if TYPE_CHECKING:
+    from llcuda.cli.options import Commands
+    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.gateway import Gateway
+    from llcuda.gateway.options import Option
+
+__all__ = ["add_parser", "describe"]
+
+_EPILOG = """every flag but --check and --json is also a variable, LLCUDA_SERVE_WORKERS for --workers, and every flag
+but these and --config a key of the file, workers; a flag wins over a variable, and that over the file. One more key is
+read from LLCUDA_SERVE_API_KEY: it is no flag, because every user of a machine can read a command line. SIGHUP reads the
+file again. docs/serve-options.md says more."""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    from llcuda.gateway.options import OPTIONS  # noqa: PLC0415 - one row is flag, variable and key
+
+    parser = add_command(
+        commands, run, name="serve", summary="answer OpenAI's API with one or several models", epilog=_EPILOG
+    )
+    # `--api-key KEY`, which is no flag, would be taken for `--api-key-file`, and the key be printed as a file's name.
+    parser.allow_abbrev = False
+    parser.add_argument("--config", metavar="FILE", help="read what is not said here from this TOML file")
+    parser.add_argument("--check", action="store_true", help="start nothing: print what holds, as such a file")
+    parser.add_argument("--json", action="store_true", help="with --check, print JSON")
+    for title in dict.fromkeys(option.group for option in OPTIONS):
+        group = parser.add_argument_group(title)
+        for option in OPTIONS:
+            if option.group == title:
+                group.add_argument(*filter(None, (option.short, option.flag)), **_to_argument(option))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal ends it, or print the configuration."""
+    from llcuda.gateway.reading import make_config, read_config, read_given  # noqa: PLC0415
+
+    if arguments.json and not arguments.check:
+        raise UsageError("--json goes with --check", hint="Add --check, or leave --json out.")
+    flags = vars(arguments)
+    given = read_given(flags, environment=os.environ)
+    config = make_config(given)
+    if arguments.check:
+        from llcuda.gateway.effective import format_toml, to_plain  # noqa: PLC0415
+
+        if arguments.json:
+            print_json(to_plain(given, config))
+        else:
+            print(format_toml(given, config))
+        return 0
+    _import_gateway()(config).run(
+        on_ready=lambda url: print_note(describe(config, url)),
+        read_config=lambda: read_config(flags, environment=os.environ),
+    )
+    return 0
+
+
+def describe(config: GatewayConfig, url: str) -> str:
+    """Return in one line what is served, where and with what."""
+    if len(config.models) == 1:
+        (model,) = config.models
+        return f"llcuda serves {model.name} on {url} with {_describe_workers(model)}; Ctrl-C ends it"
+    models = " and ".join(f"{model.name} ({_describe_workers(model)})" for model in config.models)
+    return f"llcuda serves {models} on {url}; Ctrl-C ends it"
+
+
+def _describe_workers(model: ModelConfig) -> str:
+    count = "1 worker" if model.workers == 1 else f"{model.workers} workers"
+    started = ", on demand" if model.on_demand else ""
+    return f"{count}{_describe_device(model.device)}{started}"
+
+
+def _describe_device(device: str) -> str:
+    kind, _, index = device.partition(":")
+    return {"cpu": " on the CPU", "cuda": f" on GPU {index}" if index else " on the GPU"}.get(kind, "")
+
+
+def _to_argument(option: Option) -> dict[str, Any]:
+    """Return how argparse takes the option: as it was typed, for the same parsing as of a variable's text."""
+    default = "" if option.default in {None, False, ()} else f" (default: {_format_default(option.default)})"
+    argument: dict[str, Any] = {"dest": option.name, "default": None, "help": option.summary + default}
+    if option.kind == "switch":
+        return {**argument, "action": argparse.BooleanOptionalAction}
+    if option.kind in {"list", "server_options"}:
+        argument["action"] = "append"
+    return {**argument, "metavar": option.metavar}
+
+
+def _format_default(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _import_gateway() -> type[Gateway]:
+    try:
+        from llcuda.gateway.gateway import Gateway  # noqa: PLC0415 - it needs the extra; `--check` and `--help` do not
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "llcuda":
+            raise
+        raise UsageError(
+            f"llcuda serve needs {error.name}, which is not installed", hint="pip install 'llcuda[gateway]'"
+        ) from None
+    return Gateway

@@ -1,0 +1,217 @@
+"""One request to a model: its turn, its worker, a second worker where the first fails, and the answer's end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from llcuda.gateway.admission import Job
+from llcuda.gateway.balance import Prompt, read_prompt
+from llcuda.gateway.field_media import count_prompts
+from llcuda.gateway.field_schemas import asked_schema
+from llcuda.gateway.fields import check_fields, parse_body
+from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
+from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.upstream import UpstreamFailedError
+from llcuda.gateway.whole import WholeAnswer, needs_whole, to_streamed
+from llcuda.gateway.whole_schema import check_answer
+
+if TYPE_CHECKING:
+    from llcuda.gateway.exchange import Exchange
+    from llcuda.gateway.metrics import GatewayMetrics
+    from llcuda.gateway.routes import ModelRoute
+    from llcuda.gateway.served import ServedModel
+    from llcuda.gateway.worker import Worker
+
+__all__ = ["ModelRequest", "fetch", "write_error_event"]
+
+_SERVER_ERROR = 500
+_CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
+_USUAL_ANSWER = 256
+_ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What came of asking one worker."""
+
+    worker: Worker
+    reception: PlainAnswer
+    problem: str | None
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether another worker should be asked."""
+        return self.problem is not None or self.reception.status >= _SERVER_ERROR
+
+
+class ModelRequest:
+    """A request that a model answers, from its body to the last byte of the answer."""
+
+    def __init__(self, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> None:
+        """Read and check the body. Raises RefusedError."""
+        self._exchange = exchange
+        self._route = route
+        self._metrics = metrics
+        self._body = exchange.body
+        self.fields: dict[str, Any] = parse_body(self._body)
+        check_fields(route.endpoint, self.fields)
+        self._streams = route.kind == "generate" and self.fields.get("stream") is True
+        self._is_put_together = (
+            route.kind == "generate" and not self._streams and not needs_whole(route.endpoint, self.fields)
+        )
+        if self._is_put_together or self._streams:
+            self._body = to_streamed(self._body, self.fields)
+        exchange.drop_body()
+
+    async def answer(self, model: ServedModel, *, deadline: float) -> None:
+        """Answer it with one of the model's workers. Raises RefusedError."""
+        exchange = self._exchange
+        caller = exchange.caller
+        job = Job(
+            prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
+            tokens=len(self._body) // _CHARACTERS_PER_TOKEN + self._answer_tokens(),
+            priority=caller.priority if caller else 0,
+            deadline=deadline,
+        )
+        first = await self._try(model, job)
+        if not first.is_failure or exchange.started or (first.problem is None and len(model.workers) == 1):
+            await self._finish(first)
+            return
+        job.excluded = first.worker
+        self._metrics.retries.inc()
+        second = await self._try(model, job)
+        if not second.is_failure and first.problem is None and first.worker is not second.worker:
+            # What another worker could answer was not the request's fault.
+            first.worker.note_failure()
+        await self._finish(second)
+
+    async def ask(self, model: ServedModel) -> None:
+        """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
+        worker, reception = model.choose_any(), PlainAnswer()
+        if worker is None:
+            raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
+        upstream = worker.upstream
+        self._exchange.worker = worker.server.name
+        try:
+            await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
+        except UpstreamFailedError as error:
+            raise RefusedError(502, "the worker broke off", code="worker_failed") from error
+        self._pass_on(reception)
+
+    async def _take_turn(self, model: ServedModel, job: Job) -> Worker:
+        before = job.queued
+        worker = await model.admission.acquire(job)
+        self._exchange.worker = worker.server.name
+        self._exchange.queue_seconds = job.queued
+        self._metrics.queue_seconds.observe(job.queued - before)
+        return worker
+
+    async def _try(self, model: ServedModel, job: Job) -> _Attempt:
+        """Wait for a worker and let it answer."""
+        worker, reception = await self._take_turn(model, job), self._receive()
+        problem = await self._ask(model, worker, reception) or self._find_cut(reception)
+        attempt = _Attempt(worker, reception, problem)
+        if problem is not None:
+            worker.note_failure()
+        elif not attempt.is_failure:
+            worker.note_answer()
+        return attempt
+
+    async def _ask(self, model: ServedModel, worker: Worker, reception: PlainAnswer) -> str | None:
+        """Let a worker answer in the slot that was taken; return what went wrong with it."""
+        exchange, upstream, began = self._exchange, worker.upstream, monotonic()
+        seconds = None
+        try:
+            request = upstream.build("POST", self._exchange.path, self._body)
+            await upstream.exchange(request, reception, on_link=exchange.follow if self._streams else None)
+            seconds = monotonic() - began
+        except UpstreamFailedError as error:
+            return str(error)
+        finally:
+            exchange.follow(None)
+            model.admission.release(worker, seconds=seconds)
+        return None
+
+    def _find_cut(self, reception: PlainAnswer) -> str | None:
+        if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
+            return "the worker ended the stream before its end"
+        if isinstance(reception, WholeReception) and reception.is_stream and not reception.whole.finished:
+            return "the worker ended the answer before its end"
+        return None
+
+    def _receive(self) -> PlainAnswer:
+        if self._streams:
+            meter = self._metrics.meter(self._exchange.arrived)
+            several = count_prompts(self.fields.get("prompt")) > 1
+            return StreamedAnswer(self._exchange, self._route.endpoint, meter, has_several_prompts=several)
+        if self._is_put_together:
+            return WholeReception(WholeAnswer(self._route.endpoint, self.fields))
+        return PlainAnswer()
+
+    async def _finish(self, attempt: _Attempt) -> None:
+        """Write what is left of the answer."""
+        exchange, reception = self._exchange, attempt.reception
+        if attempt.problem is not None:
+            if not exchange.started:
+                raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
+            write_error_event(exchange, f"the answer broke off: {attempt.problem}")
+        elif isinstance(reception, StreamedAnswer) and exchange.started:
+            exchange.usage = reception.usage
+            self._note_first(reception.first_at)
+        elif isinstance(reception, WholeReception) and reception.is_stream:
+            body = reception.whole.result()
+            if asked_schema(self._route.endpoint, self.fields) is not None:
+                # A large answer takes up to a second to be held against its schema.
+                await asyncio.to_thread(check_answer, self._route.endpoint, self.fields, body)
+            exchange.usage = read_usage(body)
+            self._note_first(reception.first_at)
+            exchange.respond(200, body)
+        else:
+            exchange.usage = read_usage(reception.body)
+            self._pass_on(reception)
+
+    def _note_first(self, at: float) -> None:
+        if at:
+            self._metrics.first_token_seconds.observe(at - self._exchange.arrived)
+
+    def _pass_on(self, reception: PlainAnswer) -> None:
+        self._exchange.respond(reception.status, reception.body, content_type=reception.content_type)
+
+    def _answer_tokens(self) -> int:
+        for name in _ANSWER_LIMITS:
+            value = self.fields.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+        return _USUAL_ANSWER if self._route.kind == "generate" else 0
+
+
+def write_error_event(exchange: Exchange, message: str) -> None:
+    """End a stream that has begun with an error, in the words of its API."""
+    error = {"message": message, "type": "server_error", "param": None, "code": "worker_failed"}
+    endpoint = exchange.route.endpoint if exchange.route else ""
+    if endpoint == "messages":
+        event = _named_event({"type": "error", "error": {"type": "api_error", "message": message}})
+    elif endpoint == "responses":
+        event = _named_event({**error, "type": "error"})
+    else:
+        event = f"data: {json.dumps({'error': error})}\n\n"
+    exchange.write(event.encode(), is_last=True)
+
+
+def _named_event(data: dict[str, Any]) -> str:
+    return f"event: error\ndata: {json.dumps(data)}\n\n"
+
+
+async def fetch(worker: Worker, path: str, *, timeout: float = 2.0) -> PlainAnswer | None:
+    """Return a worker's answer to a GET, None where it has none."""
+    reception = PlainAnswer()
+    upstream = worker.upstream
+    try:
+        await asyncio.wait_for(upstream.exchange(upstream.build("GET", path, None), reception), timeout)
+    except (UpstreamFailedError, asyncio.TimeoutError):
+        return None
+    return reception

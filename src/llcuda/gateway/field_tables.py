@@ -1,0 +1,248 @@
+"""Which fields the requests of each endpoint may have, and what they may hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llcuda.gateway import field_media as media
+from llcuda.gateway.field_checks import (
+    either,
+    flag,
+    ignored,
+    invalid,
+    items,
+    list_of,
+    mapping,
+    one_of,
+    only,
+    text,
+    tokens,
+    whole_number,
+)
+from llcuda.gateway.field_sampling import (
+    SAMPLING,
+    max_tokens_check,
+    name_check,
+    of_options,
+    probabilities_check,
+    stop_check,
+)
+from llcuda.gateway.field_schemas import response_format, response_text
+from llcuda.options import OPTIONS, Option
+
+if TYPE_CHECKING:
+    from llcuda.gateway.endpoints import Endpoint
+    from llcuda.gateway.field_checks import Check
+
+__all__ = ["FIELDS", "REQUIRED"]
+
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's own bound."""
+MAX_TEMPLATE_ARGUMENTS = 64
+"""Arguments of the chat template. Templates use fewer than ten."""
+MAX_DOCUMENTS = 2048
+"""Texts to rank. Each is a request of its own that waits for a slot."""
+MAX_EXTRA_FILES = 256
+"""Files beside the one that is filled in; llama-server keeps of them what fits into the context."""
+MAX_TOKENIZED_CHARACTERS = 4 << 20
+"""A text to tokenise, which llama-server does while everyone else waits."""
+MAX_TOOLS = 128
+"""OpenAI's own bound. Every tool makes the grammar of the answer longer."""
+
+_UNSUPPORTED = "llama-server does not do anything else"
+
+
+def _tools(name: str, value: Any) -> None:
+    """Take a list of tools, as each of the APIs writes them."""
+    if type(value) is not list or len(value) > MAX_TOOLS:
+        raise invalid(name, value, f"a list of at most {MAX_TOOLS} objects")
+    for tool in value:
+        if type(tool) is not dict or type(tool.get("function", {})) is not dict:
+            raise invalid(name, tool, "a list of objects")
+
+
+_IGNORED: dict[str, Check] = {"metadata": ignored, "model": name_check, "user": ignored}
+_TEMPLATE: dict[str, Check] = {
+    "add_generation_prompt": flag,
+    "chat_template_kwargs": mapping(MAX_TEMPLATE_ARGUMENTS),
+    "continue_final_message": one_of(True, False, "content", "reasoning_content"),
+    "parallel_tool_calls": flag,
+    "reasoning_effort": name_check,
+    "reasoning_format": one_of("none", "auto", "deepseek", "deepseek-legacy"),
+}
+
+
+_CHOICES = ("auto", "none", "required")
+
+
+def _tool_choice(name: str, value: Any) -> None:
+    """Take a word, or the name of one function, which llama-server itself would leave out of account."""
+    if type(value) is dict:
+        function = value.get("function", value) if value.get("type") == "function" else None
+        if type(function) is dict and type(function.get("name")) is str:
+            return
+    elif value in _CHOICES:
+        return
+    raise invalid(name, value, "'auto', 'none', 'required', or an object that names a function")
+
+
+_CHAT: dict[str, Check] = {
+    **SAMPLING,
+    **_TEMPLATE,
+    **_IGNORED,
+    "echo": flag,
+    "audio": only(None, why=_UNSUPPORTED),
+    "function_call": only("none", why="functions are given as tools"),
+    "functions": only([], why="functions are given as tools"),
+    "logprobs": flag,
+    "max_completion_tokens": max_tokens_check,
+    "messages": media.conversation,
+    "modalities": only(["text"], why=_UNSUPPORTED),
+    "prediction": ignored,
+    "prompt_cache_key": ignored,
+    "prompt_cache_retention": ignored,
+    "reasoning_budget_message": name_check,
+    "reasoning_budget_tokens": whole_number(OPTIONS["reasoning_budget_tokens"]),
+    "response_format": response_format,
+    "safety_identifier": ignored,
+    "service_tier": ignored,
+    "store": ignored,
+    "thinking_budget_tokens": whole_number(OPTIONS["reasoning_budget_tokens"]),
+    "tool_choice": _tool_choice,
+    "tools": _tools,
+    "top_logprobs": whole_number(OPTIONS["n_probs"], high=MAX_TOP_LOGPROBS),
+    "verbosity": ignored,
+}
+_COMPLETIONS: dict[str, Check] = {
+    **SAMPLING,
+    **_IGNORED,
+    "best_of": only(1, why=_UNSUPPORTED),
+    "echo": only(value=False, why=_UNSUPPORTED),
+    "logprobs": probabilities_check,
+    "max_completion_tokens": max_tokens_check,
+    "prompt": media.prompts,
+    "suffix": only("", why="the endpoint /infill fills text in"),
+}
+_COMPLETION: dict[str, Check] = {
+    **SAMPLING,
+    **_IGNORED,
+    "logprobs": probabilities_check,
+    "prompt": media.prompts,
+    "return_tokens": flag,
+}
+_INFILL: dict[str, Check] = {
+    **_COMPLETION,
+    "input_extra": items(MAX_EXTRA_FILES),
+    "input_prefix": text(MAX_TOKENIZED_CHARACTERS),
+    "input_suffix": text(MAX_TOKENIZED_CHARACTERS),
+    "prompt": text(MAX_TOKENIZED_CHARACTERS),
+}
+# Several answers, and probabilities, have no place in the answers of the next two APIs.
+_ALONE = {
+    name: check for name, check in SAMPLING.items() if name not in {"n", "n_cmpl", "n_probs", "post_sampling_probs"}
+}
+_RESPONSES: dict[str, Check] = {
+    **{name: check for name, check in _ALONE.items() if name not in {"json_schema", "max_tokens", "n_predict"}},
+    **_TEMPLATE,
+    **_IGNORED,
+    "background": only(value=False, why=_UNSUPPORTED),
+    "include": ignored,
+    "input": media.response_input,
+    "instructions": text(MAX_TOKENIZED_CHARACTERS),
+    "max_output_tokens": max_tokens_check,
+    "previous_response_id": only("", why="no response is kept"),
+    "prompt_cache_key": ignored,
+    "prompt_cache_retention": ignored,
+    "reasoning": mapping(8),
+    "safety_identifier": ignored,
+    "service_tier": ignored,
+    "store": ignored,
+    "text": response_text,
+    "tool_choice": _tool_choice,
+    "tools": _tools,
+    "top_logprobs": only(0, why="a response has no probabilities"),
+    "truncation": ignored,
+}
+
+
+_ANTHROPIC_CHOICES = ("auto", "any", "none", "tool")
+
+
+def _anthropic_choice(name: str, value: Any) -> None:
+    if type(value) is not dict or value.get("type") not in _ANTHROPIC_CHOICES:
+        raise invalid(name, value, "an object whose type is auto, any, none or tool")
+    if value["type"] == "tool" and type(value.get("name")) is not str:
+        raise invalid(name, value, "an object with the name of a tool")
+
+
+_MESSAGES: dict[str, Check] = {
+    **of_options("temperature", "top_p", "top_k"),
+    "chat_template_kwargs": _TEMPLATE["chat_template_kwargs"],
+    "max_tokens": max_tokens_check,
+    "messages": media.conversation,
+    "metadata": mapping(8),
+    "model": name_check,
+    "service_tier": ignored,
+    "stop_sequences": stop_check,
+    "stream": flag,
+    "system": either(text(MAX_TOKENIZED_CHARACTERS), items(MAX_TOOLS), wanted="a string or a list of texts"),
+    "thinking": mapping(4),
+    "tool_choice": _anthropic_choice,
+    "tools": _tools,
+}
+_EMBEDDINGS: dict[str, Check] = {
+    **_IGNORED,
+    "content": media.inputs,
+    "dimensions": only(None, why="a model has its own number of dimensions"),
+    "embd_normalize": whole_number(Option("int", low=-1, high=1024)),
+    "encoding_format": one_of("float", "base64"),
+    "input": media.inputs,
+}
+_RERANK: dict[str, Check] = {
+    **_IGNORED,
+    "documents": list_of(MAX_DOCUMENTS, text(MAX_TOKENIZED_CHARACTERS)),
+    "query": text(MAX_TOKENIZED_CHARACTERS),
+    "return_documents": only(value=False, why="an answer has their positions"),
+    "return_text": flag,
+    "texts": list_of(MAX_DOCUMENTS, text(MAX_TOKENIZED_CHARACTERS)),
+    "top_n": whole_number(Option("int", low=1)),
+}
+_mixed = either(tokens, text(MAX_TOKENIZED_CHARACTERS), media.prompt, wanted="a string, or tokens and strings")
+
+FIELDS: dict[Endpoint, dict[str, Check]] = {
+    "chat": _CHAT,
+    "completions": _COMPLETIONS,
+    "completion": _COMPLETION,
+    "infill": _INFILL,
+    "responses": _RESPONSES,
+    "messages": _MESSAGES,
+    "embeddings": {name: check for name, check in _EMBEDDINGS.items() if name != "content"},
+    "embedding": _EMBEDDINGS,
+    "rerank": _RERANK,
+    "tokenize": {
+        "add_special": flag, "content": _mixed, "model": name_check, "parse_special": flag, "with_pieces": flag,
+    },
+    "detokenize": {"model": name_check, "tokens": tokens},
+    "apply_template": _CHAT,
+    "chat_tokens": _CHAT,
+    "responses_tokens": _RESPONSES,
+    "messages_tokens": _MESSAGES,
+}  # fmt: skip
+
+REQUIRED: dict[Endpoint, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "completions": ("prompt",),
+    "completion": ("prompt",),
+    "infill": ("input_prefix", "input_suffix"),
+    "responses": ("input",),
+    "messages": ("messages",),
+    "embeddings": ("input",),
+    "embedding": (),
+    "rerank": ("query",),
+    "tokenize": ("content",),
+    "detokenize": ("tokens",),
+    "apply_template": ("messages",),
+    "chat_tokens": ("messages",),
+    "responses_tokens": ("input",),
+    "messages_tokens": ("messages",),
+}

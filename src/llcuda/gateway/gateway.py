@@ -1,0 +1,154 @@
+"""A gateway for programs and for the command line: on a thread of its own, or on this one until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from llcuda.errors import LlcudaError, ServerError
+from llcuda.gateway.running import Running, log_reload, run_until_stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from llcuda.gateway.config import GatewayConfig
+
+__all__ = ["Gateway"]
+
+
+class Gateway:
+    """One address in front of the replicas of one or several models.
+
+    ``with Gateway(config) as gateway`` serves on a thread until the block ends; :meth:`run` serves on this one. Its
+    llama-servers end with it, and with this process however it dies.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Prepare; nothing is started yet."""
+        self.config = config
+        self._running: Running | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: LlcudaError | None = None
+        self._has_ended = False
+
+    @property
+    def url(self) -> str:
+        """The address without a path; add ``/v1`` for an OpenAI client. Raises ServerError where it does not run."""
+        if self._running is None or not self._running.url:
+            raise ServerError("the gateway does not run", hint="Call gateway.start() first.")
+        return self._running.url
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on. Raises ServerError where it does not run."""
+        return int(self.url.rpartition(":")[2])
+
+    def start(self) -> None:
+        """Serve on a thread of its own, and return when every model answers.
+
+        Raises PortInUseError, UsageError, and why a model does not start; nothing is left running then.
+        """
+        if self._thread is not None:
+            raise ServerError("the gateway runs already")
+        ready = threading.Event()
+        self._failure, self._has_ended = None, False
+        self._thread = threading.Thread(target=self._serve, args=(ready,), name="llcuda-gateway", daemon=True)
+        self._thread.start()
+        try:
+            ready.wait()
+        except BaseException:
+            self.stop(grace=0.0)
+            raise
+        failure = self._take_failure()
+        if failure is not None or self._has_ended:
+            self.stop()
+            raise failure or ServerError("the gateway ended while it was starting")
+
+    def stop(self, *, grace: float | None = None) -> None:
+        """Let what has begun be answered, for at most ``grace`` seconds, stop every llama-server, and return."""
+        thread, loop, running = self._thread, self._loop, self._running
+        if thread is None:
+            return
+        if loop is not None and running is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: running.begin_stop(grace=grace))
+        thread.join()
+        self._thread = self._loop = self._running = None
+
+    def reload(self) -> None:
+        """Replace every worker by a new one without losing a request, and return when it is done.
+
+        Raises why a new one does not start; the old ones go on then.
+        """
+        if self._loop is None or self._running is None:
+            raise ServerError("the gateway does not run", hint="Call gateway.start() first.")
+        asyncio.run_coroutine_threadsafe(self._running.reload(), self._loop).result()
+
+    def run(
+        self,
+        *,
+        on_ready: Callable[[str], object],
+        read_config: Callable[[], GatewayConfig] | None = None,
+    ) -> None:
+        """Serve on this thread until SIGTERM or SIGINT; a second one ends it at once.
+
+        ``on_ready`` is given the address. SIGHUP reloads, with what ``read_config`` returns then, if it is given.
+        Raises what :meth:`start` raises.
+        """
+        asyncio.run(self._run_with_signals(on_ready, read_config))
+
+    async def _run_with_signals(
+        self, on_ready: Callable[[str], object], read_config: Callable[[], GatewayConfig] | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        running = Running(self.config)
+        reloads: set[asyncio.Task[None]] = set()
+
+        async def read_and_reload() -> None:
+            await running.reload(await asyncio.to_thread(read_config) if read_config else None)
+
+        def reload() -> None:
+            if not reloads:
+                task = loop.create_task(read_and_reload())
+                reloads.add(task)
+                task.add_done_callback(reloads.discard)
+                task.add_done_callback(log_reload)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, running.begin_stop)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        await run_until_stopped(running, on_ready=lambda: on_ready(running.url))
+
+    def _take_failure(self) -> LlcudaError | None:
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _serve(self, ready: threading.Event) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._running = Running(self.config)
+            await run_until_stopped(self._running, on_ready=ready.set)
+
+        try:
+            asyncio.run(serve())
+        except LlcudaError as error:
+            self._failure = error
+        finally:
+            self._has_ended = True
+            ready.set()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()

@@ -1,0 +1,175 @@
+"""What the gateway answers itself: health, models, properties, slots, figures, and what it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from llcuda import __version__
+from llcuda.gateway.answering import fetch
+from llcuda.gateway.metrics import CONTENT_TYPE
+from llcuda.gateway.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from llcuda.gateway.config import GatewayConfig
+    from llcuda.gateway.exchange import Exchange
+    from llcuda.gateway.metrics import GatewayMetrics
+    from llcuda.gateway.served import ServedModel
+    from llcuda.gateway.worker import Worker
+
+__all__ = ["OwnAnswers"]
+
+_OK = 200
+
+
+class OwnAnswers:
+    """The gateway's own addresses."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        models: Mapping[str, ServedModel],
+        metrics: GatewayMetrics,
+        describe_devices: Callable[[], Mapping[str, Any]],
+        reload: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``describe_devices`` may block; ``reload`` replaces every worker."""
+        self._config = config
+        self._models = models
+        self._metrics = metrics
+        self._describe_devices = describe_devices
+        self._reload = reload
+        self._reloading: asyncio.Task[None] | None = None
+        self._began = int(time.time())
+        metrics.add_gauges(self._read_gauges)
+
+    @property
+    def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
+        """The endpoints of :data:`llcuda.gateway.routes.ROUTES` that are answered here."""
+        return {
+            "health": self._health,
+            "models": self._list_models,
+            "props": self._props,
+            "slots": self._slots,
+            "metrics": self._page,
+            "capabilities": self._capabilities,
+            "reload": self._start_reload,
+            "preflight": self._allow,
+        }
+
+    async def _health(self, exchange: Exchange) -> None:
+        answering = [model.name for model in self._models.values() if model.choose_any() or model.config.on_demand]
+        missing = [name for name in self._models if name not in answering]
+        if answering:
+            _respond(exchange, {"status": "ok", **({"unavailable": missing} if missing else {})})
+        else:
+            error = RefusedError(503, "no model can answer now", code="unavailable", headers={"Retry-After": "5"})
+            raise error
+
+    async def _list_models(self, exchange: Exchange) -> None:
+        data = [
+            {"id": model.name, "object": "model", "created": self._began, "owned_by": "llcuda"}
+            for model in self._models.values()
+        ]
+        _respond(exchange, {"object": "list", "data": data})
+
+    async def _props(self, exchange: Exchange) -> None:
+        worker = self._find_model(exchange).choose_any()
+        answer = await fetch(worker, "/props") if worker else None
+        if answer is None:
+            raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
+        props = json.loads(answer.body)
+        # Where the file lies is nobody's business who asks over a network.
+        props["model_path"] = self._find_model(exchange).name
+        _respond(exchange, props, status=answer.status)
+
+    async def _slots(self, exchange: Exchange) -> None:
+        slots: list[dict[str, Any]] = []
+        for worker, answer in await self._ask_all("/slots"):
+            slots += [{"worker": worker.server.name, **slot} for slot in json.loads(answer)]
+        _respond(exchange, slots)
+
+    async def _page(self, exchange: Exchange) -> None:
+        names = {id(worker): model.name for model in self._models.values() for worker in model.workers}
+        pages = [
+            ({"model": names.get(id(worker), ""), "worker": worker.server.name}, answer.decode("utf-8", "replace"))
+            for worker, answer in await self._ask_all("/metrics")
+        ]
+        exchange.respond(_OK, self._metrics.render(pages), content_type=CONTENT_TYPE)
+
+    async def _capabilities(self, exchange: Exchange) -> None:
+        devices = await asyncio.to_thread(self._describe_devices)
+        models = [_describe_model(model) for model in self._models.values()]
+        limits = {name: getattr(self._config.limits, name) for name in self._config.limits.__slots__}
+        _respond(exchange, {"version": __version__, "devices": devices, "models": models, "limits": limits})
+
+    async def _allow(self, exchange: Exchange) -> None:
+        """Answer a browser's question; what it may do stands in the headers, where it may do anything."""
+        exchange.respond(_OK, b"", content_type="text/plain")
+
+    async def _start_reload(self, exchange: Exchange) -> None:
+        if self._reloading is not None and not self._reloading.done():
+            raise RefusedError(409, "a reload is under way already", code="reload_under_way")
+        self._reloading = asyncio.ensure_future(self._reload())
+        _respond(exchange, {"status": "reloading"}, status=202)
+
+    async def _ask_all(self, path: str) -> list[tuple[Worker, bytes]]:
+        """Return the answers of the workers that have one, all asked at the same time."""
+        workers = [worker for model in self._models.values() for worker in model.workers if worker.is_ready]
+        answers = await asyncio.gather(*(fetch(worker, path) for worker in workers))
+        return [
+            (worker, answer.body)
+            for worker, answer in zip(workers, answers, strict=True)
+            if answer is not None and answer.status == _OK
+        ]
+
+    def _find_model(self, exchange: Exchange) -> ServedModel:
+        name = (parse_qs(exchange.query).get("model") or [next(iter(self._models))])[0]
+        if name not in self._models:
+            raise RefusedError(404, f"there is no model {name!r}", code="model_not_found", param="model")
+        return self._models[name]
+
+    def _read_gauges(self) -> Iterable[tuple[str, str, Mapping[str, str], float]]:
+        for model in self._models.values():
+            labels = {"model": model.name}
+            yield "llcuda_queue_waiting", "Requests that wait for a slot.", labels, model.admission.waiting
+            tokens = model.admission.waiting_tokens
+            yield "llcuda_queue_waiting_tokens", "Estimated tokens of the requests that wait.", labels, tokens
+            for worker in model.workers:
+                labels = {"model": model.name, "worker": worker.server.name}
+                yield "llcuda_worker_up", "Whether the worker answers.", labels, float(worker.is_ready)
+                yield "llcuda_worker_slots", "Requests that the worker answers at a time.", labels, worker.slots
+                yield "llcuda_worker_busy", "Slots of the worker that are in use.", labels, worker.busy
+                yield "llcuda_worker_failures", "Requests that the worker failed at.", labels, worker.failed
+
+
+def _describe_model(model: ServedModel) -> dict[str, Any]:
+    workers = [
+        {
+            "name": worker.server.name,
+            "state": worker.server.state,
+            "slots": worker.slots,
+            "busy": worker.busy,
+            "device": _describe_report(worker),
+        }
+        for worker in model.workers
+    ]
+    return {"name": model.name, "waiting": model.admission.waiting, "workers": workers}
+
+
+def _describe_report(worker: Worker) -> dict[str, Any] | None:
+    report = getattr(worker.server, "device_report", None)
+    if report is None:
+        return None
+    names = ("device", "backend", "gpu", "layers_on_gpu", "layers", "offload", "reason")
+    return {name: getattr(report, name, None) for name in names}
+
+
+def _respond(exchange: Exchange, value: object, *, status: int = _OK) -> None:
+    exchange.respond(status, json.dumps(value, ensure_ascii=False).encode())

@@ -1,0 +1,278 @@
+"""A gateway's life on an event loop: models started, connections taken, everything brought to an end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+from contextlib import suppress
+from logging import getLogger
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError, UsageError
+from llcuda.gateway.access import Access
+from llcuda.gateway.audit import AuditLog
+from llcuda.gateway.checks import load_tls
+from llcuda.gateway.connection import Connection
+from llcuda.gateway.fleet import Fleet
+from llcuda.gateway.metrics import GatewayMetrics
+from llcuda.gateway.own import OwnAnswers
+from llcuda.gateway.served import ServedModel
+from llcuda.gateway.service import GatewayService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.replica import Replica
+
+__all__ = ["Running"]
+
+_BACKLOG = 1024
+_TICK_SECONDS = 1.0
+_DRAIN_LOOK_SECONDS = 0.02
+_FAREWELL_SECONDS = 1.0
+
+
+class Running:
+    """A gateway on the loop that runs: :meth:`start`, :meth:`wait_closed`, :meth:`stop`."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        """Prepare; nothing is started yet."""
+        self.config = config
+        self.url = ""
+        self.port = 0
+        self._loop = asyncio.get_running_loop()
+        self._metrics = GatewayMetrics()
+        self._audit = AuditLog(config.audit_log) if config.audit_log else None
+        self.models = {model.name: ServedModel(model, config.limits) for model in config.models}
+        self.fleets: dict[str, Fleet] = {}
+        for model in config.models:
+            before = sum(fleet.config.workers for fleet in self.fleets.values())
+            self.fleets[model.name] = self._make_fleet(model, workers_before=before)
+        self._server: asyncio.Server | None = None
+        self._service: GatewayService | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Take the port, start the models that are not on demand, and serve.
+
+        Raises PortInUseError, UsageError, and why a model does not start; nothing is left running then.
+        """
+        try:
+            self._server = server = await self._listen()
+            await self._start_models()
+            await server.start_serving()
+        except BaseException:
+            await self._end(grace=0.0)
+            raise
+        self._ticker = asyncio.ensure_future(self._tick())
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping is not None
+
+    async def wait_closed(self) -> None:
+        """Return when it has been stopped."""
+        await self._closed.wait()
+
+    def begin_stop(self, *, grace: float | None = None) -> None:
+        """Take no more requests, and end when those that have begun are answered, or after the time of grace.
+
+        A second call ends it at once.
+        """
+        if self._stopping is None:
+            grace = self.config.grace_timeout if grace is None else grace
+            self._stopping = asyncio.ensure_future(self._end(grace=grace))
+        elif self._service is not None:
+            for connection in tuple(self._service.connections):
+                connection.abort()
+
+    async def reload(self, config: GatewayConfig | None = None) -> None:
+        """Replace every worker by a new one without losing a request, and open the audit log anew.
+
+        Keys, names, limits and the options of each model follow ``config``, where it is given. Raises UsageError where
+        it has another address, log or other models than those that run, and why a new worker does not start; the old
+        ones go on then.
+        """
+        if config is not None:
+            self._follow(config)
+        if self._audit is not None:
+            self._audit.reopen()
+        for fleet in self.fleets.values():
+            if fleet.replicas:
+                await fleet.reload(self.config.grace_timeout)
+
+    def _follow(self, config: GatewayConfig) -> None:
+        fixed = ("host", "port", "tls_certificate", "tls_key", "audit_log")
+        changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
+        if [model.name for model in config.models] != list(self.models):
+            changed.append("models")
+        if changed:
+            what = ", ".join(changed)
+            raise UsageError(f"{what} cannot change while the gateway runs", hint="Start it anew for that.")
+        self.config = config
+        for model in config.models:
+            self.fleets[model.name].config = model
+            self.models[model.name].configure(model, config.limits)
+        if self._service is not None:
+            self._service.configure(config, Access(config, port=self.port))
+
+    def _make_fleet(self, config: ModelConfig, *, workers_before: int) -> Fleet:
+        model = self.models[config.name]
+
+        async def drain(replica: Replica) -> None:
+            worker = model.find_worker(replica)
+            if worker is not None:
+                await _until(lambda: not worker.busy)
+
+        def follow(_replica: Replica) -> None:
+            model.follow(self.fleets[config.name].replicas)
+
+        hang_timeout = self.config.hang_timeout
+        fleet = Fleet(config, workers_before=workers_before, hang_timeout=hang_timeout, drain=drain, on_change=follow)
+        model.start = lambda: self._ensure_started(fleet)
+        return fleet
+
+    async def _ensure_started(self, fleet: Fleet) -> None:
+        """Start a model on demand; where memory is short, in the place of the one that was not used for longest."""
+        try:
+            await fleet.ensure_started()
+        except OutOfMemoryError:
+            idle = [model for model in self.models.values() if model.name != fleet.config.name and self._is_idle(model)]
+            if not idle:
+                raise
+            oldest = min(idle, key=lambda model: model.last_used)
+            getLogger("llcuda").warning("unloading %s to make room for %s", oldest.name, fleet.config.name)
+            await self.fleets[oldest.name].unload()
+            fleet.last_error = None
+            await fleet.ensure_started()
+
+    def _is_idle(self, model: ServedModel) -> bool:
+        """Tell whether a model that can be started again is loaded, and nobody asks it."""
+        return model.config.on_demand and bool(self.fleets[model.name].replicas) and not model.is_busy
+
+    async def _unload_idle(self) -> None:
+        for model in self.models.values():
+            limit = model.config.idle_timeout
+            if limit is not None and self._is_idle(model) and self._loop.time() - model.last_used > limit:
+                await self.fleets[model.name].unload()
+
+
+    async def _listen(self) -> asyncio.Server:
+        config, loop = self.config, self._loop
+        tls = load_tls(config.tls_certificate, config.tls_key)
+        service: GatewayService | None = None
+
+        def connect() -> Connection:
+            assert service is not None  # noqa: S101 - it is made before anybody can connect
+            return Connection(service, loop)
+
+        try:
+            server = await loop.create_server(
+                connect, config.host, config.port, backlog=_BACKLOG, ssl=tls, start_serving=False
+            )
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(config.host, config.port) from None
+            reason = error.strerror or str(error)
+            raise UsageError(f"cannot listen on {config.host} port {config.port}: {reason}") from None
+        self.port = server.sockets[0].getsockname()[1]
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        self.url = f"{'https' if config.tls_certificate else 'http'}://{host}:{self.port}"
+        self._service = service = self._make_service()
+        return server
+
+    def _make_service(self) -> GatewayService:
+        own = OwnAnswers(
+            self.config,
+            models=self.models,
+            metrics=self._metrics,
+            describe_devices=_describe_devices,
+            reload=self.reload,
+        )
+        access = Access(self.config, port=self.port)
+        return GatewayService(
+            self.config, access=access, models=self.models, metrics=self._metrics, own=own.table, audit=self._audit
+        )
+
+    async def _start_models(self) -> None:
+        starts = [fleet.start() for fleet in self.fleets.values() if not fleet.config.on_demand]
+        results = await asyncio.gather(*starts, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            if self._service is not None:
+                self._service.check_times()
+            await self._unload_idle()
+
+    async def _end(self, *, grace: float) -> None:
+        service, server = self._service, self._server
+        try:
+            if server is not None:
+                server.close()
+            if service is not None:
+                await self._drain(service, grace)
+            if self._ticker is not None:
+                self._ticker.cancel()
+            await asyncio.gather(*(fleet.stop(0.0) for fleet in self.fleets.values()))
+        finally:
+            if self._audit is not None:
+                self._audit.close()
+            self._closed.set()
+
+    async def _drain(self, service: GatewayService, grace: float) -> None:
+        """Let what has begun end; what has not by then is told so."""
+        service.draining = True
+        for connection in tuple(service.connections):
+            connection.close()
+        await _until(lambda: not service.connections, seconds=grace)
+        for connection in tuple(service.connections):
+            connection.give_up()
+        # A moment for what they were told to be sent.
+        await _until(lambda: not service.connections, seconds=_FAREWELL_SECONDS)
+        for connection in tuple(service.connections):
+            connection.abort()
+
+
+async def run_until_stopped(running: Running, *, on_ready: Callable[[], object]) -> None:
+    """Start, say so, and return when it has been stopped. Raises why it does not start."""
+    try:
+        await running.start()
+    except LlcudaError:
+        if running.is_stopping:
+            return
+        raise
+    on_ready()
+    await running.wait_closed()
+
+
+async def _until(condition: Callable[[], bool], *, seconds: float = math.inf) -> None:
+    """Return when it is so, or the time is over."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not condition() and loop.time() < end:  # noqa: ASYNC110 - a look at an end that comes once
+        await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+
+
+def log_reload(task: asyncio.Task[None]) -> None:
+    """Say why a reload that nobody waits for failed."""
+    with suppress(asyncio.CancelledError):
+        error = task.exception()
+        if isinstance(error, LlcudaError):
+            getLogger("llcuda").warning("the reload failed, the workers before go on: %s", error)
+        elif error is not None:
+            getLogger("llcuda").error("the reload failed", exc_info=error)
+
+
+def _describe_devices() -> dict[str, Any]:
+    from llcuda import check_gpu_compatibility  # noqa: PLC0415 - only where it is asked for
+
+    return dict(check_gpu_compatibility())

@@ -1,0 +1,70 @@
+"""One model that is served: its workers, and the queue in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llcuda.gateway.admission import Admission
+from llcuda.gateway.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from llcuda.gateway.config import Limits, ModelConfig
+    from llcuda.gateway.worker import Server
+
+__all__ = ["ServedModel"]
+
+
+class ServedModel:
+    """A model by the name that requests call it, with one worker for each llama-server there is of it."""
+
+    def __init__(self, config: ModelConfig, limits: Limits) -> None:
+        """Have no workers yet."""
+        self.config = config
+        self.name = config.name
+        self.last_used = asyncio.get_running_loop().time()
+        self.workers: list[Worker] = []
+        self.start: Callable[[], Awaitable[None]] | None = None
+        self.admission = Admission(
+            lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
+        )
+
+    def configure(self, config: ModelConfig, limits: Limits) -> None:
+        """Follow another configuration of the same model."""
+        self.config = config
+        self.admission.max_queued, self.admission.max_queued_tokens = limits.max_queued, limits.max_queued_tokens
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it answers anybody, or anybody waits for it."""
+        return bool(self.admission.waiting) or any(worker.busy for worker in self.workers)
+
+    async def ensure_started(self) -> None:
+        """Start the model, if it is not. Raises why it cannot be."""
+        self.last_used = asyncio.get_running_loop().time()
+        if self.start is not None:
+            await self.start()
+
+    def follow(self, servers: Sequence[Server]) -> None:
+        """Have a worker for each of ``servers``: one more, one less, or another state than before."""
+        before = self.workers
+        self.workers = [
+            self.find_worker(server) or Worker(server, on_free=self.admission.dispatch) for server in servers
+        ]
+        for gone in (worker for worker in before if worker not in self.workers):
+            gone.draining = True
+            gone.drop()
+        for worker in self.workers:
+            worker.note_state()
+        self.admission.dispatch()
+
+    def find_worker(self, server: Server) -> Worker | None:
+        """Return the worker of a server, None where it has none."""
+        return next((worker for worker in self.workers if worker.server is server), None)
+
+    def choose_any(self) -> Worker | None:
+        """Return a worker for what takes no slot: the least busy one that answers."""
+        ready = [worker for worker in self.workers if worker.is_ready]
+        return min(ready, key=lambda worker: worker.busy, default=None)

@@ -1,0 +1,88 @@
+"""Where a server may listen that has a Unix socket: a file in a folder that nobody else writes to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from llcuda.errors import UsageError
+from llcuda.transport.address import MAX_SOCKET_BYTES
+
+__all__ = ["check_socket_path", "is_socket_path", "remove_socket", "restrict_socket"]
+
+_SUFFIX = ".sock"
+"""What makes a host a path, by llama-server's own rule."""
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_HINT = "Give the path of a file that is not there yet, in a folder of your own: /run/user/1000/llcuda/1.sock"
+
+
+def is_socket_path(host: str) -> bool:
+    """Return whether llama-server takes ``host`` for the path of a Unix socket."""
+    return host.endswith(_SUFFIX)
+
+
+def check_socket_path(path: str) -> None:
+    """Raise UsageError where no server could, or none should, listen on a Unix socket at ``path``.
+
+    The kernel takes paths of up to 107 bytes. Whoever can write to the folder could put a socket of their own in place
+    of the server's, so only its owner may. What is there already is nobody's to replace: it may belong to a server.
+    """
+    _check_name(path)
+    _check_folder(os.path.dirname(path))  # noqa: PTH120 - the path as it is given
+    if os.path.lexists(path):
+        raise UsageError(_describe_occupant(path), hint=f"Choose another path, or remove it: rm '{path}'")
+
+
+def restrict_socket(path: str) -> None:
+    """Let nobody but the owner connect."""
+    with suppress(OSError):  # some file systems keep no modes
+        Path(path).chmod(0o600)
+
+
+def remove_socket(path: str) -> None:
+    """Remove the socket at ``path``, if it is one: llama-server leaves its own behind."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)  # noqa: PTH108 - a string all the way
+
+
+def _check_name(path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > MAX_SOCKET_BYTES:
+        raise UsageError(
+            f"the path of a Unix socket has at most {MAX_SOCKET_BYTES} bytes, and this one {size}: {path}",
+            hint="Choose a shorter folder.",
+        )
+    if not path.startswith("/") or not path.isprintable():
+        raise UsageError(f"host={path!r} is not an absolute path of a Unix socket", hint=_HINT)
+
+
+def _check_folder(folder: str) -> None:
+    try:
+        found = os.stat(folder)  # noqa: PTH116 - a string all the way
+    except OSError as error:
+        raise UsageError(f"{folder} cannot hold a socket: {error.strerror}", hint=_HINT) from error
+    if not stat.S_ISDIR(found.st_mode) or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder} cannot hold a socket: it is not a folder that this user can write to", hint=_HINT)
+    if found.st_uid not in {os.geteuid(), 0} or found.st_mode & _OTHERS_MAY_WRITE:
+        raise UsageError(
+            f"{folder} must not hold a socket: others can write to it", hint=f"{_HINT}, or run: chmod 700 '{folder}'"
+        )
+
+
+def _describe_occupant(path: str) -> str:
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return f"{path} is there already, and it is not a socket"
+    import socket  # noqa: PLC0415 - kept out of the import
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(0.5)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return f"{path} is left from a server that is gone"
+        except OSError as error:
+            return f"{path} is there already, and cannot be connected to ({error.strerror or error})"
+    return f"another server listens on {path}"

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llcuda.gateway.admission import Admission, Callers, DrainRate, Job
+from llcuda.gateway.balance import read_prompt
+from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+
+@dataclass
+class FakeServer:
+    name: str = "w0"
+    slots: int = 1
+    state: str = "ready"
+    api_key: str = "key"
+    socket_path: Path = field(default_factory=lambda: Path("/nonesuch.sock"))
+
+    def note_life(self) -> None:
+        """Nothing is watched here."""
+
+
+class Queue:
+    """An admission in front of workers whose servers are named by their slots."""
+
+    def __init__(self, *slots: int, max_queued: int = 4, max_queued_tokens: int = 1000) -> None:
+        self.workers: list[Worker] = []
+        self.admission = Admission(
+            lambda: self.workers, max_queued=max_queued, max_queued_tokens=max_queued_tokens
+        )
+        self.workers += [
+            Worker(FakeServer(f"w{number}", count), on_free=self.admission.dispatch)
+            for number, count in enumerate(slots)
+        ]
+
+    def server(self, index: int = 0) -> Any:
+        return self.workers[index].server
+
+    def ask(self, **options: Any) -> asyncio.Task[Worker]:
+        return asyncio.ensure_future(self.admission.acquire(Job(**options)))
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def refusal_of(task: asyncio.Task[Worker]) -> RefusedError:
+    error = task.exception()
+    assert isinstance(error, RefusedError)
+    return error
+
+
+def test_slots_are_given_at_once_and_then_first_come_first_served() -> None:
+    async def scenario() -> None:
+        queue = Queue(2)
+        holders = [await queue.admission.acquire(Job()) for _ in range(2)]
+        assert queue.workers[0].busy == 2
+        waiting = [queue.ask() for _ in range(3)]
+        await turn()
+        assert queue.admission.waiting == 3
+        for number, holder in enumerate([*holders, queue.workers[0]]):
+            queue.admission.release(holder)
+            await turn()
+            assert [task.done() for task in waiting] == [at <= number for at in range(3)]
+        assert queue.admission.waiting == 0
+        assert queue.workers[0].busy == 2
+
+    run(scenario)
+
+
+def test_a_higher_priority_goes_first_and_within_one_the_order_holds() -> None:
+    async def scenario() -> None:
+        queue = Queue(1, max_queued=10)
+        worker = await queue.admission.acquire(Job())
+        order: list[str] = []
+
+        async def ask(name: str, priority: int) -> None:
+            taken = await queue.admission.acquire(Job(priority=priority))
+            order.append(name)
+            queue.admission.release(taken)
+
+        tasks = [asyncio.ensure_future(ask(name, priority)) for name, priority in
+                 [("a", 0), ("b", 0), ("c", 5), ("d", -1), ("e", 5)]]  # fmt: skip
+        await turn()
+        queue.admission.release(worker)
+        await asyncio.gather(*tasks)
+        assert order == ["c", "e", "a", "b", "d"]
+
+    run(scenario)
+
+
+def test_beyond_the_bound_the_answer_is_429_with_the_time_that_the_queue_takes() -> None:
+    async def scenario() -> None:
+        queue = Queue(1, max_queued=2)
+        worker = await queue.admission.acquire(Job())
+        queue.admission.release(worker, seconds=7.0)
+        await queue.admission.acquire(Job())
+        waiting = [queue.ask() for _ in range(2)]
+        await turn()
+        with pytest.raises(RefusedError) as refused:
+            await queue.admission.acquire(Job())
+        assert (refused.value.status, refused.value.code) == (429, "queue_full")
+        assert 21 <= int(refused.value.headers["Retry-After"]) <= 26
+        assert queue.admission.shed["queue_full"] == 1
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_many_tokens_fill_the_queue_as_many_requests_do() -> None:
+    async def scenario() -> None:
+        queue = Queue(1, max_queued_tokens=100)
+        await queue.admission.acquire(Job(tokens=5000))  # it waits for nobody
+        waiting = queue.ask(tokens=90)
+        await turn()
+        with pytest.raises(RefusedError) as refused:
+            await queue.admission.acquire(Job(tokens=11))
+        assert refused.value.status == 429
+        with pytest.raises(RefusedError) as refused:
+            await queue.admission.acquire(Job(tokens=101))
+        assert refused.value.status == 413
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert queue.admission.waiting_tokens == 0
+
+    run(scenario)
+
+
+def test_who_goes_away_while_waiting_leaves_nothing() -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        worker = await queue.admission.acquire(Job())
+        waiting = [queue.ask() for _ in range(3)]
+        await turn()
+        waiting[0].cancel()
+        await turn()
+        assert (queue.admission.waiting, len(queue.admission._heap)) == (2, 2)
+        queue.admission.release(worker)
+        await turn()
+        assert waiting[1].done()
+        waiting[2].cancel()
+        await turn()
+        queue.admission.release(waiting[1].result())
+        assert (worker.busy, queue.admission.waiting) == (0, 0)
+
+    run(scenario)
+
+
+def test_a_slot_that_was_given_in_the_moment_its_owner_left_goes_to_the_next() -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        worker = await queue.admission.acquire(Job())
+        first, second = queue.ask(), queue.ask()
+        await turn()
+        queue.admission.release(worker)  # the first has the slot now, and does not know it yet
+        first.cancel()
+        await turn()
+        assert first.cancelled()
+        assert second.result() is worker
+        assert worker.busy == 1
+
+    run(scenario)
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        worker = await queue.admission.acquire(Job())
+        late = queue.ask(deadline=asyncio.get_running_loop().time() + 0.05)
+        await asyncio.wait([late])
+        assert (refusal_of(late).status, refusal_of(late).code) == (504, "deadline")
+        queue.admission.release(worker, seconds=30.0)
+        worker = await queue.admission.acquire(Job())
+        with pytest.raises(RefusedError, match="would pass"):
+            await queue.admission.acquire(Job(deadline=asyncio.get_running_loop().time() + 10))
+
+    run(scenario)
+
+
+def test_without_a_worker_that_can_be_expected_the_answer_is_503_at_once() -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        queue.server().state = "failed"
+        with pytest.raises(RefusedError) as refused:
+            await queue.admission.acquire(Job())
+        assert refused.value.status == 503
+        assert "Retry-After" in refused.value.headers
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("state", ["starting", "silent", "waiting"])
+def test_a_worker_that_will_answer_again_is_waited_for(state: str) -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        queue.server().state = state
+        task = queue.ask()
+        await turn()
+        assert not task.done()
+        queue.server().state = "ready"
+        queue.workers[0].note_state()
+        assert await task is queue.workers[0]
+
+    run(scenario)
+
+
+def test_who_waits_for_workers_that_fail_is_told_so() -> None:
+    async def scenario() -> None:
+        queue = Queue(1, 1)
+        for index in (0, 1):
+            queue.server(index).state = "waiting"
+        task = queue.ask()
+        await turn()
+        for index in (0, 1):
+            queue.server(index).state = "failed"
+        queue.admission.dispatch()
+        await asyncio.wait([task])
+        assert refusal_of(task).status == 503
+
+    run(scenario)
+
+
+def test_a_worker_that_failed_rests_and_is_used_again() -> None:
+    async def scenario() -> None:
+        queue = Queue(1, 1)
+        queue.workers[0].note_failure()
+        assert not queue.workers[0].is_free
+        assert await queue.admission.acquire(Job()) is queue.workers[1]
+        task = queue.ask()
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        assert await task is queue.workers[0]
+
+    run(scenario)
+
+
+def test_a_second_try_goes_to_another_worker_where_there_is_one() -> None:
+    async def scenario() -> None:
+        queue = Queue(2, 2)
+        for _ in range(2):
+            job = Job(excluded=queue.workers[0])
+            assert await queue.admission.acquire(job) is queue.workers[1]
+        alone = Queue(1)
+        assert await alone.admission.acquire(Job(excluded=alone.workers[0])) is alone.workers[0]
+
+    run(scenario)
+
+
+def test_a_conversation_goes_back_to_its_worker() -> None:
+    async def scenario() -> None:
+        queue = Queue(4, 4)
+        first = read_prompt({"messages": [{"role": "user", "content": "hello"}]})
+        worker = await queue.admission.acquire(Job(prompt=first))
+        other = read_prompt({"messages": [{"role": "user", "content": "bye"}]})
+        assert await queue.admission.acquire(Job(prompt=other)) is not worker
+        assert await queue.admission.acquire(Job(prompt=first)) is worker
+
+    run(scenario)
+
+
+def test_the_drain_rate_follows_what_is_measured() -> None:
+    rate = DrainRate()
+    assert rate.estimate(10, slots=2) == 0.0
+    for _ in range(200):
+        rate.record(2.0)
+    assert rate.estimate(10, slots=4) == pytest.approx(5.0)
+    for _ in range(200):
+        rate.record(4.0)
+    assert rate.estimate(10, slots=4) == pytest.approx(10.0, rel=0.01)
+
+
+def test_a_key_has_as_many_requests_under_way_as_it_may() -> None:
+    callers = Callers()
+    callers.enter("ann", 2)
+    callers.enter("ann", 2)
+    callers.enter("bob", 2)
+    with pytest.raises(RefusedError) as refused:
+        callers.enter("ann", 2)
+    assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
+    callers.leave("ann")
+    callers.enter("ann", 2)
+    for name in ("ann", "ann", "bob"):
+        callers.leave(name)
+    assert not callers._in_flight
