@@ -16,7 +16,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llcuda.errors import ModelNotFoundError, PortInUseError, ServerError
+from llcuda.errors import ModelNotFoundError, OutOfMemoryError, PortInUseError, ServerError
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 
@@ -352,6 +352,51 @@ def test_several_models_are_told_apart_and_one_is_started_when_it_is_asked_for()
         assert asker.chat(model="b").json()["model"] == "b"
         assert asker.chat().json()["model"] == "a"
         assert [replica.state for replica in replicas(asker, "b")] == ["ready"]
+
+
+def test_a_model_that_nobody_asks_is_unloaded_and_loaded_again() -> None:
+    models = (ModelConfig("demo", "demo", on_demand=True, idle_timeout=0.5),)
+    with serving(models=models) as asker:
+        assert asker.http.get("/health").json() == {"status": "ok"}
+        for _ in range(2):
+            assert asker.chat().status_code == 200
+            until(lambda: not replicas(asker))
+
+
+def test_where_memory_is_short_the_model_that_was_not_used_for_longest_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = tuple(ModelConfig(name, "demo", on_demand=True, slots=1) for name in ("a", "b", "c"))
+    with serving(models=models) as asker:
+        for name in ("b", "a"):
+            assert asker.chat(model=name).status_code == 200
+        running = asker.gateway._running
+        assert running is not None
+        fleet = running.fleets["c"]
+        start = fleet.ensure_started
+
+        async def run_short() -> None:
+            if running.fleets["b"].replicas:
+                raise OutOfMemoryError("there is not enough memory")
+            await start()
+
+        monkeypatch.setattr(fleet, "ensure_started", run_short)
+        assert asker.chat(model="c").json()["model"] == "c"
+        assert [bool(replicas(asker, name)) for name in ("a", "b", "c")] == [True, False, True]
+
+
+def test_where_nothing_can_make_room_the_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(models=(ModelConfig("a", "demo", on_demand=True),)) as asker:
+        running = asker.gateway._running
+        assert running is not None
+
+        async def run_short() -> None:
+            raise OutOfMemoryError("there is not enough memory in /some/path")
+
+        monkeypatch.setattr(running.fleets["a"], "ensure_started", run_short)
+        answer = asker.chat()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "out_of_memory")
+        assert "/some/path" not in answer.text
 
 
 def test_what_cannot_be_served_is_an_error_and_leaves_nothing() -> None:

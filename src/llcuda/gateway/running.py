@@ -159,7 +159,10 @@ class Running:
         for model in self.models.values():
             limit = model.config.idle_timeout
             if limit is not None and self._is_idle(model) and self._loop.time() - model.last_used > limit:
-                await self.fleets[model.name].unload()
+                try:
+                    await self.fleets[model.name].unload()
+                except LlcudaError as error:
+                    getLogger("llcuda").warning("the model %s could not be unloaded: %s", model.name, error)
 
 
     async def _listen(self) -> asyncio.Server:
