@@ -11,7 +11,7 @@ import pytest
 
 from llcuda.gateway.config import Limits
 from llcuda.gateway.connection import Connection
-from llcuda.gateway.exchange import Exchange, Timeouts
+from llcuda.gateway.exchange import Exchange
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Echo:
 
     def __init__(self, **limits: Any) -> None:
         self.limits = dataclasses.replace(Limits(), **limits)
-        self.timeouts = Timeouts()
+        self.slow_readers = 0
         self.draining = False
         self.connections: set[Connection] = set()
         self.cancelled: list[str] = []
@@ -72,6 +72,9 @@ class Echo:
 
     def refuse(self, exchange: Exchange, error: RefusedError) -> None:
         exchange.refuse(error)
+
+    def note_slow_reader(self) -> None:
+        self.slow_readers += 1
 
 
 class Source:
@@ -331,7 +334,7 @@ def test_a_slow_reader_makes_the_source_wait_and_is_cut_in_the_end() -> None:
         assert echo.connections
         connection.check_time(asyncio.get_running_loop().time() + 61)
         await until(lambda: not echo.connections)
-        assert echo.timeouts.slow_readers == 1
+        assert echo.slow_readers == 1
         assert echo.cancelled == ["/flood"]
 
     with_echo(scenario)
@@ -378,13 +381,18 @@ def test_one_connection_too_many_is_told_so() -> None:
 
 def test_a_gateway_that_ends_answers_what_it_has_and_says_that_it_is_the_last() -> None:
     async def scenario(echo: Echo, connect: Callable[[], Awaitable[Client]]) -> None:
-        client, idle = await connect(), await connect()
+        client, idle, sending = await connect(), await connect(), await connect()
+        whole = post(b"late")
+        sending.send(whole[:-2])
         client.send(post(b"", path="/wait"))
         await until(lambda: echo.begun)
         echo.draining = True
         for connection in tuple(echo.connections):
             connection.close()
         assert await idle.rest() == b""
+        sending.send(whole[-2:])
+        assert (await sending.echoed())["body"] == "late"
+        assert await sending.rest() == b""
         echo.go_on.set()
         status, headers, _ = await client.answer()
         assert (status, headers["connection"]) == (200, "close")

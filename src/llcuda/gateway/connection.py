@@ -7,10 +7,9 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-import httptools
-
-from llcuda.gateway.exchange import Exchange, Timeouts
+from llcuda.gateway.exchange import Exchange
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.requests import RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -22,18 +21,11 @@ __all__ = ["Connection", "Service"]
 _WRITE_BUFFER_BYTES = 64 << 10
 _LINGER_SECONDS = 0.5  # for a refusal to arrive before the rest of a request that nobody reads resets the connection
 
-# What a second one of would leave open which of the two is meant.
-_ONCE = frozenset({
-    "authorization", "content-encoding", "content-length", "content-type", "expect", "host", "origin",
-    "transfer-encoding", "x-api-key",
-})  # fmt: skip
-
 
 class Service(Protocol):
     """What a connection needs of the gateway."""
 
     limits: Limits
-    timeouts: Timeouts
     draining: bool
     connections: set[Connection]
 
@@ -45,6 +37,9 @@ class Service(Protocol):
 
     def refuse(self, exchange: Exchange, error: RefusedError) -> None:
         """Answer with an error, and count it."""
+
+    def note_slow_reader(self) -> None:
+        """Count a client that was cut because it took nothing of what it was sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -64,21 +59,17 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_exchange", "_head_bytes", "_loop", "_parser", "_paused_since", "_reading", "_service", "_since", "_state",
-        "_task", "_transport", "_upgrading", "_url", "_waiting",
+        "_exchange", "_loop", "_paused_since", "_reader", "_service", "_since", "_state", "_task", "_transport",
+        "_waiting",
     )  # fmt: skip
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for the client."""
         self._service = service
         self._loop = loop
-        self._parser = httptools.HttpRequestParser(self)
+        self._reader = RequestReader(self)
         self._state = "idle"
         self._since = loop.time()
-        self._head_bytes = 0
-        self._url = b""
-        self._upgrading: Exchange | None = None
-        self._reading: Exchange | None = None
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._waiting: deque[Exchange] = deque()
@@ -96,28 +87,14 @@ class Connection(asyncio.Protocol):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connections = self._service.connections
         connections.add(self)
-        if len(connections) > self._service.limits.max_connections:
-            self._refuse(RefusedError(503, "there are too many connections", code="too_many_connections", close=True))
+        if len(connections) > self.limits.max_connections:
+            self.refuse(RefusedError(503, "there are too many connections", code="too_many_connections", close=True))
 
     def data_received(self, data: bytes) -> None:
         """Read requests."""
-        if self._state == "refused":
-            return
         if self._state == "idle":
             self._enter("head")
-        if self._reading is None or not self._reading.head_complete:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            if self._state != "refused":
-                self._refuse(RefusedError(400, f"this is not HTTP: {error}", code="bad_request", close=True))
-        reading = self._reading
-        in_head = reading is not None and not reading.head_complete
-        if in_head and self._head_bytes > self._service.limits.max_header_bytes and self._state != "refused":
-            self._refuse(self._head_too_large())
+        self._reader.feed(data)
 
     def eof_received(self) -> bool:
         """Take a client that will say no more for one that has gone."""
@@ -142,95 +119,51 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.resume()
 
-    # The parser's side. An exception in here would come out as a parser's error, so none is raised.
+    # The reader's side.
 
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        if self._upgrading is not None or self._state == "refused":
-            return
+    @property
+    def limits(self) -> Limits:
+        """The bounds of what is read."""
+        return self._service.limits
+
+    def begin_request(self) -> Exchange:
+        """Return what a request that begins is kept in."""
         if self._state == "idle":
             self._enter("head")
-        self._url = b""
-        self._reading = Exchange(self)
+        return Exchange(self)
 
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the target."""
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those after the body mean nothing here."""
-        exchange = self._reading
-        if exchange is None or self._state not in {"head", "busy"} or exchange.head_complete:
-            return
-        headers = exchange.headers
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
-        if key not in headers:
-            headers[key] = text
-        elif key in _ONCE:
-            self._refuse(RefusedError(400, f"there is more than one {key} header", code="bad_request", close=True))
-        else:
-            headers[key] = f"{headers[key]}, {text}"
-        limits = self._service.limits
-        exchange.header_count += 1
-        exchange.header_bytes += len(name) + len(value)
-        if exchange.header_count > limits.max_headers or exchange.header_bytes > limits.max_header_bytes:
-            self._refuse(self._head_too_large())
-
-    def on_headers_complete(self) -> None:
-        """Decide whether the body is worth reading."""
-        exchange = self._reading
-        if exchange is None or self._state == "refused" or self._upgrading is not None:
-            return
-        parser = self._parser
-        self._head_bytes = 0
-        exchange.read_head(
-            parser.get_method().decode("latin-1"), self._url.decode("latin-1"), parser.get_http_version()
-        )
-        try:
-            exchange.check_head()
-            if exchange.content_length > self._service.limits.max_body_bytes:
-                raise self._too_large()
-            self._service.check_head(exchange)
-        except RefusedError as error:
-            error.close = error.close or exchange.has_body
-            if error.close:
-                self._refuse(error)
-            else:
-                exchange.refusal = error
-            return
-        if parser.should_upgrade():
-            self._upgrading = exchange
-            exchange.keep_alive = False
+    def take_head(self, exchange: Exchange) -> None:
+        """Let the gateway look at a head, and a client go on that waits for leave to."""
+        self._service.check_head(exchange)
         if self._state == "head":
             self._enter("body")
         if exchange.headers.get("expect", "").lower() == "100-continue" and exchange.has_body:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_body(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        exchange = self._reading
-        if exchange is None or self._state == "refused":
-            return
-        exchange.add_body(data)
-        if exchange.body_bytes > self._service.limits.max_body_bytes:
-            self._refuse(self._too_large())
-
-    def on_message_complete(self) -> None:
-        """Answer the request, or let it wait for the one before."""
-        if self._upgrading is not None and self._reading is self._upgrading and self._parser.should_upgrade():
-            return  # its body comes yet
-        self._upgrading = None
-        exchange, self._reading = self._reading, None
-        self._head_bytes = 0
-        if exchange is None or self._state == "refused":
-            return
-        exchange.keep_alive = exchange.keep_alive and self._parser.should_keep_alive()
+    def take_request(self, exchange: Exchange) -> None:
+        """Answer a request, or let it wait for the one before."""
         if self._exchange is None:
             self._begin(exchange)
         else:
             self._waiting.append(exchange)
             self._transport.pause_reading()
+
+    def refuse(self, error: RefusedError) -> None:
+        """Answer what cannot be read to its end, and close."""
+        reading = self._reader.exchange
+        self._reader.close()
+        self._enter("refused")
+        self._waiting.clear()
+        if self._exchange is not None:
+            # The answer that is being written comes first; what follows it was never a request.
+            self._exchange.keep_alive = False
+            return
+        exchange = reading or Exchange(self)
+        exchange.keep_alive = False
+        self._service.refuse(exchange, error)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._loop.call_later(_LINGER_SECONDS, self._transport.close)
 
     # The exchange's side.
 
@@ -252,13 +185,13 @@ class Connection(asyncio.Protocol):
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered, or read."""
-        return self._exchange is not None or self._reading is not None
+        return self._exchange is not None or self._reader.exchange is not None
 
     def close(self) -> None:
-        """Close a connection that has no request, or let the one that is answered be the last."""
+        """Close a connection that has no request, or let the one that is read or answered be the last."""
         if self._exchange is not None:
             self._exchange.keep_alive = False
-        else:
+        elif self._reader.exchange is None:
             self._transport.close()
 
     def give_up(self) -> None:
@@ -275,37 +208,20 @@ class Connection(asyncio.Protocol):
 
     def check_time(self, now: float) -> None:
         """End what takes too long; called once a second."""
-        limits, timeouts = self._service.limits, self._service.timeouts
+        limits = self.limits
         waited = now - self._since
         if self._paused_since and now - self._paused_since > limits.write_timeout:
-            timeouts.slow_readers += 1
+            self._service.note_slow_reader()
             self._transport.abort()
         elif self._state == "idle" and waited > limits.idle_timeout:
             self._transport.close()
         elif self._state == "head" and waited > limits.header_timeout:
-            self._refuse(RefusedError(408, "the head of the request did not come", code="too_slow", close=True))
+            self.refuse(RefusedError(408, "the head of the request did not come", code="too_slow", close=True))
         elif self._state == "body" and waited > limits.body_timeout:
-            self._refuse(RefusedError(408, "the body of the request did not come", code="too_slow", close=True))
+            self.refuse(RefusedError(408, "the body of the request did not come", code="too_slow", close=True))
         elif self._state == "busy" and waited > limits.request_timeout and self._exchange and self._task:
             self._exchange.is_late = True
             self._task.cancel()
-
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Read the body of a request that asks whether we would rather speak HTTP/2 (Java's client always does).
-
-        llhttp takes what follows such a head for the other protocol. It is answered as any other, and is the last.
-        """
-        exchange = self._upgrading
-        if exchange is None or exchange.method == "CONNECT":
-            if self._state != "refused":
-                self._refuse(RefusedError(400, "this is no proxy", code="bad_request", close=True))
-            return
-        self._parser = httptools.HttpRequestParser(self)
-        chunked = "transfer-encoding" in exchange.headers
-        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % exchange.content_length
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
-        if rest:
-            self._parser.feed_data(rest)
 
     def _begin(self, exchange: Exchange) -> None:
         self._enter("busy")
@@ -335,35 +251,9 @@ class Connection(asyncio.Protocol):
         elif self._waiting:
             self._begin(self._waiting.popleft())
         else:
-            self._enter("head" if self._reading is not None else "idle")
+            self._enter("head" if self._reader.exchange is not None else "idle")
             self._transport.resume_reading()
 
     def _enter(self, state: str) -> None:
         self._state = state
         self._since = self._loop.time()
-
-    def _head_too_large(self) -> RefusedError:
-        limits = self._service.limits
-        most = f"{limits.max_header_bytes} bytes or {limits.max_headers} headers"
-        message = f"the head of the request has more than {most}"
-        return RefusedError(431, message, code="head_too_large", close=True)
-
-    def _too_large(self) -> RefusedError:
-        limit = self._service.limits.max_body_bytes
-        return RefusedError(413, f"the body is larger than {limit} bytes", code="body_too_large", close=True)
-
-    def _refuse(self, error: RefusedError) -> None:
-        """Answer what cannot be read to its end, and close."""
-        busy = self._exchange is not None
-        self._enter("refused")
-        self._waiting.clear()
-        if busy:
-            # The answer that is being written comes first; what follows it was never a request.
-            self.close()
-            return
-        exchange = self._reading or Exchange(self)
-        exchange.keep_alive = False
-        self._service.refuse(exchange, error)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._loop.call_later(_LINGER_SECONDS, self._transport.close)

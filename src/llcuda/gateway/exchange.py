@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import count
 from time import monotonic
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.connection import Connection
     from llcuda.gateway.routes import Route
 
-__all__ = ["Exchange", "Source", "Timeouts"]
+__all__ = ["Exchange", "Source"]
 
 _MAX_TARGET = 1024
 _MAX_ID = 64
@@ -28,13 +27,6 @@ _numbers = count(1)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 # `nosniff`: an answer may hold whatever a model says, and a browser must not take it for a page.
 _ALWAYS = "Server: llcuda\r\nX-Content-Type-Options: nosniff\r\n"
-
-
-@dataclass(slots=True)
-class Timeouts:
-    """How many clients were cut because they were too slow."""
-
-    slow_readers: int = 0
 
 
 class Source(Protocol):

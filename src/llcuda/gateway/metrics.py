@@ -107,6 +107,9 @@ class GatewayMetrics:
         self.completion_tokens = Counter("llcuda_completion_tokens", "Tokens of answers.", registry=self.registry)
         self.retries = Counter("llcuda_retries", "Requests that went to a second worker.", registry=self.registry)
         self.cancelled = Counter("llcuda_cancelled", "Requests whose client went away.", registry=self.registry)
+        self.slow_readers = Counter(
+            "llcuda_slow_readers", "Clients that were cut because they took nothing.", registry=self.registry
+        )
         self.rejected = Counter(
             "llcuda_rejected", "Requests that were sent away, by the reason.", ("reason",), registry=self.registry
         )

@@ -14,7 +14,6 @@ from llcuda.gateway.admission import Callers
 from llcuda.gateway.answering import ModelRequest, write_error_event
 from llcuda.gateway.audit import AuditRecord
 from llcuda.gateway.envelopes import to_refusal
-from llcuda.gateway.exchange import Timeouts
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.routes import PREFLIGHT, ROUTES, OwnRoute
 
@@ -52,7 +51,6 @@ class GatewayService:
         """``own`` answers the gateway's own addresses, by their endpoint."""
         self.config = config
         self.limits = config.limits
-        self.timeouts = Timeouts()
         self.draining = False
         self.connections: set[Connection] = set()
         self.metrics = metrics
@@ -102,6 +100,10 @@ class GatewayService:
         """Answer with an error, and count it."""
         self._refuse(exchange, error)
         self._record(exchange)
+
+    def note_slow_reader(self) -> None:
+        """Count a client that was cut because it took nothing of what it was sent."""
+        self.metrics.slow_readers.inc()
 
     def check_times(self) -> None:
         """End what takes too long; to be called once a second."""
