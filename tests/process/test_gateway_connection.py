@@ -11,11 +11,12 @@ import pytest
 
 from llcuda.gateway.config import Limits
 from llcuda.gateway.connection import Connection
-from llcuda.gateway.exchange import Exchange
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from llcuda.gateway.exchange import Exchange
 
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 
