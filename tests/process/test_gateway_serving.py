@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llcuda.errors import ModelNotFoundError, OutOfMemoryError, PortInUseError, ServerError
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
+from llcuda.gateway.routes import ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,6 +157,17 @@ class TestWhatIsAnswered:
         assert after["llcuda_completion_tokens_total"] > before["llcuda_completion_tokens_total"]
         assert after["llcuda_worker_updemodemo/1"] == 1
         assert {"llamacpp:prompt_tokens_totaldemodemo/0", "llamacpp:prompt_tokens_totaldemodemo/1"} <= after.keys()
+
+    def test_the_page_of_the_documentation_names_what_there_is(self, asker: Asker) -> None:
+        text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+        asker.chat()
+        figures = set(re.findall(r"`(llcuda_\w+)`", text))
+        assert len(figures) > 10
+        page = asker.http.get("/metrics").text
+        assert [figure for figure in figures if f"\n# HELP {figure} " not in f"\n{page}"] == []
+        addresses = set(re.findall(r"`(?:GET |POST )?(/[\w/-]+)`", text))
+        assert len(addresses) > 15
+        assert addresses <= ROUTES.keys()
 
     @pytest.mark.parametrize(
         ("body", "status", "code"),
