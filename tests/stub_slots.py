@@ -37,7 +37,7 @@ class Client(Protocol):
 class Slot:
     """One of ``--parallel``: what it is doing, and the text that its cache holds."""
 
-    __slots__ = ("cached", "last", "launched", "number", "run", "text")
+    __slots__ = ("cached", "last", "number", "run", "text")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -45,7 +45,6 @@ class Slot:
         self.text = ""
         self.cached = 0
         self.last: Run | None = None
-        self.launched = 0
 
     def match(self, prompt: str) -> int:
         """Return how many characters of the prompt the cache begins with."""
@@ -62,11 +61,13 @@ class Engine:
     def __init__(self, parallel: int, *, model: str, key: str, embeds: bool) -> None:
         self.loop = asyncio.get_running_loop()
         self.slots = [Slot(number) for number in range(parallel)]
+        self._free = dict.fromkeys(self.slots)  # the one unused for longest first
         self.waiting: deque[Run] = deque()
+        self._serving = False
         self.model = model
         self.key = key
         self.embeds = embeds
-        self.requests = self.busy = self.highest = self.hits = self.launched = 0
+        self.requests = self.busy = self.highest = self.hits = 0
         self.prompt_tokens = self.cached_tokens = self.answer_tokens = 0
         self.cancelled: deque[tuple[Any, float]] = deque(maxlen=10000)
 
@@ -80,17 +81,20 @@ class Engine:
     def release(self, slot: Slot, text: str) -> None:
         """Free a slot, with what it has read and written in its cache."""
         slot.run, slot.text = None, text
+        self._free[slot] = None
         self.busy -= 1
-        if self.waiting:
-            self._launch(self.waiting.popleft())
+        if not self._serving:
+            self._serving = True  # an answer that takes no time comes back here: not deeper and deeper
+            while self.waiting and self.busy < len(self.slots):
+                self._launch(self.waiting.popleft())
+            self._serving = False
 
     def _launch(self, run: Run) -> None:
         prompt = run.asked.prompt
         slot, known = self._choose(prompt)
         slot.cached = cached = run.asked.count_cached(known)
         slot.run = slot.last = run
-        self.launched += 1
-        slot.launched = self.launched
+        del self._free[slot]
         self.busy += 1
         self.highest = max(self.highest, self.busy)
         self.hits += cached > 0
@@ -100,11 +104,13 @@ class Engine:
 
     def _choose(self, prompt: str) -> tuple[Slot, int]:
         """Choose as llama-server does: the slot whose cache has most of the prompt, or the one unused for longest."""
-        free = [slot for slot in self.slots if slot.run is None]
-        known, best = max(((slot.match(prompt), slot) for slot in free), key=lambda found: found[0])
+        newest = next(reversed(self._free))
+        if newest.text.startswith(prompt):
+            return newest, len(prompt)  # none can have more, and there may be a thousand
+        known, best = max(((slot.match(prompt), slot) for slot in self._free), key=lambda found: found[0])
         if known > _SIMILAR * len(prompt):
             return best, known
-        oldest = min(free, key=lambda slot: slot.launched)
+        oldest = next(iter(self._free))
         return oldest, oldest.match(prompt)
 
     def answer(self, path: str) -> bytes | None:

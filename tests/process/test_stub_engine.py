@@ -286,6 +286,18 @@ def test_no_more_requests_run_than_there_are_slots(stub: Path) -> None:
     assert (report["busy"], report["waiting"], report["highest"]) == (0, 0, 2)
 
 
+def test_a_long_queue_of_quick_requests_is_served(stub: Path) -> None:
+    slow = [UnixConnection(stub) for _ in range(2)]
+    quick = [UnixConnection(stub) for _ in range(400)]
+    for connection in slow:
+        connection.request("POST", CHAT, body=json.dumps(steer(tokens=2, token_ms=1000)))
+    for connection in quick:
+        connection.request("POST", CHAT, body=json.dumps(steer(stream=False, tokens=2)))
+    for connection in (*slow, *quick):
+        assert connection.getresponse().read()
+        connection.close()
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_slot_at_once(stub: Path, *, stream: bool) -> None:
     slow = steer(stream=stream, tokens=100, token_ms=1000, tag=7)
