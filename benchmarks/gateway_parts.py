@@ -1,0 +1,260 @@
+"""The parts of the benchmark of the gateway: each is given what runs, and returns its figures by name and kind."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gateway_load import Load, ask, build_body, connect, read_cpu, read_rss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from gateway_rivals import Rival
+
+__all__ = ["PARTS", "Part", "Run"]
+
+Figures = dict[str, dict[str, float]]
+
+_STREAMS = 1000
+_CANCELS = 500
+_CANCEL_PATIENCE = 3.0
+_QUEUED = 256  # what `llcuda serve` lets wait unless it is told otherwise
+_OTHERS_SECONDS = 10.0  # of overload: what has no bound only gets slower and larger
+_BASELINE = "direct"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long a part takes, and with what."""
+
+    load: Path
+    rounds: int
+    seconds: float
+    """Of one turn."""
+    overload_seconds: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that is measured."""
+
+    measure: Callable[[Mapping[str, Rival], Run], Figures]
+    rivals: Sequence[str]
+    slots: int = 1024
+    workers: int = 1
+
+
+def _load(rival: Rival, run: Run, body: str, **options: float) -> dict[str, Any]:
+    return Load(run.load, *rival.addresses, body=body, key=rival.key, **options).read()
+
+
+def _collect(samples: dict[str, list[dict[str, float]]]) -> Figures:
+    """Return the medians of the rounds."""
+    return {
+        name: {kind: statistics.median(one[kind] for one in rounds) for kind in rounds[0]}
+        for name, rounds in samples.items()
+    }
+
+
+def measure_latency(rivals: Mapping[str, Rival], run: Run) -> Figures:
+    """Measure microseconds at one connection; what is added is over the turns at the stub before and after."""
+    body, samples = build_body(tokens=16), {name: [] for name in rivals}
+    for name in rivals:
+        _load(rivals[name], run, body, n=100)
+    for _ in range(run.rounds):
+        before = _time_direct(rivals, run, body)
+        samples[_BASELINE].append(before)
+        for name in rivals:
+            if name == _BASELINE:
+                continue
+            taken = _load(rivals[name], run, body, t=run.seconds)["latency_us"]
+            after = _time_direct(rivals, run, body)
+            added = {f"added {kind}": taken[kind] - (before[kind] + after[kind]) / 2 for kind in ("p50", "p99")}
+            samples[name].append({"p50": taken["p50"], "p99": taken["p99"], **added})
+            before = after
+    return _collect(samples)
+
+
+def _time_direct(rivals: Mapping[str, Rival], run: Run, body: str) -> dict[str, float]:
+    taken = _load(rivals[_BASELINE], run, body, t=run.seconds / 2)["latency_us"]
+    return {"p50": taken["p50"], "p99": taken["p99"]}
+
+
+def measure_throughput(rivals: Mapping[str, Rival], run: Run) -> Figures:
+    """Measure requests a second at 32 connections, streamed and not, and CPU microseconds of each."""
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in rivals}
+    for _ in range(run.rounds):
+        for name, rival in rivals.items():
+            plain = _use(rival, run, build_body(tokens=16), c=32, t=run.seconds)
+            streamed = _use(rival, run, build_body(stream=True, tokens=16), c=32, t=run.seconds)
+            samples[name].append(
+                {
+                    "requests/s": plain["finished"] / plain["seconds"],
+                    "CPU us": plain["cpu_us"] / max(1, plain["finished"]),
+                    "streams/s": streamed["finished"] / streamed["seconds"],
+                    "CPU us, streamed": streamed["cpu_us"] / max(1, streamed["finished"]),
+                    "errors": plain["errors"] + streamed["errors"],
+                }
+            )
+    return _collect(samples)
+
+
+def _use(rival: Rival, run: Run, body: str, **options: float) -> dict[str, Any]:
+    """Return the load's figures, with the CPU time that stood between."""
+    before = read_cpu(rival.pids)
+    figures = _load(rival, run, body, **options)
+    return {**figures, "cpu_us": (read_cpu(rival.pids) - before) * 1e6}
+
+
+def measure_tokens(rivals: Mapping[str, Rival], run: Run) -> Figures:
+    """Measure CPU microseconds of each token that is passed on: one by one, 20 streams of one in 10 ms; and a burst."""
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in rivals}
+    alone = build_body(stream=True, tokens=int(100 * run.seconds), token_ms=10)
+    burst = build_body(stream=True, tokens=4000)
+    for _ in range(run.rounds):
+        for name, rival in rivals.items():
+            slow = _use(rival, run, alone, c=20, n=20)
+            fast = _use(rival, run, burst, c=1, n=10)
+            samples[name].append(
+                {
+                    "CPU us, alone": slow["cpu_us"] / slow["events"],
+                    "CPU us, burst": fast["cpu_us"] / fast["events"],
+                    "errors": slow["errors"] + fast["errors"],
+                }
+            )
+    return _collect(samples)
+
+
+def measure_memory(rivals: Mapping[str, Rival], run: Run) -> Figures:
+    """Measure MiB before, and at 1,000 open streams of a token a second."""
+    body = build_body(stream=True, tokens=600, token_ms=1000)
+    return {name: _measure_memory(rival, run, body) for name, rival in rivals.items()}
+
+
+def _measure_memory(rival: Rival, run: Run, body: str) -> dict[str, float]:
+    before = read_rss(rival.pids)
+    load = Load(run.load, *rival.addresses, body=body, key=rival.key, c=_STREAMS, n=_STREAMS, r=_STREAMS / 2)
+    try:
+        deadline = time.monotonic() + 20
+        while _read_stub(rival)["busy"] < _STREAMS and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(2)
+        busy, after = _read_stub(rival)["busy"], read_rss(rival.pids)
+    finally:
+        load.stop()
+    _await_idle(rival)
+    return {
+        "streams": busy,
+        "MiB before": before,
+        "MiB": after,
+        "KiB per stream": (after - before) * 1024 / max(1, busy),
+    }
+
+
+def _read_stub(rival: Rival) -> dict[str, Any]:
+    """Return the stub's own figures, added up over the stubs."""
+    reports = [json.loads(ask(stub, "/stub")[1]) for stub in rival.stubs]
+    return {**reports[0], **{kind: sum(report[kind] for report in reports) for kind in ("busy", "waiting", "requests")}}
+
+
+def _await_idle(rival: Rival) -> None:
+    deadline = time.monotonic() + _CANCEL_PATIENCE
+    while _read_stub(rival)["busy"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def measure_cancels(rivals: Mapping[str, Rival], run: Run) -> Figures:
+    """Measure milliseconds from a client's leaving, after its first token, until its slot is free, 500 times."""
+    del run
+    return {name: _measure_cancels(rival) for name, rival in rivals.items()}
+
+
+def _measure_cancels(rival: Rival) -> dict[str, float]:
+    left = {number: _leave(rival, number) for number in range(_CANCELS)}
+    _await_idle(rival)
+    freed = {tag: at for tag, at in _read_stub(rival)["cancelled"] if tag in left}
+    waits = sorted((freed[number] - at) * 1e3 for number, at in left.items() if number in freed)
+    if not waits:
+        return {"freed": 0}
+    return {"freed": len(waits), "p50 ms": _at(waits, 0.5), "p99 ms": _at(waits, 0.99), "max ms": waits[-1]}
+
+
+def _leave(rival: Rival, number: int) -> float:
+    """Ask for a stream, leave at its first token, and return when, on the clock that the stub has too."""
+    body = build_body(stream=True, tokens=200, token_ms=50, tag=number)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {rival.key or 'none'}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with connect(rival.addresses[0]) as connection:
+        connection.sendall(f"{head}{body}".encode())
+        seen = b""
+        while b" token" not in seen:
+            data = connection.recv(65536)
+            if not data:
+                break
+            seen += data
+        return time.monotonic()
+
+
+def _at(values: list[float], share: float) -> float:
+    return values[round(share * (len(values) - 1))]
+
+
+def measure_overload(rivals: Mapping[str, Rival], run: Run) -> Figures:
+    """Offer ten times what four slots can do, and measure those who are let in, those who are not, and the memory."""
+    return {name: _measure_overload(rival, run) for name, rival in rivals.items()}
+
+
+def _measure_overload(rival: Rival, run: Run) -> dict[str, float]:
+    body = build_body(stream=True, tokens=8, first_ms=5, token_ms=5)
+    slots = 4
+    able = _load(rival, run, body, c=slots, t=2)["complete"] / 2
+    seconds = run.overload_seconds if rival.name == "llcuda" else min(run.overload_seconds, _OTHERS_SECONDS)
+    before = highest = read_rss(rival.pids)
+    load = Load(run.load, *rival.addresses, body=body, key=rival.key, c=4000, r=10 * able, t=seconds)
+    while load.process.poll() is None:
+        time.sleep(0.2)
+        highest = max(highest, read_rss(rival.pids))
+    figures = load.read()
+    _await_idle(rival)
+    refused = figures["statuses"].get("429", 0) + figures["statuses"].get("503", 0)
+    return {
+        "capacity/s": able,
+        "offered/s": 10 * able,
+        "first token p99 ms": figures["first_us"].get("p99", 0) / 1e3,
+        "of its bound": figures["first_us"].get("p99", 0) / 1e6 / ((_QUEUED + slots) / able),
+        "refused": refused,
+        "refusal p99 ms": figures["refused_us"].get("p99", 0) / 1e3,
+        "goodput share": figures["complete"] / seconds / able,
+        "MiB more": highest - before,
+        "errors": figures["errors"] + figures["unsent"],
+    }
+
+
+def measure_replicas(rivals: Mapping[str, Rival], run: Run) -> Figures:
+    """Measure tokens a second of eight stubs at 32 streams, against all of them asked directly."""
+    body = build_body(stream=True, tokens=50, token_ms=10)
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in rivals}
+    for _ in range(run.rounds):
+        for name, rival in rivals.items():
+            figures = _use(rival, run, body, c=32, t=max(2.5, run.seconds))
+            samples[name].append({"tokens/s": figures["events"] / figures["seconds"], "errors": figures["errors"]})
+    figures = _collect(samples)
+    best = figures[_BASELINE]["tokens/s"]
+    return {name: {**kinds, "share": kinds["tokens/s"] / best} for name, kinds in figures.items()}
+
+
+_PROXIES = ("llcuda", "nginx", "aiohttp", "litellm")
+PARTS = {
+    "latency": Part(measure_latency, ("direct", "direct-tcp", *_PROXIES)),
+    "throughput": Part(measure_throughput, ("direct", *_PROXIES)),
+    "tokens": Part(measure_tokens, _PROXIES),
+    "memory": Part(measure_memory, _PROXIES),
+    "cancels": Part(measure_cancels, ("direct", *_PROXIES)),
+    "overload": Part(measure_overload, ("llcuda", "nginx", "aiohttp"), slots=4),
+    "replicas": Part(measure_replicas, ("direct", "llcuda", "nginx"), slots=4, workers=8),
+}

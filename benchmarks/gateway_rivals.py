@@ -1,0 +1,291 @@
+"""What the benchmark of the gateway compares, each in front of tests/stub_engine.py, as processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway_load import ask, read_children
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["RIVALS", "Rival", "Workplace", "running"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PATIENCE = 20.0
+_LITELLM_PATIENCE = 120.0
+_HTTP_OK = 200
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where everything is put, and how much of the stub there is."""
+
+    folder: Path
+    litellm: Path
+    """A virtual environment of its own."""
+    slots: int = 1024
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Something that answers."""
+
+    name: str
+    addresses: tuple[str, ...]
+    stubs: tuple[str, ...]
+    pids: tuple[int, ...] = ()
+    """The processes that stand between; not the stub's."""
+    key: str = ""
+
+
+class UnavailableError(Exception):
+    """Something cannot be installed or started here."""
+
+
+@contextlib.contextmanager
+def _process(command: list[str], *, folder: Path, name: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in a group of its own, and end the group; what it prints is in ``NAME.log``."""
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _await_answer(
+    process: subprocess.Popen[bytes], address: str, *, path: str = "/health", patience: float = _PATIENCE
+) -> None:
+    """Wait until it answers."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise UnavailableError(f"it ended with status {process.returncode}")
+        with contextlib.suppress(OSError, ValueError):
+            if ask(address, path)[0] == _HTTP_OK:
+                return
+        time.sleep(0.02)
+    raise UnavailableError(f"it did not answer within {patience:g} s")
+
+
+def _find_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def _stubs(place: Workplace, name: str, *, host: str = "") -> Iterator[list[str]]:
+    """Run as many stubs as there are workers, and return their addresses."""
+    with contextlib.ExitStack() as stack:
+        addresses = []
+        for number in range(place.workers):
+            path = place.folder / f"{name}{number}.sock"
+            path.unlink(missing_ok=True)
+            port = _find_port() if host else 0
+            command = [sys.executable, "-s", "-m", "tests.stub_engine", "--parallel", str(place.slots)]
+            command += ["--host", host or str(path), "--port", str(port)]
+            log = f"{name}-stub{number}"
+            process = stack.enter_context(_process(command, folder=place.folder, name=log, PYTHONPATH=str(_ROOT)))
+            addresses.append(f"{host}:{port}" if host else f"unix:{path}")
+            _await_answer(process, addresses[-1])
+        yield addresses
+
+
+@contextlib.contextmanager
+def run_direct(place: Workplace) -> Iterator[Rival]:
+    """Let the stub be asked itself, on its Unix socket."""
+    with _stubs(place, "direct") as stubs:
+        yield Rival("direct", tuple(stubs), tuple(stubs))
+
+
+@contextlib.contextmanager
+def run_direct_tcp(place: Workplace) -> Iterator[Rival]:
+    """Let the stub be asked itself, on a port."""
+    with _stubs(place, "direct-tcp", host="127.0.0.1") as stubs:
+        yield Rival("direct, TCP", tuple(stubs), tuple(stubs))
+
+
+@contextlib.contextmanager
+def run_llcuda(place: Workplace) -> Iterator[Rival]:
+    """Run `llcuda serve` with a key, its llama-server being the stub."""
+    sys.path[:0] = [str(_ROOT)]
+    from tests.stub_engine import write_executable  # noqa: PLC0415 - the tests are not a package of ours
+
+    server = write_executable(place.folder / "bin" / "llama-server")
+    key, keys, port = os.urandom(16).hex(), place.folder / "keys", _find_port()
+    keys.touch(mode=0o600)
+    keys.write_text(f"bench:{key}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "llcuda", "serve", "-m", "demo", "--device", "cpu", "--port", str(port)]
+    command += ["--workers", str(place.workers), "--slots", str(place.slots), "--api-key-file", str(keys)]
+    environment = {"LLAMA_SERVER_PATH": str(server), "PYTHONPATH": str(_ROOT / "src")}
+    with _process(command, folder=place.folder, name="llcuda", **environment) as process:
+        _await_answer(process, f"127.0.0.1:{port}")
+        stubs = tuple(f"unix:{path}" for path in sorted(_find_sockets(process.pid)))
+        yield Rival("llcuda", (f"127.0.0.1:{port}",), stubs, (process.pid,), key)
+
+
+def _find_sockets(pid: int) -> set[str]:
+    """Return the sockets that the stubs under a process listen on."""
+    lines = [Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8").split("\0") for child in read_children(pid)]
+    found = {line[line.index("--host") + 1] for line in lines if "--host" in line}
+    return {path for path in found if path.endswith(".sock")}
+
+
+_NGINX = """
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 16384;
+{user}
+pid {folder}/nginx.pid;
+error_log {folder}/nginx-error.log;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/nginx-body;
+    proxy_temp_path {folder}/nginx-proxy;
+    fastcgi_temp_path {folder}/nginx-fastcgi;
+    uwsgi_temp_path {folder}/nginx-uwsgi;
+    scgi_temp_path {folder}/nginx-scgi;
+    keepalive_requests 1000000;
+    tcp_nodelay on;
+    upstream stub {{
+        least_conn;
+        {servers}
+        keepalive 1024;
+        keepalive_timeout 4s;  # the stub closes after five
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location / {{
+            proxy_pass http://stub;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+            proxy_read_timeout 600s;
+        }}
+    }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def run_nginx(place: Workplace) -> Iterator[Rival]:
+    """Run nginx with one worker."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise UnavailableError("it is not installed (apt-get install nginx-light)")
+    with _stubs(place, "nginx") as stubs:
+        port, config = _find_port(), place.folder / "nginx.conf"
+        servers = " ".join(f"server {stub};" for stub in stubs)
+        # Otherwise root's worker becomes somebody who cannot enter the folder.
+        user = "user root;" if os.geteuid() == 0 else ""
+        config.write_text(_NGINX.format(folder=place.folder, port=port, servers=servers, user=user), encoding="utf-8")
+        command = [program, "-p", str(place.folder), "-c", str(config)]
+        with _process(command, folder=place.folder, name="nginx") as process:
+            _await_answer(process, f"127.0.0.1:{port}")
+            pids = (process.pid, *read_children(process.pid))
+            yield Rival("nginx", (f"127.0.0.1:{port}",), tuple(stubs), pids)
+
+
+@contextlib.contextmanager
+def run_aiohttp(place: Workplace) -> Iterator[Rival]:
+    """Run the proxy that is written with aiohttp."""
+    with _stubs(place, "aiohttp") as stubs:
+        port, script = _find_port(), Path(__file__).with_name("gateway_aiohttp.py")
+        command = [sys.executable, str(script), stubs[0][5:], str(port)]
+        with _process(command, folder=place.folder, name="aiohttp") as process:
+            _await_answer(process, f"127.0.0.1:{port}")
+            yield Rival("aiohttp", (f"127.0.0.1:{port}",), tuple(stubs), (process.pid,))
+
+
+_LITELLM = """
+model_list:
+  - model_name: demo
+    litellm_params: {{model: openai/demo, api_base: "http://{stub}/v1", api_key: none}}
+litellm_settings: {{num_retries: 0, request_timeout: 600, telemetry: false}}
+"""
+
+
+def install_litellm(folder: Path) -> Path:
+    """Return LiteLLM's program, installed into a virtual environment at ``folder`` if it is not there."""
+    program = folder / "bin" / "litellm"
+    if not program.exists():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=60)
+            command = [str(folder / "bin" / "pip"), "install", "-q", "litellm[proxy]"]
+            subprocess.run(command, check=True, timeout=600)
+        except (subprocess.SubprocessError, OSError) as error:
+            raise UnavailableError(f"it cannot be installed: {error}") from error
+    return program
+
+
+@contextlib.contextmanager
+def run_litellm(place: Workplace) -> Iterator[Rival]:
+    """Run LiteLLM's proxy with one worker."""
+    program = install_litellm(place.litellm)
+    with _stubs(place, "litellm", host="127.0.0.1") as stubs:
+        port, config = _find_port(), place.folder / "litellm.yaml"
+        config.write_text(_LITELLM.format(stub=stubs[0]), encoding="utf-8")
+        command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+        quiet = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        with _process(command, folder=place.folder, name="litellm", **quiet) as process:
+            address = f"127.0.0.1:{port}"
+            _await_answer(process, address, path="/health/liveliness", patience=_LITELLM_PATIENCE)
+            pids = (process.pid, *read_children(process.pid))
+            yield Rival("litellm", (address,), tuple(stubs), pids)
+
+
+RIVALS: dict[str, Callable[[Workplace], contextlib.AbstractContextManager[Rival]]] = {
+    "direct": run_direct,
+    "direct-tcp": run_direct_tcp,
+    "llcuda": run_llcuda,
+    "nginx": run_nginx,
+    "aiohttp": run_aiohttp,
+    "litellm": run_litellm,
+}
+
+
+@contextlib.contextmanager
+def running(names: list[str], place: Workplace, *, notes: list[str]) -> Iterator[dict[str, Rival]]:
+    """Run those of the rivals that can be run; why another cannot is added to ``notes``."""
+    with contextlib.ExitStack() as stack:
+        entered = {name: _enter(stack, name, place) for name in names}
+        notes += [one for one in entered.values() if isinstance(one, str) and one not in notes]
+        yield {name: one for name, one in entered.items() if isinstance(one, Rival)}
+
+
+def _enter(stack: contextlib.ExitStack, name: str, place: Workplace) -> Rival | str:
+    """Return what runs now, or why it does not."""
+    try:
+        return stack.enter_context(RIVALS[name](place))
+    except UnavailableError as error:
+        log = place.folder / f"{name}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        said = next((line for line in reversed(lines) if line.strip()), "nothing")
+        return f"{name} is left out: {error}. It said: {said}"
