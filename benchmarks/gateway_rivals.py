@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway_load import ask, read_children
+from gateway_load import ask, build_body, read_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ class Workplace:
     folder: Path
     litellm: Path
     """A virtual environment of its own."""
-    slots: int = 1024
+    slots: int = 512
     workers: int = 1
 
 
@@ -100,15 +100,16 @@ def _find_port() -> int:
 
 
 @contextlib.contextmanager
-def _stubs(place: Workplace, name: str, *, host: str = "") -> Iterator[list[str]]:
-    """Run as many stubs as there are workers, and return their addresses."""
+def _stubs(place: Workplace, name: str, *, host: str = "", alone: bool = False) -> Iterator[list[str]]:
+    """Run as many stubs as there are workers, or one with the slots of all, and return their addresses."""
+    workers, slots = (1, place.workers * place.slots) if alone else (place.workers, place.slots)
     with contextlib.ExitStack() as stack:
         addresses = []
-        for number in range(place.workers):
+        for number in range(workers):
             path = place.folder / f"{name}{number}.sock"
             path.unlink(missing_ok=True)
             port = _find_port() if host else 0
-            command = [sys.executable, "-s", "-m", "tests.stub_engine", "--parallel", str(place.slots)]
+            command = [sys.executable, "-s", "-m", "tests.stub_engine", "--parallel", str(slots)]
             command += ["--host", host or str(path), "--port", str(port)]
             log = f"{name}-stub{number}"
             process = stack.enter_context(_process(command, folder=place.folder, name=log, PYTHONPATH=str(_ROOT)))
@@ -216,7 +217,7 @@ def run_nginx(place: Workplace) -> Iterator[Rival]:
 @contextlib.contextmanager
 def run_aiohttp(place: Workplace) -> Iterator[Rival]:
     """Run the proxy that is written with aiohttp."""
-    with _stubs(place, "aiohttp") as stubs:
+    with _stubs(place, "aiohttp", alone=True) as stubs:
         port, script = _find_port(), Path(__file__).with_name("gateway_aiohttp.py")
         command = [sys.executable, str(script), stubs[0][5:], str(port)]
         with _process(command, folder=place.folder, name="aiohttp") as process:
@@ -228,6 +229,7 @@ _LITELLM = """
 model_list:
   - model_name: demo
     litellm_params: {{model: openai/demo, api_base: "http://{stub}/v1", api_key: none}}
+general_settings: {{master_key: "{key}"}}
 litellm_settings: {{num_retries: 0, request_timeout: 600, telemetry: false}}
 """
 
@@ -249,16 +251,16 @@ def install_litellm(folder: Path) -> Path:
 def run_litellm(place: Workplace) -> Iterator[Rival]:
     """Run LiteLLM's proxy with one worker."""
     program = install_litellm(place.litellm)
-    with _stubs(place, "litellm", host="127.0.0.1") as stubs:
-        port, config = _find_port(), place.folder / "litellm.yaml"
-        config.write_text(_LITELLM.format(stub=stubs[0]), encoding="utf-8")
+    with _stubs(place, "litellm", host="127.0.0.1", alone=True) as stubs:
+        port, config, key = _find_port(), place.folder / "litellm.yaml", f"sk-{os.urandom(24).hex()}"
+        config.write_text(_LITELLM.format(stub=stubs[0], key=key), encoding="utf-8")
         command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         quiet = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         with _process(command, folder=place.folder, name="litellm", **quiet) as process:
             address = f"127.0.0.1:{port}"
             _await_answer(process, address, path="/health/liveliness", patience=_LITELLM_PATIENCE)
             pids = (process.pid, *read_children(process.pid))
-            yield Rival("litellm", (address,), tuple(stubs), pids)
+            yield Rival("litellm", (address,), tuple(stubs), pids, key)
 
 
 RIVALS: dict[str, Callable[[Workplace], contextlib.AbstractContextManager[Rival]]] = {
@@ -283,9 +285,20 @@ def running(names: list[str], place: Workplace, *, notes: list[str]) -> Iterator
 def _enter(stack: contextlib.ExitStack, name: str, place: Workplace) -> Rival | str:
     """Return what runs now, or why it does not."""
     try:
-        return stack.enter_context(RIVALS[name](place))
+        rival = stack.enter_context(RIVALS[name](place))
+        _check(rival)
     except UnavailableError as error:
         log = place.folder / f"{name}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
         said = next((line for line in reversed(lines) if line.strip()), "nothing")
         return f"{name} is left out: {error}. It said: {said}"
+    return rival
+
+
+def _check(rival: Rival) -> None:
+    """Ask it once, so that no figure is of errors."""
+    status, answer = ask(
+        rival.addresses[0], "/v1/chat/completions", body=build_body(tokens=2), key=rival.key, timeout=_PATIENCE
+    )
+    if status != _HTTP_OK:
+        raise UnavailableError(f"it answers {status} {answer[:300].decode(errors='replace')}")
