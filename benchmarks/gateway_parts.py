@@ -24,6 +24,8 @@ _STREAMS = 1000
 _CANCELS = 500
 _CANCEL_PATIENCE = 3.0
 _QUEUED = 256  # what `llcuda serve` lets wait unless it is told otherwise
+_DRAIN = 5.0
+_WARM_UP = 0.3
 _OTHERS_SECONDS = 10.0  # of overload: what has no bound only gets slower and larger
 _BASELINE = "direct"
 
@@ -61,33 +63,33 @@ def _collect(samples: dict[str, list[dict[str, float]]]) -> Figures:
         name: {kind: statistics.median(one[kind] for one in rounds) for kind in rounds[0]}
         for name, rounds in samples.items()
     }
-    medians.get(_BASELINE, {}).pop("CPU us", None)
-    medians.get(_BASELINE, {}).pop("CPU us, streamed", None)
+    for kind in [kind for kind in medians.get(_BASELINE, {}) if kind.startswith("CPU")]:
+        del medians[_BASELINE][kind]
     return medians
 
 
 def measure_latency(rivals: Mapping[str, Rival], run: Run) -> Figures:
     """Measure microseconds at one connection; what is added is over the turns at the stub before and after."""
-    body, samples = build_body(tokens=16), {name: [] for name in rivals}
-    for name in rivals:
-        _load(rivals[name], run, body, n=100)
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in rivals}
     for _ in range(run.rounds):
-        before = _time_direct(rivals, run, body)
+        before = _time(rivals[_BASELINE], run)
         samples[_BASELINE].append(before)
-        for name in rivals:
-            if name == _BASELINE:
-                continue
-            taken = _load(rivals[name], run, body, t=run.seconds)["latency_us"]
-            after = _time_direct(rivals, run, body)
-            added = {f"added {kind}": taken[kind] - (before[kind] + after[kind]) / 2 for kind in ("p50", "p99")}
-            samples[name].append({"p50": taken["p50"], "p99": taken["p99"], **added})
+        for name in [name for name in rivals if name != _BASELINE]:
+            taken, after = _time(rivals[name], run), _time(rivals[_BASELINE], run)
+            added = {f"{kind} added": taken[kind] - (before[kind] + after[kind]) / 2 for kind in taken}
+            samples[name].append({**taken, **added})
             before = after
     return _collect(samples)
 
 
-def _time_direct(rivals: Mapping[str, Rival], run: Run, body: str) -> dict[str, float]:
-    taken = _load(rivals[_BASELINE], run, body, t=run.seconds / 2)["latency_us"]
-    return {"p50": taken["p50"], "p99": taken["p99"]}
+def _time(rival: Rival, run: Run) -> dict[str, float]:
+    # After a second of rest, the first tenths of a second take up to three times as long.
+    _load(rival, run, build_body(tokens=16), t=_WARM_UP, d=_DRAIN)
+    plain = _load(rival, run, build_body(tokens=16), t=run.seconds / 2, d=_DRAIN)["latency_us"]
+    streamed = _load(rival, run, build_body(stream=True, tokens=16), t=run.seconds / 2, d=_DRAIN)["latency_us"]
+    return {
+        "p50": plain["p50"], "p99": plain["p99"], "stream p50": streamed["p50"], "stream p99": streamed["p99"],
+    }  # fmt: skip
 
 
 def measure_throughput(rivals: Mapping[str, Rival], run: Run) -> Figures:
@@ -95,8 +97,9 @@ def measure_throughput(rivals: Mapping[str, Rival], run: Run) -> Figures:
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in rivals}
     for _ in range(run.rounds):
         for name, rival in rivals.items():
-            plain = _use(rival, run, build_body(tokens=16), c=32, t=run.seconds)
-            streamed = _use(rival, run, build_body(stream=True, tokens=16), c=32, t=run.seconds)
+            _load(rival, run, build_body(tokens=16), c=32, t=_WARM_UP, d=_DRAIN)
+            plain = _use(rival, run, build_body(tokens=16), c=32, t=run.seconds, d=_DRAIN)
+            streamed = _use(rival, run, build_body(stream=True, tokens=16), c=32, t=run.seconds, d=_DRAIN)
             samples[name].append(
                 {
                     "requests/s": plain["finished"] / plain["seconds"],
@@ -117,16 +120,22 @@ def _use(rival: Rival, run: Run, body: str, **options: float) -> dict[str, Any]:
 
 
 def measure_tokens(rivals: Mapping[str, Rival], run: Run) -> Figures:
-    """Measure CPU microseconds of each token that is passed on: one by one, 20 streams of one in 10 ms; and a burst."""
+    """Measure what passing a token on takes: alone, in 20 streams of one in 10 ms, and in a burst.
+
+    The delay is from the stub's writing it until the load generator has it.
+    """
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in rivals}
-    alone = build_body(stream=True, tokens=int(100 * run.seconds), token_ms=10)
-    burst = build_body(stream=True, tokens=4000)
+    alone = build_body(stream=True, tokens=int(100 * run.seconds), token_ms=10, stamp=True)
+    burst = build_body(stream=True, tokens=2000)
     for _ in range(run.rounds):
         for name, rival in rivals.items():
-            slow = _use(rival, run, alone, c=20, n=20)
-            fast = _use(rival, run, burst, c=1, n=10)
+            _load(rival, run, build_body(stream=True, tokens=16), t=_WARM_UP, d=_DRAIN)
+            slow = _use(rival, run, alone, c=20, n=20, t=20)
+            fast = _use(rival, run, burst, c=1, n=5, t=20)
             samples[name].append(
                 {
+                    "delay p50 us": slow["delay_us"]["p50"],
+                    "delay p99 us": slow["delay_us"]["p99"],
                     "CPU us, alone": slow["cpu_us"] / slow["events"],
                     "CPU us, burst": fast["cpu_us"] / fast["events"],
                     "errors": slow["errors"] + fast["errors"],
@@ -233,7 +242,7 @@ def _measure_overload(rival: Rival, run: Run) -> dict[str, float]:
         "of its bound": figures["first_us"].get("p99", 0) / 1e6 / ((_QUEUED + slots) / able),
         "refused": refused,
         "refusal p99 ms": figures["refused_us"].get("p99", 0) / 1e3,
-        "goodput share": figures["complete"] / seconds / able,
+        "goodput share": figures["complete"] / figures["seconds"] / able,
         "MiB more": highest - before,
         "errors": figures["errors"] + figures["unsent"],
     }
@@ -256,7 +265,7 @@ _PROXIES = ("llcuda", "nginx", "aiohttp", "litellm")
 PARTS = {
     "latency": Part(measure_latency, ("direct", "direct-tcp", *_PROXIES)),
     "throughput": Part(measure_throughput, ("direct", *_PROXIES)),
-    "tokens": Part(measure_tokens, _PROXIES),
+    "tokens": Part(measure_tokens, ("direct", *_PROXIES)),
     "memory": Part(measure_memory, _PROXIES, workers=2),
     "cancels": Part(measure_cancels, ("direct", *_PROXIES)),
     "overload": Part(measure_overload, ("llcuda", "nginx", "aiohttp"), slots=4),

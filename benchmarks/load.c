@@ -6,8 +6,10 @@
 //
 //     -p PATH   the target            -H LINE   one more header
 //     -c N      connections           -n N      requests in all, or
-//     -t S      seconds               -r R      requests a second, whatever is answered; without, each connection asks
-//                                               again as soon as it is answered
+//     -t S      seconds               -d S      seconds after these for what has begun
+//     -r R      requests a second, whatever is answered; without, each connection asks again once it is answered
+//
+// A stamp in an answer, `@` and 19 digits, is taken for the nanosecond of CLOCK_MONOTONIC at which it was sent.
 //
 // At a rate, a request counts from the moment that it was due, also where no connection was free for it: nothing is
 // left out because the server was slow.
@@ -30,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_ADDRESSES = 64, MAX_HEAD = 16384, READ_BYTES = 1 << 18, EVENTS = 256, STATUSES = 600 };
+enum { MAX_ADDRESSES = 64, MAX_HEAD = 16384, READ_BYTES = 1 << 18, EVENTS = 256, STATUSES = 600, STAMP_DIGITS = 19 };
 enum mode { HEAD, LENGTH, SIZE, DATA, DATA_END, TRAILER, UNTIL_CLOSE };
 
 struct address {
@@ -41,9 +43,9 @@ struct address {
 struct connection {
     int fd, status;
     enum mode mode;
-    bool busy, retried, close, done, streams;
-    size_t head_length, left, done_at;
-    int64_t due, sent, first;
+    bool busy, connecting, retried, close, done, streams;
+    size_t head_length, left, done_at, digits;
+    int64_t due, sent, first, stamp;
     char last;
     uint32_t address;
     struct connection *next;
@@ -60,7 +62,7 @@ static uint32_t address_count;
 static char *request;
 static size_t request_length;
 static struct connection *free_list;
-static struct samples latency, first_byte, refused;
+static struct samples latency, first_byte, refused, delay;
 static uint64_t statuses[STATUSES], events_seen, complete, errors, retries, unsent, started, finished;
 static int epoll_fd;
 
@@ -112,13 +114,15 @@ static void drop(struct connection *one) {
 
 static bool connect_one(struct connection *one) {
     const struct address *address = &addresses[one->address];
-    one->fd = socket(address->name.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool is_tcp = address->name.ss_family == AF_INET;
+    one->fd = socket(address->name.ss_family, SOCK_STREAM | SOCK_CLOEXEC | (is_tcp ? SOCK_NONBLOCK : 0), 0);
     if (one->fd < 0) die("socket");
     int yes = 1;
-    if (address->name.ss_family == AF_INET) setsockopt(one->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    if (connect(one->fd, (const struct sockaddr *)&address->name, address->length) < 0) return false;
+    if (is_tcp) setsockopt(one->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    one->connecting = connect(one->fd, (const struct sockaddr *)&address->name, address->length) < 0;
+    if (one->connecting && errno != EINPROGRESS) return false;
     if (fcntl(one->fd, F_SETFL, O_NONBLOCK) < 0) die("fcntl");
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = one};
+    struct epoll_event event = {.events = one->connecting ? EPOLLOUT : EPOLLIN, .data.ptr = one};
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, one->fd, &event) < 0) die("epoll_ctl");
     return true;
 }
@@ -140,7 +144,7 @@ static void send_request(struct connection *one, int64_t due) {
     one->busy = true;
     one->due = due;
     one->mode = HEAD;
-    one->head_length = one->done_at = 0;
+    one->head_length = one->done_at = one->digits = 0;
     one->status = 0;
     one->first = 0;
     one->last = 0;
@@ -148,10 +152,17 @@ static void send_request(struct connection *one, int64_t due) {
     for (int attempt = 0; attempt < 2; attempt++) {
         if (one->fd < 0 && !connect_one(one)) break;
         one->sent = now();
-        if (send(one->fd, request, request_length, MSG_NOSIGNAL) == (ssize_t)request_length) return;
+        if (one->connecting || send(one->fd, request, request_length, MSG_NOSIGNAL) == (ssize_t)request_length) return;
         drop(one);
     }
     fail(one);
+}
+
+static void go_on(struct connection *one) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = one};
+    one->connecting = false;
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, one->fd, &event) < 0) die("epoll_ctl");
+    if (send(one->fd, request, request_length, MSG_NOSIGNAL) != (ssize_t)request_length) fail(one);
 }
 
 static void finish(struct connection *one) {
@@ -185,7 +196,7 @@ static void parse_head(struct connection *one) {
     one->streams = strcasestr(one->head, "text/event-stream") != NULL;
 }
 
-// Count events and look for the [DONE] that is the end of a stream.
+// Count events, and look for stamps and for the [DONE] that is the end of a stream.
 static void take_body(struct connection *one, const char *data, size_t length) {
     static const char mark[] = "[DONE]";
     if (!one->first && length) one->first = now();
@@ -193,6 +204,17 @@ static void take_body(struct connection *one, const char *data, size_t length) {
         char byte = data[at];
         events_seen += one->streams && byte == '\n' && one->last == '\n';
         one->last = byte;
+        if (byte == '@') {
+            one->digits = 1;
+            one->stamp = 0;
+        } else if (one->digits) {
+            one->stamp = one->stamp * 10 + byte - '0';
+            one->digits = byte < '0' || byte > '9' ? 0 : one->digits + 1;
+            if (one->digits > STAMP_DIGITS) {
+                add(&delay, now() - one->stamp);
+                one->digits = 0;
+            }
+        }
         one->done_at = byte == mark[one->done_at] ? one->done_at + 1 : byte == mark[0];
         if (one->done_at == sizeof mark - 1) {
             one->done = true;
@@ -304,6 +326,7 @@ static void report(int64_t began) {
     print_samples("latency_us", &latency);
     print_samples("first_us", &first_byte);
     print_samples("refused_us", &refused);
+    print_samples("delay_us", &delay);
     printf("}\n");
 }
 
@@ -326,13 +349,14 @@ static void build_request(const char *path, const char *header, const char *body
 int main(int count, char **arguments) {
     const char *path = "/v1/chat/completions", *header = "";
     uint64_t connections = 1, requests = UINT64_MAX;
-    double seconds = 0, rate = 0;
-    for (int option; (option = getopt(count, arguments, "p:H:c:n:t:r:")) != -1;) {
+    double seconds = 0, drain = 0, rate = 0;
+    for (int option; (option = getopt(count, arguments, "p:H:c:n:t:d:r:")) != -1;) {
         if (option == 'p') path = optarg;
         else if (option == 'H') header = optarg;
         else if (option == 'c') connections = strtoull(optarg, NULL, 10);
         else if (option == 'n') requests = strtoull(optarg, NULL, 10);
         else if (option == 't') seconds = strtod(optarg, NULL);
+        else if (option == 'd') drain = strtod(optarg, NULL);
         else if (option == 'r') rate = strtod(optarg, NULL);
         else return 2;
     }
@@ -355,10 +379,11 @@ int main(int count, char **arguments) {
     if (timer < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer, &ticks) < 0) die("timerfd_create");
 
     int64_t began = now(), end = seconds > 0 ? began + (int64_t)(seconds * 1e9) : INT64_MAX, due = began;
+    int64_t last = seconds > 0 ? end + (int64_t)(drain * 1e9) : INT64_MAX;
     while (true) {
         int64_t time = now();
         bool over = time >= end || started + unsent >= requests;
-        if (over && (started == finished || time >= end)) break;
+        if (over && (started == finished || time >= last)) break;
         if (rate > 0) {
             for (; !over && due <= time && started + unsent < requests; due += (int64_t)(1e9 / rate)) {
                 if (free_list) start_free(due);
@@ -367,7 +392,7 @@ int main(int count, char **arguments) {
         } else {
             while (!over && free_list && started < requests) start_free(now());
         }
-        int64_t wake = rate > 0 && !over ? due : end;
+        int64_t wake = over ? last : rate > 0 && due < end ? due : end;
         if (wake != INT64_MAX) {
             struct itimerspec when = {.it_value = {wake / 1000000000, wake % 1000000000}};
             timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, NULL);
@@ -376,7 +401,9 @@ int main(int count, char **arguments) {
         int ready = epoll_wait(epoll_fd, found, EVENTS, -1);
         for (int at = 0; at < ready; at++) {
             uint64_t expired;
-            if (found[at].data.ptr) read_some(found[at].data.ptr);
+            struct connection *one = found[at].data.ptr;
+            if (one && one->connecting) go_on(one);
+            else if (one) read_some(one);
             else if (read(timer, &expired, sizeof expired) < 0 && errno != EAGAIN) die("read");
         }
     }

@@ -24,6 +24,7 @@ ENDPOINTS = {
 }
 KEEP_ALIVE = b"Keep-Alive: timeout=5, max=100\r\n"
 CLOSE = b"Connection: close\r\n"
+STAMP = "@" + 19 * "0"
 LAST_CHUNK = b"0\r\n\r\n"
 
 _MODEL = "stub.gguf"
@@ -61,6 +62,7 @@ class Asked:
     gap: float
     status: int
     text: str
+    stamp: bool
     tag: Any
 
     @property
@@ -103,7 +105,8 @@ def read_request(path: str, body: bytes) -> Asked:
         first=float(wishes.get("first_ms", os.environ.get("STUB_FIRST_MS", "0"))) / 1000,
         gap=float(wishes.get("token_ms", os.environ.get("STUB_TOKEN_MS", "0"))) / 1000,
         status=int(wishes.get("status", 200)),
-        text=str(wishes.get("text", " token")),
+        text=STAMP if wishes.get("stamp") else str(wishes.get("text", " token")),
+        stamp=bool(wishes.get("stamp")),
         tag=wishes.get("tag"),
     )
 

@@ -5,6 +5,7 @@ or the last message of a chat, says how it is answered, as JSON; what is left ou
 (``STUB_TOKENS``, ``STUB_FIRST_MS``, ``STUB_TOKEN_MS``):
 
     {"tokens": 16, "first_ms": 5, "token_ms": 1, "text": " token", "tag": 7}
+    {"stamp": true}      gives every token of a stream with a clock the nanosecond at which it was sent
     {"status": 500}      answers with an error
     {"die_at": 3}        kills itself after three tokens
     {"silent_at": 2}     says nothing more after two, and stays connected

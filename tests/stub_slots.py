@@ -208,7 +208,7 @@ class Run:
         self._stream = stream = build_stream(asked, self.slot.cached if self.slot else 0)
         begins = asked.tokens or asked.ending in {"end", "cut"}
         if asked.gap and asked.tokens > 1:
-            self._client.write(stream.start + stream.tokens[0])
+            self._client.write(stream.start + self._stamp(stream.tokens[0]))
             self.sent = 1
             self._wait(asked.gap, self._go_on)
         else:
@@ -217,13 +217,18 @@ class Run:
 
     def _go_on(self) -> None:
         assert self._stream is not None
-        token = self._stream.tokens[self.sent]
+        token = self._stamp(self._stream.tokens[self.sent])
         self.sent += 1
         if self.sent == self.asked.tokens:
             self._end_stream(token)
         else:
             self._client.write(token)
             self._wait(self.asked.gap, self._go_on)
+
+    def _stamp(self, token: bytes) -> bytes:
+        if not self.asked.stamp:
+            return token
+        return token.replace(stub_answers.STAMP.encode(), b"@%019d" % time.monotonic_ns(), 1)
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         if seconds <= 0:

@@ -261,6 +261,16 @@ def test_the_clock_gives_the_tokens_out(stub: Path) -> None:
     assert time.monotonic() - began >= 0.3
 
 
+def test_a_token_says_when_it_was_sent(stub: Path) -> None:
+    with connected(stub) as connection:
+        began = time.monotonic_ns()
+        events = read_events(connection.ask(CHAT, steer(tokens=3, token_ms=10, stamp=True)))
+    texts = [event["choices"][0]["delta"].get("content") for event in events[1:-2]]
+    stamps = [int(text.removeprefix("@")) for text in texts]
+    assert [len(text) for text in texts] == [20] * 3
+    assert began < stamps[0] < stamps[1] - 5e6 < stamps[2] - 10e6 < time.monotonic_ns()
+
+
 def test_the_environment_has_the_defaults(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"STUB_TOKENS": "3", "STUB_FIRST_MS": "50", "STUB_TOKEN_MS": "50"}.items():
         monkeypatch.setenv(name, value)
