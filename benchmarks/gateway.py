@@ -7,10 +7,13 @@ between, from /proc. The number in brackets is the ratio to llcuda.
 
     python benchmarks/gateway.py [--only PART...] [--rivals NAME...] [--rounds 5] [--seconds 1.5] [--json FILE]
 
-The parts: ``latency`` at one connection, ``throughput`` at 32, ``tokens`` of long streams, ``memory`` at 1,000 open
-streams, ``cancels`` until the slot is free, ``overload`` at ten times the capacity (``--overload-seconds``), and
-``replicas``, eight of them, against their sum. nginx comes from Debian (nginx-light). LiteLLM is installed into a
-virtual environment of its own, kept at ``--litellm``; where that cannot be done, the report says so.
+The parts: ``latency`` at one connection, of whole answers and of streams, and what is added to the stub's own, in us;
+``throughput`` at 32 connections; ``tokens`` of long streams, and how late they come; ``memory`` at 1,000 open streams;
+``cancels``, from a client's leaving until its slot is free; ``overload`` at ten times the capacity
+(``--overload-seconds``); and ``replicas``, eight of them, against their sum. nginx comes from Debian (nginx-light),
+aiohttp from pip. LiteLLM is installed into a virtual environment of its own, kept at ``--litellm``; where that cannot
+be done, the report says so. llama-server closes a connection after its hundredth answer, and so does the stub: every
+p99 has such a request in it.
 """
 
 from __future__ import annotations

@@ -218,14 +218,18 @@ def _at(values: list[float], share: float) -> float:
 
 
 def measure_overload(rivals: Mapping[str, Rival], run: Run) -> Figures:
-    """Offer ten times what four slots can do, and measure those who are let in, those who are not, and the memory."""
+    """Offer ten times what four slots can do, and measure those who are let in, those who are not, and the memory.
+
+    The bound of a first token is the time that the slots take for a full queue.
+    """
     return {name: _measure_overload(rival, run) for name, rival in rivals.items()}
 
 
 def _measure_overload(rival: Rival, run: Run) -> dict[str, float]:
     body = build_body(stream=True, tokens=8, first_ms=5, token_ms=5)
     slots = 4
-    able = _load(rival, run, body, c=slots, t=2)["complete"] / 2
+    alone = _load(rival, run, body, c=slots, n=200)
+    able = alone["complete"] / alone["seconds"]
     seconds = run.overload_seconds if rival.name == "llcuda" else min(run.overload_seconds, _OTHERS_SECONDS)
     before = highest = read_rss(rival.pids)
     load = Load(run.load, *rival.addresses, body=body, key=rival.key, c=4000, r=10 * able, t=seconds)
