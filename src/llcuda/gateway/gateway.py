@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from llcuda.errors import LlcudaError, ServerError
-from llcuda.gateway.running import Running, log_reload, run_until_stopped
+from llcuda.gateway.running import Running, reload_logged, run_until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,15 +109,11 @@ class Gateway:
         running = Running(self.config)
         reloads: set[asyncio.Task[None]] = set()
 
-        async def read_and_reload() -> None:
-            await running.reload(await asyncio.to_thread(read_config) if read_config else None)
-
         def reload() -> None:
             if not reloads:
-                task = loop.create_task(read_and_reload())
+                task = loop.create_task(reload_logged(running, read_config))
                 reloads.add(task)
                 task.add_done_callback(reloads.discard)
-                task.add_done_callback(log_reload)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.begin_stop)

@@ -69,8 +69,7 @@ class OwnAnswers:
         if answering:
             _respond(exchange, {"status": "ok", **({"unavailable": missing} if missing else {})})
         else:
-            error = RefusedError(503, "no model can answer now", code="unavailable", headers={"Retry-After": "5"})
-            raise error
+            raise RefusedError(503, "no model can answer now", code="unavailable", headers={"Retry-After": "5"})
 
     async def _list_models(self, exchange: Exchange) -> None:
         data = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-from contextlib import suppress
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.config import GatewayConfig, ModelConfig
     from llcuda.gateway.replica import Replica
 
-__all__ = ["Running"]
+__all__ = ["Running", "reload_logged", "run_until_stopped"]
 
 _BACKLOG = 1024
 _TICK_SECONDS = 1.0
@@ -35,7 +34,7 @@ _FAREWELL_SECONDS = 1.0
 
 
 class Running:
-    """A gateway on the loop that runs: :meth:`start`, :meth:`wait_closed`, :meth:`stop`."""
+    """A gateway on the loop that runs: :meth:`start`, :meth:`begin_stop`, :meth:`wait_closed`."""
 
     def __init__(self, config: GatewayConfig) -> None:
         """Prepare; nothing is started yet."""
@@ -195,7 +194,7 @@ class Running:
             models=self.models,
             metrics=self._metrics,
             describe_devices=_describe_devices,
-            reload=self.reload,
+            reload=lambda: reload_logged(self),
         )
         access = Access(self.config, port=self.port)
         return GatewayService(
@@ -265,14 +264,12 @@ async def _until(condition: Callable[[], bool], *, seconds: float = math.inf) ->
         await asyncio.sleep(_DRAIN_LOOK_SECONDS)
 
 
-def log_reload(task: asyncio.Task[None]) -> None:
-    """Say why a reload that nobody waits for failed."""
-    with suppress(asyncio.CancelledError):
-        error = task.exception()
-        if isinstance(error, LlcudaError):
-            getLogger("llcuda").warning("the reload failed, the workers before go on: %s", error)
-        elif error is not None:
-            getLogger("llcuda").error("the reload failed", exc_info=error)
+async def reload_logged(running: Running, read_config: Callable[[], GatewayConfig] | None = None) -> None:
+    """Reload, with what ``read_config`` returns where it is given, and log why that is not possible."""
+    try:
+        await running.reload(await asyncio.to_thread(read_config) if read_config else None)
+    except LlcudaError as error:
+        getLogger("llcuda").warning("the reload failed, the workers before go on: %s", error)
 
 
 def _describe_devices() -> dict[str, Any]:
