@@ -24,17 +24,18 @@ from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.routes import ROUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 ADMIN, USER = "sk-admin", "sk-user"
 KEYS = (KeyConfig("admin", ADMIN, is_admin=True), KeyConfig("user", USER, max_in_flight=16))
-# It counts on and on: a stream of some 900 tokens.
+# On and on: a third of a second on an idle machine, and some three.
 LONG = {"prompt": "What is 2+2?", "n_predict": 900, "ignore_eos": True, "temperature": 0}
+ENDLESS = {**LONG, "n_predict": 8000}
 
 
 def config(*, workers: int = 1, slots: int = 4, **options: Any) -> GatewayConfig:
     limits = Limits(**options.pop("limits", {}))
-    models = options.pop("models", (ModelConfig("demo", "demo", workers=workers, slots=slots),))
+    models = options.pop("models", (ModelConfig("demo", "demo", workers=workers, slots=slots, ctx_size=8192),))
     return GatewayConfig(models=models, port=0, limits=limits, **options)
 
 
@@ -52,7 +53,7 @@ class Asker:
     def stream(self, fields: dict[str, Any], path: str = "/completion") -> list[Any]:
         return list(self.events(fields, path))
 
-    def events(self, fields: dict[str, Any], path: str = "/completion") -> Iterator[Any]:
+    def events(self, fields: dict[str, Any], path: str = "/completion") -> Generator[Any, None, None]:
         with self.http.stream("POST", path, json={**fields, "stream": True}) as response:
             assert response.status_code == 200, response.read()
             for line in response.iter_lines():
@@ -213,22 +214,26 @@ def test_many_clients_on_few_slots_are_all_answered_in_turn() -> None:
 
 def test_beyond_what_may_wait_the_answer_is_429_at_once() -> None:
     with serving(slots=1, limits={"max_queued": 2}) as asker, ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: asker.http.post("/completion", json=LONG), range(12)))
-        statuses = sorted(answer.status_code for answer in answers)
-        assert set(statuses) == {200, 429}
-        assert statuses.count(200) >= 3
-        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
-        assert asker.metrics()["llcuda_rejected_totalqueue_full"] == statuses.count(429)
+        first = asker.events(ENDLESS)
+        next(first)
+        answers = list(pool.map(lambda _: asker.chat(), range(12)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert len(refused) == 10
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert asker.metrics()["llcuda_rejected_totalqueue_full"] == 10
+        first.close()
 
 
 def test_a_key_is_held_to_its_share() -> None:
     keys = (KeyConfig("one", "sk-one", max_in_flight=1),)
     with serving(slots=4, keys=keys, key="sk-one") as asker:
-        events = asker.events(LONG)
+        events = asker.events(ENDLESS)
         next(events)
         refused = asker.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_in_flight")
-        assert sum(1 for _ in events) > 100
+        events.close()
+        until(lambda: not any(worker.busy for worker in workers(asker)))
         assert asker.chat().status_code == 200
 
 
@@ -237,16 +242,16 @@ def test_a_client_that_goes_away_frees_its_slot(is_stream: bool) -> None:  # noq
     with serving(slots=1) as asker:
         for _ in range(5):
             with httpx.Client(base_url=asker.gateway.url, trust_env=False) as other:
-                request = other.build_request("POST", "/completion", json={**LONG, "stream": is_stream})
+                request = other.build_request("POST", "/completion", json={**ENDLESS, "stream": is_stream})
                 if is_stream:
                     answer = other.send(request, stream=True)
                     next(answer.iter_lines())
                     answer.close()
                 else:
                     with pytest.raises(httpx.TimeoutException):
-                        other.post("/completion", json=LONG, timeout=0.05)
+                        other.post("/completion", json=ENDLESS, timeout=0.05)
             until(lambda: not any(slot["is_processing"] for slot in asker.http.get("/slots").json()))
-        assert asker.metrics()["llcuda_cancelled_total"] >= 4
+        assert asker.metrics()["llcuda_cancelled_total"] == 5
         assert asker.chat().status_code == 200
 
 
@@ -305,17 +310,13 @@ def test_a_request_on_a_worker_that_hangs_is_answered_by_another() -> None:
 
 def test_a_stream_whose_worker_dies_ends_with_an_error() -> None:
     with serving(workers=2, slots=1) as asker:
-        ended = []
         for _ in range(4):
-            events = asker.events(LONG)
+            events = asker.events(ENDLESS)
             next(events)
             (busy,) = [worker for worker in workers(asker) if worker.busy]
             os.kill(busy.server.pid, signal.SIGKILL)
-            ended.append(list(events)[-1])
+            assert "broke off" in list(events)[-1]["error"]["message"]
             until(lambda busy=busy: busy.server.state == "ready")  # type: ignore[misc]
-        # A stream that came to its end in the moment of the kill is one too.
-        assert all("error" in last or last.get("stop") for last in ended)
-        assert any("error" in last for last in ended)
 
 
 def test_a_reload_replaces_every_worker_and_loses_nothing() -> None:
@@ -350,11 +351,10 @@ def test_after_the_time_of_grace_a_stream_ends_with_an_error() -> None:
     gateway = Gateway(config(slots=2))
     gateway.start()
     asker = Asker(gateway)
-    events = asker.events(LONG)
+    events = asker.events(ENDLESS)
     next(events)
     gateway.stop(grace=0.0)
-    last = list(events)[-1]
-    assert "stopped" in last["error"]["message"] or last.get("stop")
+    assert "stopped" in list(events)[-1]["error"]["message"]
     asker.http.close()
 
 
