@@ -10,7 +10,7 @@ shift
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 python -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check "${wheel}[test]"
+"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check "${wheel}[test,gateway]"
 packages="$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
 python prepare_binaries.py verify "$packages/llcuda/binaries"
 
