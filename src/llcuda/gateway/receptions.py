@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ __all__ = ["PlainAnswer", "StreamedAnswer", "WholeReception", "read_usage"]
 _OK = 200
 _MAX_PLAIN_BYTES = 64 << 20
 _TAIL_BYTES = 8192
+_LAST_PIECES = 4
 
 # How each kind of stream says that it is complete; one that ends without was cut off.
 _ENDS = {
@@ -82,7 +84,8 @@ class StreamedAnswer(PlainAnswer):
         self._end = _ENDS[endpoint]
         self._meter = meter
         self._has_several_prompts = has_several_prompts
-        self._tail = b""
+        # An end comes in up to three pieces: why it stopped, what it took, and that it is done.
+        self._last: deque[bytes] = deque(maxlen=_LAST_PIECES)
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Pass on a stream's head; keep that of an error, which another worker may spare the client."""
@@ -102,13 +105,14 @@ class StreamedAnswer(PlainAnswer):
             return
         if data:
             self._meter.note()
-            self._tail = data if len(data) >= _TAIL_BYTES else (self._tail + data)[-_TAIL_BYTES:]
+            self._last.append(data)
         self._exchange.write(data, is_last=is_last and self.is_complete)
 
     @property
     def is_complete(self) -> bool:
         """Whether the stream came to the end that its kind has, or to an error of its own."""
-        return self._end in self._tail or b'"error"' in self._tail
+        tail = self._join_last()
+        return self._end in tail or b'"error"' in tail
 
     @property
     def first_at(self) -> float:
@@ -118,7 +122,10 @@ class StreamedAnswer(PlainAnswer):
     @property
     def usage(self) -> tuple[int, int]:
         """Tokens of prompt and answer, as far as the end of the stream names them."""
-        return read_usage(self._tail)
+        return read_usage(self._join_last())
+
+    def _join_last(self) -> bytes:
+        return b"".join(self._last)[-_TAIL_BYTES:]
 
 
 class WholeReception(PlainAnswer):
