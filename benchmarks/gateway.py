@@ -23,6 +23,8 @@ import json
 import os
 import platform
 import resource
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +84,8 @@ def _format(kind: str, row: Mapping[str, float], ours: Mapping[str, float]) -> s
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print. A signal to end is an end in order: the servers that run are stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES if most == -1 else min(most, _OPEN_FILES), most))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
