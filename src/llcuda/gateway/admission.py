@@ -115,8 +115,6 @@ class Admission:
         self._rate = DrainRate()
         self.waiting = 0
         self.waiting_tokens = 0
-        self.shed: Counter[str] = Counter()
-        """How many were sent away, by the reason."""
 
     async def acquire(self, job: Job) -> Worker:
         """Wait for a slot and return its worker, which :meth:`release` gives back.
@@ -227,7 +225,6 @@ class Admission:
         return {"Retry-After": str(max(1, min(_MAX_RETRY_AFTER, math.ceil(seconds))))}
 
     def _full(self, job: Job) -> RefusedError:
-        self.shed["queue_full"] += 1
         what = f"{self.waiting} requests wait" if self.waiting >= self.max_queued else "too many tokens wait"
         if job.tokens > self.max_queued_tokens:
             message = f"this request alone is more than {self.max_queued_tokens} tokens"
@@ -235,11 +232,9 @@ class Admission:
         return RefusedError(429, f"{what} already", code="queue_full", headers=self._retry_after())
 
     def _late(self, how: str) -> RefusedError:
-        self.shed["deadline"] += 1
         return RefusedError(504, f"the deadline {how} the request's turn", code="deadline", headers=self._retry_after())
 
     def _unavailable(self) -> RefusedError:
-        self.shed["unavailable"] += 1
         return RefusedError(
             503, "no worker of this model can answer now", code="unavailable", headers={"Retry-After": "5"}
         )

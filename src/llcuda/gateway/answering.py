@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.admission import Job
 from llcuda.gateway.balance import Prompt, read_prompt
-from llcuda.gateway.field_media import count_prompts
 from llcuda.gateway.field_schemas import asked_schema
 from llcuda.gateway.fields import check_fields, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.upstream import UpstreamFailedError
-from llcuda.gateway.whole import WholeAnswer, needs_whole, to_streamed
+from llcuda.gateway.whole import WholeAnswer, count_texts, needs_whole, to_streamed
 from llcuda.gateway.whole_schema import check_answer
 
 if TYPE_CHECKING:
@@ -146,8 +145,7 @@ class ModelRequest:
     def _receive(self) -> PlainAnswer:
         if self._streams:
             meter = self._metrics.meter(self._exchange.arrived)
-            several = count_prompts(self.fields.get("prompt")) > 1
-            return StreamedAnswer(self._exchange, self._route.endpoint, meter, has_several_prompts=several)
+            return StreamedAnswer(self._exchange, self._route.endpoint, meter, texts=count_texts(self.fields))
         if self._is_put_together:
             return WholeReception(WholeAnswer(self._route.endpoint, self.fields))
         return PlainAnswer()

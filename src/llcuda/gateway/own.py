@@ -40,7 +40,8 @@ class OwnAnswers:
         reload: Callable[[], Awaitable[None]],
     ) -> None:
         """``describe_devices`` may block; ``reload`` replaces every worker."""
-        self._config = config
+        self.config = config
+        """What it follows now; a reload changes it."""
         self._models = models
         self._metrics = metrics
         self._describe_devices = describe_devices
@@ -105,7 +106,7 @@ class OwnAnswers:
     async def _capabilities(self, exchange: Exchange) -> None:
         devices = await asyncio.to_thread(self._describe_devices)
         models = [_describe_model(model) for model in self._models.values()]
-        limits = {name: getattr(self._config.limits, name) for name in self._config.limits.__slots__}
+        limits = {name: getattr(self.config.limits, name) for name in self.config.limits.__slots__}
         _respond(exchange, {"version": __version__, "devices": devices, "models": models, "limits": limits})
 
     async def _allow(self, exchange: Exchange) -> None:

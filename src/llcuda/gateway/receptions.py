@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
+    from llcuda.gateway.endpoints import Endpoint
     from llcuda.gateway.exchange import Exchange
     from llcuda.gateway.metrics import StreamMeter
     from llcuda.gateway.whole import WholeAnswer
@@ -18,18 +19,19 @@ __all__ = ["PlainAnswer", "StreamedAnswer", "WholeReception", "read_usage"]
 
 _OK = 200
 _MAX_PLAIN_BYTES = 64 << 20
-_TAIL_BYTES = 8192
 _LAST_PIECES = 4
 
-# How each kind of stream says that it is complete; one that ends without was cut off.
-_ENDS = {
-    "chat": b"[DONE]",
-    "completions": b"[DONE]",
+# How each kind of stream says that it is complete; one that ends without was cut off. No text of an answer can look
+# like it: there a line end and a quote are escaped.
+_ENDS: dict[Endpoint, bytes] = {
+    "chat": b"\ndata: [DONE]",
+    "completions": b"\ndata: [DONE]",
     "completion": b'"stop":true',
     "infill": b'"stop":true',
-    "responses": b'"response.completed"',
-    "messages": b'"message_stop"',
+    "responses": b"\nevent: response.completed",
+    "messages": b"\nevent: message_stop",
 }
+_ERROR, _NAMED_ERROR = b'\ndata: {"error"', b"\nevent: error"
 _PROMPT_TOKENS = re.compile(rb'"(?:prompt_tokens|input_tokens|tokens_evaluated)":(\d+)')
 _COMPLETION_TOKENS = re.compile(rb'"(?:completion_tokens|output_tokens|tokens_predicted)":(\d+)')
 
@@ -38,6 +40,22 @@ def read_usage(data: bytes) -> tuple[int, int]:
     """Return the tokens of prompt and answer that the end of an answer names, 0 where it names none."""
     prompt, completion = _PROMPT_TOKENS.findall(data), _COMPLETION_TOKENS.findall(data)
     return int(prompt[-1]) if prompt else 0, int(completion[-1]) if completion else 0
+
+
+class _Marker:
+    """Counts how often bytes occur in what comes piece by piece."""
+
+    __slots__ = ("_edge", "_pattern", "count")
+
+    def __init__(self, pattern: bytes) -> None:
+        self._pattern = pattern
+        self._edge = b""
+        self.count = 0
+
+    def feed(self, data: bytes) -> None:
+        window = self._edge + data
+        self.count += window.count(self._pattern)
+        self._edge = window[1 - len(self._pattern) :]
 
 
 class PlainAnswer:
@@ -75,15 +93,16 @@ class PlainAnswer:
 class StreamedAnswer(PlainAnswer):
     """A stream that goes to the client chunk by chunk, as bytes."""
 
-    def __init__(
-        self, exchange: Exchange, endpoint: str, meter: StreamMeter, *, has_several_prompts: bool = False
-    ) -> None:
-        """Write to ``exchange``, and tell ``meter`` when."""
+    def __init__(self, exchange: Exchange, endpoint: Endpoint, meter: StreamMeter, *, texts: int = 1) -> None:
+        """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for."""
         super().__init__()
         self._exchange = exchange
-        self._end = _ENDS[endpoint]
         self._meter = meter
-        self._has_several_prompts = has_several_prompts
+        self._has_several_texts = texts > 1
+        self._end = _Marker(_ENDS[endpoint])
+        self._error = _Marker(_NAMED_ERROR if endpoint == "messages" else _ERROR)
+        # llama-server's own streams end with their texts; the others say once that all is done.
+        self._ends = texts if endpoint in {"completion", "infill"} else 1
         # An end comes in up to three pieces: why it stopped, what it took, and that it is done.
         self._last: deque[bytes] = deque(maxlen=_LAST_PIECES)
 
@@ -98,7 +117,7 @@ class StreamedAnswer(PlainAnswer):
         if not self.is_stream:
             super().on_body(data, is_last=is_last)
             return
-        if self._has_several_prompts:
+        if self._has_several_texts:
             # With each prompt but the first llama-server sends null, which clients do not expect where objects come.
             data = data.replace(b"data: null\n\n", b"")
         if not data and not is_last:
@@ -106,13 +125,14 @@ class StreamedAnswer(PlainAnswer):
         if data:
             self._meter.note()
             self._last.append(data)
+            self._end.feed(data)
+            self._error.feed(data)
         self._exchange.write(data, is_last=is_last and self.is_complete)
 
     @property
     def is_complete(self) -> bool:
         """Whether the stream came to the end that its kind has, or to an error of its own."""
-        tail = self._join_last()
-        return self._end in tail or b'"error"' in tail
+        return self._end.count >= self._ends or self._error.count > 0
 
     @property
     def first_at(self) -> float:
@@ -122,10 +142,7 @@ class StreamedAnswer(PlainAnswer):
     @property
     def usage(self) -> tuple[int, int]:
         """Tokens of prompt and answer, as far as the end of the stream names them."""
-        return read_usage(self._join_last())
-
-    def _join_last(self) -> bytes:
-        return b"".join(self._last)[-_TAIL_BYTES:]
+        return read_usage(b"".join(self._last))
 
 
 class WholeReception(PlainAnswer):

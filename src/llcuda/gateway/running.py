@@ -51,6 +51,7 @@ class Running:
             self.fleets[model.name] = self._make_fleet(model, workers_before=before)
         self._server: asyncio.Server | None = None
         self._service: GatewayService | None = None
+        self._own: OwnAnswers | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
@@ -119,6 +120,8 @@ class Running:
             self.models[model.name].configure(model, config.limits)
         if self._service is not None:
             self._service.configure(config, Access(config, port=self.port))
+        if self._own is not None:
+            self._own.config = config
 
     def _make_fleet(self, config: ModelConfig, *, workers_before: int) -> Fleet:
         model = self.models[config.name]
@@ -189,7 +192,7 @@ class Running:
         return server
 
     def _make_service(self) -> GatewayService:
-        own = OwnAnswers(
+        self._own = own = OwnAnswers(
             self.config,
             models=self.models,
             metrics=self._metrics,

@@ -111,11 +111,6 @@ class GatewayService:
         for connection in tuple(self.connections):
             connection.check_time(now)
 
-    @property
-    def in_flight(self) -> int:
-        """The number of connections whose request is being answered."""
-        return sum(connection.is_busy for connection in self.connections)
-
     @staticmethod
     def _find_route(exchange: Exchange) -> Route:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.endpoints import Endpoint
 
-__all__ = ["WholeAnswer", "needs_whole", "read_error", "to_streamed"]
+__all__ = ["WholeAnswer", "count_texts", "needs_whole", "read_error", "to_streamed"]
 
 MAX_ANSWER_CHARACTERS = 16 << 20
 """Four million tokens, more than any model's context."""
@@ -60,7 +60,7 @@ class WholeAnswer:
         self, endpoint: Endpoint, fields: Mapping[str, Any], *, max_characters: int = MAX_ANSWER_CHARACTERS
     ) -> None:
         """Wait for the answer to a request with these fields, which says how many texts there will be."""
-        self._answer = _ANSWERS[endpoint](_count_texts(fields))
+        self._answer = _ANSWERS[endpoint](count_texts(fields))
         self._decoder = EventDecoder()
         self._limit = max_characters
         self._kept = 0
@@ -155,6 +155,7 @@ def to_streamed(body: bytes, fields: Mapping[str, Any]) -> bytes:
     return b"{" + _encode(changes)[1:-1].encode() + (b"," if fields else b"") + rest
 
 
-def _count_texts(fields: Mapping[str, Any]) -> int:
+def count_texts(fields: Mapping[str, Any]) -> int:
+    """Return how many texts a request asks for: its choices, for each of its prompts."""
     choices = fields.get("n_cmpl") or fields.get("n") or 1
     return int(choices) * count_prompts(fields.get("prompt"))

@@ -42,20 +42,26 @@ class _Texts:
         return measure([data])
 
 
-class CompletionsAnswer:
-    """The answer of ``/v1/completions``."""
+class _Answer:
+    """An answer of several texts."""
 
     __slots__ = ("_expected", "_parts")
 
     def __init__(self, expected: int) -> None:
-        """Wait for so many choices."""
+        """Wait for so many texts."""
         self._expected = expected
         self._parts = _Texts()
 
     @property
     def finished(self) -> bool:
-        """Tell whether every choice has ended."""
+        """Tell whether every text has ended."""
         return len(self._parts.ends) >= self._expected
+
+
+class CompletionsAnswer(_Answer):
+    """The answer of ``/v1/completions``."""
+
+    __slots__ = ()
 
     def add(self, data: dict[str, Any]) -> int:
         """Take a chunk, which has one choice."""
@@ -78,20 +84,10 @@ class CompletionsAnswer:
         }
 
 
-class NativeAnswer:
+class NativeAnswer(_Answer):
     """The answer of ``/completion`` and ``/infill``: an object, or a list of them for several prompts or choices."""
 
-    __slots__ = ("_expected", "_parts")
-
-    def __init__(self, expected: int) -> None:
-        """Wait for so many answers."""
-        self._expected = expected
-        self._parts = _Texts()
-
-    @property
-    def finished(self) -> bool:
-        """Tell whether every answer has ended."""
-        return len(self._parts.ends) >= self._expected
+    __slots__ = ()
 
     def add(self, data: dict[str, Any]) -> int:
         """Take an event; those about the progress of the prompt have no text."""

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llcuda.gateway.metrics import GatewayMetrics
+from llcuda.gateway.receptions import StreamedAnswer
+
+if TYPE_CHECKING:
+    from llcuda.gateway.endpoints import Endpoint
+
+HEADERS = {"content-type": "text/event-stream"}
+LONG = "x" * 40_000
+
+
+class Written:
+    """Takes the place of an exchange."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ended = False
+
+    def start_stream(self, status: int, content_type: str) -> None:
+        assert (status, content_type) == (200, "text/event-stream")
+
+    def write(self, data: bytes, *, is_last: bool = False) -> None:
+        self.data += data
+        self.ended = is_last
+
+
+def event(data: Any, name: str = "") -> bytes:
+    named = f"event: {name}\n" if name else ""
+    return f"{named}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+CHAT = event({"choices": [{"delta": {"content": "data: [DONE]"}}]})
+CHAT += event({"usage": {"completion_tokens": 7, "prompt_tokens": 3}})
+NATIVE = event({"content": '"stop":true', "stop": False})
+NATIVE_END = event({"content": "", "stop": True, "tokens_predicted": 7, "tokens_evaluated": 3, "prompt": LONG})
+RESPONSES = event({"response": {"error": None}}, "response.created")
+RESPONSES_END = event(
+    {"type": "response.completed", "response": {"output": LONG, "usage": {"input_tokens": 3, "output_tokens": 7}}},
+    "response.completed",
+)
+MESSAGES = event({"usage": {"input_tokens": 3, "output_tokens": 0}}, "message_start")
+MESSAGES_END = event({"usage": {"output_tokens": 7}}, "message_delta") + event({"type": "message_stop"}, "message_stop")
+
+WHOLE: list[tuple[Endpoint, int, bytes, bytes]] = [
+    ("chat", 1, CHAT, b"data: [DONE]\n\n"),
+    ("completions", 1, CHAT, b"data: [DONE]\n\n"),
+    ("completion", 1, NATIVE, NATIVE_END),
+    ("infill", 1, NATIVE, NATIVE_END),
+    ("completion", 2, NATIVE + NATIVE_END, NATIVE_END),
+    ("responses", 1, RESPONSES, RESPONSES_END),
+    ("messages", 1, MESSAGES, MESSAGES_END),
+]
+
+
+def receive(endpoint: Endpoint, texts: int, stream: bytes, *, size: int) -> tuple[StreamedAnswer, Written]:
+    written: Any = Written()
+    answer = StreamedAnswer(written, endpoint, GatewayMetrics().meter(0.0), texts=texts)
+    answer.on_head(200, HEADERS)
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    for number, piece in enumerate(pieces):
+        answer.on_body(piece, is_last=number == len(pieces) - 1)
+    return answer, written
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 4096, 1 << 20])
+@pytest.mark.parametrize(("endpoint", "texts", "begin", "end"), WHOLE)
+def test_a_stream_is_complete_at_its_own_end_however_long_that_is_and_however_it_is_cut(
+    *, endpoint: Endpoint, texts: int, begin: bytes, end: bytes, size: int
+) -> None:
+    answer, written = receive(endpoint, texts, begin + end, size=size)
+    assert answer.is_complete
+    assert (written.data, written.ended) == (begin + end, True)
+    cut, written = receive(endpoint, texts, begin, size=size)
+    assert not cut.is_complete
+    assert (written.data, written.ended) == (begin, False)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize(
+    ("endpoint", "begin", "error"),
+    [
+        ("chat", CHAT, event({"error": {"message": "x"}})),
+        ("completion", NATIVE, event({"error": {"message": "x"}})),
+        ("responses", RESPONSES, event({"error": {"message": "x"}})),
+        ("messages", MESSAGES, event({"message": "x"}, "error")),
+    ],
+)
+def test_a_worker_that_reports_an_error_has_ended_its_stream(
+    *, endpoint: Endpoint, begin: bytes, error: bytes, size: int
+) -> None:
+    assert receive(endpoint, 1, begin + error, size=size)[0].is_complete
+
+
+@pytest.mark.parametrize(("endpoint", "texts", "begin", "end"), [row for row in WHOLE if row[1] == 1])
+def test_the_end_of_a_stream_says_what_it_took(*, endpoint: Endpoint, texts: int, begin: bytes, end: bytes) -> None:
+    assert receive(endpoint, texts, begin + end, size=1 << 20)[0].usage == (3, 7)
