@@ -24,6 +24,7 @@ from llcuda.gateway.field_media import count_prompts
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.whole_blocks import MessagesAnswer, ResponsesAnswer
 from llcuda.gateway.whole_chat import ChatAnswer
+from llcuda.gateway.whole_deltas import TextEvents
 from llcuda.gateway.whole_texts import CompletionsAnswer, NativeAnswer
 from llcuda.transport.events import EventDecoder
 
@@ -45,6 +46,8 @@ _ANSWERS: dict[Endpoint, type[Any]] = {
     "responses": ResponsesAnswer,
     "messages": MessagesAnswer,
 }
+# Where a stream's events differ in their text alone.
+_TEXT_FIELDS: dict[Endpoint, bytes] = {"chat": b"content", "completions": b"text"}
 _SHAPE_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError)
 _ERRORS = range(400, 600)
 _decode = JSONDecoder().decode
@@ -54,7 +57,7 @@ _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False
 class WholeAnswer:
     """An answer that is put together out of a stream's bytes, in whatever pieces they come."""
 
-    __slots__ = ("_answer", "_decoder", "_kept", "_limit")
+    __slots__ = ("_answer", "_decoder", "_kept", "_limit", "_text_field", "_texts")
 
     def __init__(
         self, endpoint: Endpoint, fields: Mapping[str, Any], *, max_characters: int = MAX_ANSWER_CHARACTERS
@@ -62,6 +65,8 @@ class WholeAnswer:
         """Wait for the answer to a request with these fields, which says how many texts there will be."""
         self._answer = _ANSWERS[endpoint](count_texts(fields))
         self._decoder = EventDecoder()
+        self._texts = TextEvents()
+        self._text_field = _TEXT_FIELDS.get(endpoint)
         self._limit = max_characters
         self._kept = 0
 
@@ -102,6 +107,9 @@ class WholeAnswer:
             raise RefusedError(502, reason, code="bad_answer") from None
 
     def _add(self, event: bytes) -> int:
+        length = self._texts.take(event)
+        if length:
+            return length
         # llama-server sends null at the beginning of every prompt of a request but the first.
         if event in {b"[DONE]", b"null"}:
             return 0
@@ -109,7 +117,10 @@ class WholeAnswer:
         # An error is {"error": {...}}, but in Anthropic's API the inner object alone, without a type of an event.
         if "error" in data or isinstance(data.get("message"), str):
             raise read_error(502, data)
-        return int(self._answer.add(data))
+        kept = int(self._answer.add(data))
+        if self._text_field and (found := self._answer.find_text(data)):
+            self._texts.learn(event, self._text_field, text=found[0], kept=found[1])
+        return kept
 
 
 def read_error(status: int, data: Any) -> RefusedError:

@@ -108,6 +108,16 @@ class ChatAnswer:
             self._last.timings = data["timings"]
         return kept
 
+    def find_text(self, data: dict[str, Any]) -> tuple[str, StringIO] | None:
+        """Return the text of a chunk that was added and where it is kept, None for one with anything else."""
+        if len(data["choices"]) != 1 or data.get("usage") or "timings" in data:
+            return None
+        choice = data["choices"][0]
+        if choice["delta"].keys() != {"content"} or choice["finish_reason"] is not None or choice.get("logprobs"):
+            return None
+        text = choice["delta"]["content"]
+        return (text, self._choices[choice["index"]].texts["content"]) if text else None
+
     def build(self) -> dict[str, Any]:
         """Return the answer."""
         choices = [choice.build(index) for index, choice in sorted(self._choices.items())]

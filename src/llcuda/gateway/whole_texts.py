@@ -70,6 +70,13 @@ class CompletionsAnswer(_Answer):
         kept = self._parts.add(choice["index"], choice["text"], entries)
         return kept if choice["finish_reason"] is None else kept + self._parts.end(choice["index"], data)
 
+    def find_text(self, data: dict[str, Any]) -> tuple[str, StringIO] | None:
+        """Return the text of a chunk that was added and where it is kept, None for one with anything else."""
+        choice = data["choices"][0]
+        if choice.get("logprobs") or choice["finish_reason"] is not None or not choice["text"]:
+            return None
+        return choice["text"], self._parts.texts[choice["index"]]
+
     def build(self) -> dict[str, Any]:
         """Return the answer; the counts are those of the first choice, as llama-server does it."""
         ends = sorted(self._parts.ends.items())
