@@ -21,6 +21,7 @@ __all__ = ["Exchange", "Source"]
 
 _MAX_TARGET = 1024
 _MAX_ID = 64
+_NOT_MODIFIED = 304
 _PREFIX = os.urandom(6).hex()
 _numbers = count(1)
 
@@ -128,7 +129,7 @@ class Exchange:
         self._held = b""
         more = "".join(f"{line}\r\n" for line in headers)
         head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
-        self._write(head + body if self.method != "HEAD" else head)
+        self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
 
     def refuse(self, error: RefusedError) -> None:
         """Write an error."""
