@@ -62,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--jobs", type=int, metavar="N", help="how many compilers at once (default: ninja's)")
     command.add_argument("--build-dir", type=Path, metavar="DIR", help="where (default: build/PROFILE)")
     command.add_argument(
-        "--web-ui", choices=WEB_UI, default="auto", help="the page /chat; auto: where npm can build it (default: %(default)s)"
+        "--web-ui",
+        choices=WEB_UI,
+        default="auto",
+        help="the page /chat; auto: where npm can build it (default: %(default)s)",
     )
     command.set_defaults(run=run_build)
 
@@ -89,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, metavar="DIR", default=ROOT / "dist")
     command.set_defaults(run=run_pack)
 
-    command = commands.add_parser("web-ui", help="build llama.cpp's web UI with npm into a folder (the build calls this)")
+    command = commands.add_parser("web-ui", help="build the page /chat with npm (the build calls this)")
     command.add_argument("directory", type=Path, metavar="DIR")
     command.set_defaults(run=run_web_ui)
 
@@ -101,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("sbom", help="write the bill of materials (the build calls this)")
     command.add_argument("output", type=Path, metavar="FILE")
     command.add_argument("--toolkit", action="append", default=[], metavar="VERSION", help="a CUDA backend's toolkit")
-    command.add_argument("--web-ui", type=Path, default=STAGED / ARCHIVE_NAME, metavar="FILE", help="the web UI's archive")
+    command.add_argument(
+        "--web-ui", type=Path, default=STAGED / ARCHIVE_NAME, metavar="FILE", help="the page's archive"
+    )
     command.set_defaults(run=run_sbom)
     return top
 

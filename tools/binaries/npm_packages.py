@@ -55,8 +55,8 @@ def find_packages(files: Iterable[str], *, sources: Path) -> list[Package]:
 
 def read_package(folder: Path) -> Package:
     path = folder / "package.json"
-    notices = read_notices(folder)
     try:
+        notices = read_notices(folder)
         data = json.loads(path.read_text(encoding="utf-8"))
         name, version = str(data["name"]), str(data["version"])
     except (OSError, ValueError, KeyError) as error:
