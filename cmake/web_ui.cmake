@@ -1,4 +1,5 @@
-# llama.cpp's web UI, which the gateway serves at /chat: built with npm, kept in the build folder until its sources change.
+# llama.cpp's web UI, which the gateway serves at /chat: built with npm, and kept in the build folder until its sources
+# change.
 set(LLCUDA_WEB_UI "auto" CACHE STRING "The page /chat: 'on', 'off', or 'auto': on where npm can build it")
 set_property(CACHE LLCUDA_WEB_UI PROPERTY STRINGS auto on off)
 if(NOT LLCUDA_WEB_UI MATCHES "^(auto|on|off)$")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import random
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = "sk-user"
-FILES = {"index.html": b"<script>1</script>" * 100, "_app/immutable/bundle.js": b"export {};" * 10_000}
+FILES = {
+    "index.html": b"<script>1</script>" * 100,
+    "_app/immutable/bundle.js": b"export {};" * 10_000,
+    "large.bin": random.Random(1).randbytes(1 << 20),
+}
 
 
 @contextmanager
@@ -53,12 +60,29 @@ def test_the_folder_is_led_to_and_needs_no_key(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_a_file_is_the_same_with_gzip_and_without(client: httpx.Client, name: str, encoding: str) -> None:
-    response = client.get(f"/chat/{name}", headers={"Accept-Encoding": encoding})
+@pytest.mark.parametrize("accepted", ["gzip", "br, GZIP;q=0.5", "deflate,gzip ; q=1"])
+def test_a_file_comes_with_gzip(client: httpx.Client, name: str, accepted: str) -> None:
+    response = client.get(f"/chat/{name}", headers={"Accept-Encoding": accepted})
     assert (response.status_code, response.content) == (200, FILES[name])
-    assert response.headers.get("content-encoding", "identity") == encoding
-    assert response.headers["vary"] == "Accept-Encoding"
+    assert (response.headers["content-encoding"], response.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert int(response.headers["content-length"]) == response.num_bytes_downloaded
+
+
+@pytest.mark.parametrize("accepted", ["", "identity", "gzip; q=0", "gzip;q=0.000", "x-gzip", "br"])
+def test_whoever_takes_no_gzip_is_told_that_there_is_nothing_else(client: httpx.Client, accepted: str) -> None:
+    response = client.get("/chat/", headers={"Accept-Encoding": accepted})
+    assert (response.status_code, response.json()["error"]["code"]) == (406, "gzip_only")
+
+
+def test_a_large_file_is_the_last_of_its_connection(client: httpx.Client) -> None:
+    """Where it is cut, what follows would be taken for the rest of it."""
+    head = f"GET /chat/large.bin HTTP/1.1\r\nHost: {client.base_url.netloc.decode()}\r\nAccept-Encoding: gzip\r\n\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=10) as connection:
+        connection.sendall(head.encode() * 3)
+        received = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+    lines, _, body = received.partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close\r\n" in lines
+    assert gzip.decompress(body) == FILES["large.bin"]
 
 
 def test_what_has_not_changed_is_not_sent_again(client: httpx.Client) -> None:

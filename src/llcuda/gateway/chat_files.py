@@ -44,11 +44,12 @@ _POLICY = (
     "img-src 'self' blob: data:; media-src 'self' blob: data:; font-src 'self' data:; worker-src 'self' blob:; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PROTECTION = (
+_ALWAYS = (
     "Cross-Origin-Opener-Policy: same-origin",
     "Cross-Origin-Resource-Policy: same-origin",
     "Referrer-Policy: no-referrer",
     "Vary: Accept-Encoding",
+    "Content-Encoding: gzip",
 )
 _DAMAGES = (OSError, EOFError, KeyError, RuntimeError, ValueError, LZMAError, zipfile.BadZipFile)
 """What reading a damaged archive ends in."""
@@ -81,13 +82,14 @@ def read_file(archive: Path, name: str) -> PageFile:
         data = _unpack(archive, name)
     except _DAMAGES as error:
         raise BinaryUnusableError(archive, f"{name} in it is damaged ({error!r})") from error
-    digest = sha256(data).hexdigest()[:32]
+    policy = _make_policy(name, data)
+    etag = f'"{sha256(data).hexdigest()[:32]}"'
     caching = "public, max-age=31536000, immutable" if name.startswith(_IMMUTABLE) else "no-cache"
     return PageFile(
         packed=gzip.compress(data, 6, mtime=0),
         content_type=_TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"),
-        etag=f'"{digest}"',
-        lines=(f"Cache-Control: {caching}", f"Content-Security-Policy: {_make_policy(name, data)}", *_PROTECTION),
+        etag=etag,
+        lines=(f"ETag: {etag}", f"Cache-Control: {caching}", f"Content-Security-Policy: {policy}", *_ALWAYS),
     )
 
 

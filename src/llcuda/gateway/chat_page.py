@@ -7,7 +7,6 @@ stands for, with the keys and limits of everybody. The files hold no data, and n
 from __future__ import annotations
 
 import asyncio
-import gzip
 from logging import getLogger
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,24 @@ __all__ = ["ChatPage"]
 
 _INDEX = "index.html"
 _OK, _NOT_MODIFIED, _REDIRECT = 200, 304, 308
+_PIECE_BYTES = 64 << 10
+
+
+class _Pace:
+    """The pace at which a client takes what it is sent."""
+
+    def __init__(self) -> None:
+        self._is_free = asyncio.Event()
+        self._is_free.set()
+        self.wait = self._is_free.wait
+
+    def pause_reading(self) -> None:
+        """Let the file wait."""
+        self._is_free.clear()
+
+    def resume_reading(self) -> None:
+        """Let it go on."""
+        self._is_free.set()
 
 
 class ChatPage:
@@ -65,18 +82,20 @@ class ChatPage:
     async def _redirect(self, exchange: Exchange) -> None:
         self._require_page()
         # Relative, for a proxy that has the gateway in a folder of its own.
-        exchange.respond(_REDIRECT, b"", content_type="text/plain", headers=["Location: chat/"])
+        lines = ["Location: chat/", "Cache-Control: no-cache"]
+        exchange.respond(_REDIRECT, b"", content_type="text/plain", headers=lines)
 
     async def _answer(self, exchange: Exchange) -> None:
         name = exchange.path.removeprefix(CHAT_FOLDER) or _INDEX
         if name not in self._require_page():
             raise RefusedError(404, f"the chat page has no {name}", code="not_found")
         file = await self._find_file(name)
-        takes_gzip = "gzip" in exchange.headers.get("accept-encoding", "")
-        body = file.packed if takes_gzip else await asyncio.to_thread(gzip.decompress, file.packed)
-        lines = [f"ETag: {file.etag}", *file.lines, *(("Content-Encoding: gzip",) if takes_gzip else ())]
-        is_known = file.etag in exchange.headers.get("if-none-match", "").replace("W/", "").split(", ")
-        exchange.respond(_NOT_MODIFIED if is_known else _OK, body, content_type=file.content_type, headers=lines)
+        if not _takes_gzip(exchange.headers.get("accept-encoding", "")):
+            raise RefusedError(406, "the chat page is sent with gzip alone", code="gzip_only")
+        if file.etag in exchange.headers.get("if-none-match", "").replace("W/", "").split(", "):
+            exchange.respond(_NOT_MODIFIED, file.packed, content_type=file.content_type, headers=file.lines)
+        else:
+            await _send(exchange, file)
 
     def _require_page(self) -> frozenset[str]:
         if self._names is not None:
@@ -95,6 +114,29 @@ class ChatPage:
                     getLogger("llcuda.gateway").warning("the chat page is not whole: %s", error)
                     raise _unusable() from None
             return self._files[name]
+
+
+async def _send(exchange: Exchange, file: PageFile) -> None:
+    """Send a file as its client takes it: those who read nothing, and need no key, must not fill the memory."""
+    pace, data = _Pace(), file.packed
+    exchange.follow(pace)
+    try:
+        await pace.wait()
+        if len(data) <= _PIECE_BYTES:
+            exchange.respond(_OK, data, content_type=file.content_type, headers=file.lines)
+            return
+        exchange.start_file(file.content_type, length=len(data), headers=file.lines)
+        for start in range(0, len(data), _PIECE_BYTES):
+            await pace.wait()
+            end = start + _PIECE_BYTES
+            exchange.write(data[start:end], is_last=end >= len(data))
+    finally:
+        exchange.follow(None)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    offers = (offer.replace(" ", "").lower().partition(";q=") for offer in accepted.split(","))
+    return any(name == "gzip" and (not weight or weight.strip("0.") != "") for name, _, weight in offers)
 
 
 def _unusable() -> RefusedError:

@@ -147,6 +147,13 @@ class Exchange:
         chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
         self._held = self._head(status, content_type, more + chunked)
 
+    def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
+        self.status = 200
+        self.keep_alive = self._chunked = False
+        more = "".join(f"{line}\r\n" for line in headers)
+        self._held = self._head(200, content_type, f"{more}Content-Length: {length}\r\n")
+
     def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Write a piece of a stream; the head goes with the first, the end with the last."""
         self.started = True
