@@ -22,7 +22,12 @@ ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 WHEELHOUSE = ROOT / "wheelhouse"
 MAX_RELEASE_BYTES = 20_000_000
-RELEASE_SETTINGS = ("cmake.define.LLCUDA_CPU=all", "cmake.define.LLCUDA_CUDA=off", "build-dir=build/release")
+RELEASE_SETTINGS = (
+    "cmake.define.LLCUDA_CPU=all",
+    "cmake.define.LLCUDA_CUDA=off",
+    "cmake.define.LLCUDA_WEB_UI=on",
+    "build-dir=build/release",
+)
 
 LINT = ("import-linter~=2.16", "ruff~=0.17.5")  # a new minor version of ruff has new rules
 TYPES = ("mypy~=2.4", "types-PyYAML", "types-jsonschema", "types-psutil", "types-requests")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Everything that puts binaries into the package: fetch, bump, build, stage, unstage, verify, pack.
 
-It needs the standard library alone; what it does is in tools/binaries. The build itself calls `fetch`, `record`
-and `sbom`.
+It needs the standard library alone; what it does is in tools/binaries. The build itself calls `fetch`, `web-ui`,
+`record` and `sbom`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from tools.binaries.build import PROFILES, CudaBuild, build
+from tools.binaries.build import PROFILES, WEB_UI, CudaBuild, build
 from tools.binaries.bump import bump
 from tools.binaries.bundle import STAGED, pack, stage, unstage, verify
 from tools.binaries.errors import PreparationError
@@ -20,6 +20,7 @@ from tools.binaries.fetch import fetch
 from tools.binaries.lock import ROOT, TREE_PATH, read_lock
 from tools.binaries.records import list_toolkits, write_record
 from tools.binaries.sbom import write_sbom
+from tools.binaries.web_ui import ARCHIVE_NAME, build_web_ui, read_packages
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--cuda-jobs", type=int, metavar="N", help="how many of nvcc at once (default: --jobs)")
     command.add_argument("--jobs", type=int, metavar="N", help="how many compilers at once (default: ninja's)")
     command.add_argument("--build-dir", type=Path, metavar="DIR", help="where (default: build/PROFILE)")
+    command.add_argument(
+        "--web-ui",
+        choices=WEB_UI,
+        default="auto",
+        help="the page /chat; auto: where npm can build it (default: %(default)s)",
+    )
     command.set_defaults(run=run_build)
 
     command = commands.add_parser("stage", help="put built binaries into src/llcuda/binaries")
@@ -85,6 +92,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, metavar="DIR", default=ROOT / "dist")
     command.set_defaults(run=run_pack)
 
+    command = commands.add_parser("web-ui", help="build the page /chat with npm (the build calls this)")
+    command.add_argument("directory", type=Path, metavar="DIR")
+    command.set_defaults(run=run_web_ui)
+
     command = commands.add_parser("record", help="write BUILD.json into an installed folder (the build calls this)")
     command.add_argument("directory", type=Path, metavar="DIR")
     command.add_argument("--facts", type=Path, required=True, metavar="FILE")
@@ -93,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("sbom", help="write the bill of materials (the build calls this)")
     command.add_argument("output", type=Path, metavar="FILE")
     command.add_argument("--toolkit", action="append", default=[], metavar="VERSION", help="a CUDA backend's toolkit")
+    command.add_argument(
+        "--web-ui", type=Path, default=STAGED / ARCHIVE_NAME, metavar="FILE", help="the page's archive"
+    )
     command.set_defaults(run=run_sbom)
     return top
 
@@ -116,7 +130,8 @@ def run_bump(options: argparse.Namespace) -> str:
 def run_build(options: argparse.Namespace) -> str:
     fetch(read_lock())
     cuda = CudaBuild(options.cuda, options.architectures, options.cuda_jobs) if options.cuda else None
-    return f"built: {build(options.profile, cuda=cuda, jobs=options.jobs, build_dir=options.build_dir)}"
+    where = build(options.profile, cuda=cuda, jobs=options.jobs, build_dir=options.build_dir, web_ui=options.web_ui)
+    return f"built: {where}"
 
 
 def run_stage(options: argparse.Namespace) -> str:
@@ -137,13 +152,19 @@ def run_pack(options: argparse.Namespace) -> str:
     return f"packed: {pack(options.source, output=options.output)}"
 
 
+def run_web_ui(options: argparse.Namespace) -> str:
+    return f"built: {build_web_ui(read_lock(), options.directory)}"
+
+
 def run_record(options: argparse.Namespace) -> str:
     write_record(options.directory, facts=json.loads(options.facts.read_text(encoding="utf-8")))
     return f"recorded: {options.directory}"
 
 
 def run_sbom(options: argparse.Namespace) -> str:
-    write_sbom(read_lock(), tree=TREE_PATH, output=options.output, toolkits=options.toolkit + list_toolkits(STAGED))
+    packages = read_packages(options.web_ui) if options.web_ui.exists() else []
+    toolkits = options.toolkit + list_toolkits(STAGED)
+    write_sbom(read_lock(), tree=TREE_PATH, output=options.output, toolkits=toolkits, packages=packages)
     return f"written: {options.output}"
 
 

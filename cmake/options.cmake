@@ -13,7 +13,7 @@ set(LLAMA_BUILD_TOOLS ON)
 set(LLAMA_BUILD_SERVER ON)
 set(LLAMA_TOOLS_INSTALL OFF)
 set(LLAMA_USE_PREBUILT_UI OFF)   # a download
-option(LLAMA_BUILD_UI "Build llama.cpp's web UI with npm" OFF)
+set(LLAMA_BUILD_UI OFF)          # the gateway serves the UI, not llama-server: cmake/web_ui.cmake
 
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)   # wheels hold no links: one file for each library

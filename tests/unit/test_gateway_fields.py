@@ -149,12 +149,23 @@ def test_a_long_name_is_cut_short_in_the_refusal() -> None:
     assert len(error.param or "") <= 100
 
 
-@pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("endpoint", sorted(tables.FIELDS))
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [(endpoint, name) for endpoint, fields in tables.FIELDS.items() for name in REFUSED if name not in fields],
+)
 def test_what_reaches_into_the_server_is_refused_everywhere_and_the_reason_given(endpoint: Endpoint, name: str) -> None:
     error = refuse(endpoint, {name: None})
     assert (error.code, error.param) == ("unknown_field", name)
     assert REFUSED[name] in error.message
+
+
+def test_what_the_chat_page_sends_with_every_question_is_taken_in_a_chat_alone() -> None:
+    sent = {"backend_sampling": False, "reasoning_control": True, "sse_ping_interval": 1}
+    assert {name for fields in tables.FIELDS.values() for name in REFUSED if name in fields} == set(sent)
+    check_fields("chat", {**SMALLEST["chat"], **sent, "return_progress": True, "timings_per_token": True})
+    for wrong in ({"backend_sampling": True}, {"reasoning_control": 1}, {"sse_ping_interval": -1}):
+        assert refuse_chat(**wrong).code == "invalid_value"
+    assert refuse_chat(sse_ping_interval=31).code == "invalid_value"
 
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint, names in tables.REQUIRED.items() if names])

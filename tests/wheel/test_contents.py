@@ -16,6 +16,7 @@ import pytest
 from tools.binaries.elf import is_elf, read_elf
 from tools.binaries.lock import TREE_PATH, read_lock
 from tools.binaries.records import check_directory, list_backends, read_record
+from tools.binaries.web_ui import ARCHIVE_NAME, LICENCES_NAME, PACKAGES_NAME, read_packages
 
 ROOT = Path(__file__).parents[2]
 EXECUTABLES = {
@@ -79,6 +80,15 @@ def backends(binaries: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
+def web_ui(binaries: Path, record: dict[str, Any]) -> dict[str, bytes]:
+    """The files of the page /chat; a release has them, and so has what is built where npm is sure to be."""
+    if record["flags"]["web_ui"] != "ON" and record["profile"] != "all" and not os.environ.get("CI"):
+        pytest.skip("this wheel was built without npm")
+    with zipfile.ZipFile(binaries / ARCHIVE_NAME) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
 def info(unpacked: Path) -> Path:
     (found,) = unpacked.glob("llcuda-*.dist-info")
     return found
@@ -107,6 +117,7 @@ def test_the_binaries_are_exactly_these(binaries: Path, record: dict[str, Any], 
     implementations = {f"lib{name}-impl.so" for name in EXECUTABLES if (binaries / f"lib{name}-impl.so").exists()}
     expected = EXECUTABLES | LIBRARIES | implementations | VARIANTS[record["profile"]] | {"BUILD.json"}
     expected |= {f"{folder.name}/{name}" for folder in backends for name in ("libggml-cuda.so", "BUILD.json")}
+    expected |= {ARCHIVE_NAME} if record["flags"]["web_ui"] == "ON" else set()
     assert {path.relative_to(binaries).as_posix() for path in binaries.rglob("*") if path.is_file()} == expected
 
 
@@ -136,12 +147,13 @@ def test_the_binaries_are_whole_hardened_and_find_each_other(binaries: Path) -> 
 
 
 def test_every_binary_is_elf_and_the_tools_are_the_executable_ones(binaries: Path) -> None:
-    files = [path for path in binaries.rglob("*") if path.is_file() and path.name != "BUILD.json"]
+    others = {"BUILD.json", ARCHIVE_NAME}
+    files = [path for path in binaries.rglob("*") if path.is_file() and path.name not in others]
     assert [path.name for path in files if not is_elf(path)] == []
     assert {path.name for path in files if read_elf(path).is_executable} == EXECUTABLES
     executable = {path.name for path in binaries.iterdir() if os.access(path, os.X_OK) and path.stat().st_mode & 0o100}
     assert executable >= EXECUTABLES
-    assert "BUILD.json" not in executable
+    assert not others & executable
 
 
 def test_no_path_of_the_building_machine_is_inside(binaries: Path) -> None:
@@ -154,6 +166,26 @@ def test_no_path_of_the_building_machine_is_inside(binaries: Path) -> None:
         if any(one in text for one in paths) and (b".c" in text or b".h" in text or b"build" in text)
     }
     assert found == set()
+
+
+def test_the_web_ui_is_whole_with_the_licence_of_every_package_in_it(web_ui: dict[str, bytes]) -> None:
+    named = re.findall(rb'(?:href|src)="\./([^"]+)"|import\("\./([^"]+)"\)', web_ui["index.html"])
+    assert {(one or other).decode() for one, other in named} <= web_ui.keys()
+    text = web_ui[LICENCES_NAME].decode()
+    packages = json.loads(web_ui[PACKAGES_NAME])
+    assert {"svelte", "dompurify", "katex", "tailwindcss", "workbox-core"} <= {package["name"] for package in packages}
+    for package in packages:
+        title = " ".join(filter(None, (package["name"], package["version"], f"({package['licence']})")))
+        assert f"\n{title}\n" in text
+    for part in re.findall(rb"workbox:([a-z-]+):", b"".join(web_ui.values())):
+        assert f"\nworkbox-{part.decode()} " in text
+
+
+def test_the_web_ui_tells_nothing_of_the_building_machine(web_ui: dict[str, bytes]) -> None:
+    for name, data in web_ui.items():
+        assert str(ROOT).encode() not in data, name
+        assert not re.search(rb"/(?:home|root|tmp)/\w+/", data), name
+    assert json.loads(web_ui["build.json"]) == json.loads(web_ui["_app/version.json"]) == {"version": read_lock().tag}
 
 
 def test_build_json_states_what_was_built(record: dict[str, Any]) -> None:
@@ -218,13 +250,18 @@ def test_every_notice_is_compared_with_its_source() -> None:
     assert {path.name for path in (ROOT / "vendor/licenses").iterdir()} == set(NOTICES)
 
 
-def test_the_bill_of_materials_names_llama_cpp_and_what_it_bundles(info: Path, backends: list[Path]) -> None:
+def test_the_bill_of_materials_names_llama_cpp_and_what_it_bundles(
+    info: Path, binaries: Path, backends: list[Path]
+) -> None:
+    has_web_ui = (binaries / ARCHIVE_NAME).exists()
     document = json.loads((info / "sboms/llama.cpp.cdx.json").read_text(encoding="utf-8"))
     lock = read_lock()
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
     parts = {part["name"]: part for part in document["components"]}
     assert parts["llama.cpp"]["version"] == lock.tag
     assert parts["llama.cpp"]["externalReferences"][0]["hashes"] == [{"alg": "SHA-256", "content": lock.sha256}]
+    names = {package["name"] for package in read_packages(binaries / ARCHIVE_NAME)} if has_web_ui else set()
+    assert {part["name"] for part in document["components"] if "npm" in part["bom-ref"]} <= names <= set(parts)
     assert {"cpp-httplib", "nlohmann-json", "miniaudio", "stb_image", "subprocess.h", "xxhash"} <= set(parts)
     runtimes = {part["version"] for part in document["components"] if part["name"] == "cuda-runtime"}
     assert runtimes == {read_record(folder)["toolkit"] for folder in backends}

@@ -11,9 +11,10 @@ from pathlib import Path
 from tools.binaries.errors import PreparationError
 from tools.binaries.lock import ROOT
 
-__all__ = ["PROFILES", "CudaBuild", "build"]
+__all__ = ["PROFILES", "WEB_UI", "CudaBuild", "build"]
 
 PROFILES = ("native", "all", "none")
+WEB_UI = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,12 @@ class CudaBuild:
 
 
 def build(
-    profile: str, *, cuda: CudaBuild | None = None, jobs: int | None = None, build_dir: Path | None = None
+    profile: str,
+    *,
+    cuda: CudaBuild | None = None,
+    jobs: int | None = None,
+    build_dir: Path | None = None,
+    web_ui: str = "auto",
 ) -> Path:
     """Configure, build and install; return the folder that the binaries and BUILD.json were installed into.
 
@@ -41,7 +47,7 @@ def build(
     installed = folder / "install"
     cmake = find_tool("cmake")
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"]
-    options = cuda.options() if cuda else ["-DLLCUDA_CUDA=off"]
+    options = [*(cuda.options() if cuda else ["-DLLCUDA_CUDA=off"]), f"-DLLCUDA_WEB_UI={web_ui}"]
     run([cmake, "-S", str(ROOT), "-B", str(folder), *generator, f"-DLLCUDA_CPU={profile}", *options])
     run([cmake, "--build", str(folder), "--parallel", *([str(jobs)] if jobs else [])])
     shutil.rmtree(installed, ignore_errors=True)

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tools.binaries.lock import Lock
@@ -29,14 +29,22 @@ BUNDLED = (
 )
 
 
-def write_sbom(lock: Lock, *, tree: Path, output: Path, toolkits: Sequence[str] = ()) -> None:
-    """Write the bill of materials to `output`; the same lock and CUDA toolkits give the same bytes.
+def write_sbom(
+    lock: Lock,
+    *,
+    tree: Path,
+    output: Path,
+    toolkits: Sequence[str] = (),
+    packages: Sequence[Mapping[str, str]] = (),
+) -> None:
+    """Write the bill of materials to `output`; the same lock, CUDA toolkits and npm packages give the same bytes.
 
-    A CUDA backend has its toolkit's runtime inside.
+    A CUDA backend has its toolkit's runtime inside, the web UI the `packages`.
     """
     root = f"pkg:github/ggml-org/llama.cpp@{lock.tag}"
     parts = [component(tree, *entry) for entry in BUNDLED if (tree / entry[2]).exists()]
     parts += [cuda_runtime(version) for version in sorted(set(toolkits))]
+    parts += [npm_package(**package) for package in packages]
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -78,6 +86,18 @@ def cuda_runtime(version: str) -> dict[str, Any]:
         "name": "cuda-runtime",
         "version": version,
         "licenses": [{"expression": "LicenseRef-NVIDIA-CUDA-Toolkit-EULA"}],
+    }
+
+
+def npm_package(*, name: str, version: str, licence: str) -> dict[str, Any]:
+    """Describe a package of the web UI; one without a version is a copy in llama.cpp's source."""
+    reference = f"pkg:npm/{name.replace('@', '%40')}@{version}" if version else f"llama.cpp/tools/ui/{name}"
+    return {
+        "type": "library",
+        "bom-ref": reference,
+        "name": name,
+        **({"version": version, "purl": reference} if version else {}),
+        "licenses": [{"expression": licence}],
     }
 
 

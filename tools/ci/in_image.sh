@@ -12,7 +12,7 @@ SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
 export SOURCE_DATE_EPOCH
 
 variables=()
-for name in SOURCE_DATE_EPOCH LLCUDA_CACHE LLCUDA_CACHE_SIZE PIP_INDEX_URL PIP_EXTRA_INDEX_URL; do
+for name in SOURCE_DATE_EPOCH LLCUDA_CACHE LLCUDA_CACHE_SIZE PIP_INDEX_URL PIP_EXTRA_INDEX_URL NPM_CONFIG_REGISTRY; do
   [ -z "${!name:-}" ] || variables+=(--env "$name")
 done
 status=0

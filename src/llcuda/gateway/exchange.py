@@ -21,6 +21,7 @@ __all__ = ["Exchange", "Source"]
 
 _MAX_TARGET = 1024
 _MAX_ID = 64
+_NOT_MODIFIED = 304
 _PREFIX = os.urandom(6).hex()
 _numbers = count(1)
 
@@ -128,7 +129,7 @@ class Exchange:
         self._held = b""
         more = "".join(f"{line}\r\n" for line in headers)
         head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
-        self._write(head + body if self.method != "HEAD" else head)
+        self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
 
     def refuse(self, error: RefusedError) -> None:
         """Write an error."""
@@ -145,6 +146,13 @@ class Exchange:
         self.keep_alive = self.keep_alive and self._chunked
         chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
         self._held = self._head(status, content_type, more + chunked)
+
+    def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
+        self.status = 200
+        self.keep_alive = self._chunked = False
+        more = "".join(f"{line}\r\n" for line in headers)
+        self._held = self._head(200, content_type, f"{more}Content-Length: {length}\r\n")
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Write a piece of a stream; the head goes with the first, the end with the last."""

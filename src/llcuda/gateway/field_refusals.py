@@ -1,4 +1,4 @@
-"""The fields that llama-server has and the gateway does not pass on."""
+"""The fields that llama-server has and the gateway does not pass on: to no endpoint, or to all but the chat's."""
 
 from __future__ import annotations
 

@@ -48,6 +48,8 @@ MAX_TOKENIZED_CHARACTERS = 4 << 20
 """A text to tokenise, which llama-server does while everyone else waits."""
 MAX_TOOLS = 128
 """OpenAI's own bound. Every tool makes the grammar of the answer longer."""
+MAX_PING_SECONDS = 30
+"""llama-server's own interval: a stream that is silent for longer says less often that it is alive."""
 
 _UNSUPPORTED = "llama-server does not do anything else"
 
@@ -86,10 +88,17 @@ def _tool_choice(name: str, value: Any) -> None:
     raise invalid(name, value, "'auto', 'none', 'required', or an object that names a function")
 
 
+# What the chat page sends with every question. The answer is the same with and without.
+_CHAT_PAGE: dict[str, Check] = {
+    "backend_sampling": only(value=False, why="where the sampling runs is settled when the gateway starts"),
+    "reasoning_control": flag,
+    "sse_ping_interval": whole_number(Option("int", low=1, high=MAX_PING_SECONDS)),
+}
 _CHAT: dict[str, Check] = {
     **SAMPLING,
     **_TEMPLATE,
     **_IGNORED,
+    **_CHAT_PAGE,
     "echo": flag,
     "audio": only(None, why=_UNSUPPORTED),
     "function_call": only("none", why="functions are given as tools"),

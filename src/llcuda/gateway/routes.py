@@ -7,7 +7,7 @@ from typing import Literal
 
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 
-__all__ = ["PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
+__all__ = ["ALIASES", "CHAT_FILE", "CHAT_FOLDER", "PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
 
 Kind = Literal["generate", "compute", "ask"]
 
@@ -63,5 +63,15 @@ ROUTES: dict[str, Route] = {
     "/slots": OwnRoute("slots"),
     "/metrics": OwnRoute("metrics"),
     "/api/capabilities": OwnRoute("capabilities"),
+    "/chat": OwnRoute("chat_folder", is_public=True),
+    "/chat/tools": OwnRoute("chat_tools", is_public=True),
+    "/chat/v1/streams/lookup": OwnRoute("chat_streams", method="POST"),
     "/api/admin/reload": OwnRoute("reload", method="POST", is_admin=True),
 }
+
+CHAT_FOLDER = "/chat/"
+CHAT_FILE = OwnRoute("chat_page", is_public=True)
+"""What lies in that folder and is no other address."""
+
+ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/completions", "/v1/models")}
+"""What the chat page asks beside itself, and the address that answers it."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError, UsageError
 from llcuda.gateway.access import Access
 from llcuda.gateway.audit import AuditLog
+from llcuda.gateway.chat_files import ARCHIVE_NAME
+from llcuda.gateway.chat_page import ChatPage
 from llcuda.gateway.checks import load_tls
 from llcuda.gateway.connection import Connection
 from llcuda.gateway.fleet import Fleet
@@ -18,6 +20,7 @@ from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.own import OwnAnswers
 from llcuda.gateway.served import ServedModel
 from llcuda.gateway.service import GatewayService
+from llcuda.native import binaries_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,8 +203,9 @@ class Running:
             reload=lambda: reload_logged(self),
         )
         access = Access(self.config, port=self.port)
+        answers = {**own.table, **ChatPage(binaries_dir() / ARCHIVE_NAME).table}
         return GatewayService(
-            self.config, access=access, models=self.models, metrics=self._metrics, own=own.table, audit=self._audit
+            self.config, access=access, models=self.models, metrics=self._metrics, own=answers, audit=self._audit
         )
 
     async def _start_models(self) -> None:

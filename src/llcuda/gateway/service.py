@@ -15,7 +15,7 @@ from llcuda.gateway.answering import ModelRequest, write_error_event
 from llcuda.gateway.audit import AuditRecord
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import PREFLIGHT, ROUTES, OwnRoute
+from llcuda.gateway.routes import ALIASES, CHAT_FILE, CHAT_FOLDER, PREFLIGHT, ROUTES, OwnRoute
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -115,7 +115,8 @@ class GatewayService:
     def _find_route(exchange: Exchange) -> Route:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
             return PREFLIGHT
-        route = ROUTES.get(exchange.path)
+        exchange.path = ALIASES.get(exchange.path, exchange.path)
+        route = ROUTES.get(exchange.path) or (CHAT_FILE if exchange.path.startswith(CHAT_FOLDER) else None)
         if route is None:
             raise RefusedError(404, f"there is no {exchange.path}", code="not_found")
         if exchange.method != route.method:
