@@ -128,7 +128,8 @@ class Exchange:
         self._held = b""
         more = "".join(f"{line}\r\n" for line in headers)
         head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
-        self._write(head + body if self.method != "HEAD" else head)
+        # What a browser has already is told with the length that it would have, and not sent again.
+        self._write(head + body if self.method != "HEAD" and status != HTTPStatus.NOT_MODIFIED else head)
 
     def refuse(self, error: RefusedError) -> None:
         """Write an error."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
+from llcuda.gateway.static import PAGES
 
 __all__ = ["PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
 
@@ -63,5 +64,8 @@ ROUTES: dict[str, Route] = {
     "/slots": OwnRoute("slots"),
     "/metrics": OwnRoute("metrics"),
     "/api/capabilities": OwnRoute("capabilities"),
+    "/api/status": OwnRoute("status"),
+    "/api/admin/offload": OwnRoute("offload", method="POST", is_admin=True),
+    **{path: OwnRoute("page", is_public=True) for path in PAGES},
     "/api/admin/reload": OwnRoute("reload", method="POST", is_admin=True),
 }
