@@ -97,6 +97,7 @@ class History:
         before = self._first_tokens_before(_LONG_WINDOW + 1)
         steady = [second.tokens_per_second for second in self._ring][-_STEADY:]
         return {
+            "tokens": self._count.total,
             "tokens_per_second": round(sum(steady) / len(steady), 1) if steady else 0.0,
             "first_token_p50_ms": _to_ms(find_quantile(_P50, before, latest)),
             "first_token_p95_ms": _to_ms(find_quantile(_P95, before, latest)),

@@ -72,7 +72,7 @@ export function showCharts(recent) {
     const top = Math.max(0, ...series.flat().filter((point) => point !== null));
     setText(most, top ? chart.unit(top) : "");
     image.setAttribute("aria-label", `${chart.name}: ${chart.value(recent)} now, at most ${chart.unit(top)} in the last two minutes`);
-    series.forEach((points, index) => showLine(lines[index], points, top));
+    series.forEach((points, index) => showLine(lines[index], index && !Math.max(...points) ? [] : points, top));
   }
 }
 

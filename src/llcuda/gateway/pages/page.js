@@ -52,15 +52,14 @@ function show(status) {
   showExample(status.models[0].name);
 }
 
-function showTotals({ counted, memory, uptime_seconds: uptime, models }) {
+function showTotals({ counted, memory, recent, uptime_seconds: uptime, models }) {
   const answered = Object.values(counted.requests).reduce((sum, value) => sum + value, 0);
   const rejected = Object.entries(counted.rejected).map(([reason, value]) => `${reason} ${number(value)}`);
   const workers = models.flatMap((model) => model.workers);
   setList(find("totals"), [
     ["Running for", duration(uptime)],
     ["Requests", number(answered)],
-    ["Prompt tokens", number(counted.prompt_tokens ?? 0)],
-    ["Answer tokens", number(counted.completion_tokens ?? 0)],
+    ["Tokens made", number(recent.tokens)],
     ["Sent away", rejected.join(", ") || "none"],
     ["Cancelled by clients", number(counted.cancelled ?? 0)],
     ["Asked a second worker", number(counted.retries ?? 0)],
