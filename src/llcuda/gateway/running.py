@@ -220,10 +220,10 @@ class Running:
 
     async def _tick(self) -> None:
         while True:
+            self._status.note_second()
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
-            self._status.note_second()
             await self._unload_idle()
 
     async def _end(self, *, grace: float) -> None:
