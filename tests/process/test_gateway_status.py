@@ -77,8 +77,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def own_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, binaries: Path, no_gpu: None) -> None:
+def own_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, binaries: Path) -> None:
     """Take a llama-server of the user's own, which chooses its devices itself; here it finds none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     script = tmp_path / "llama-server"
     script.write_text(f'#!/bin/sh\nexec {binaries / "llama-server"} "$@"\n')
     script.chmod(0o755)
@@ -254,7 +255,7 @@ class TestAnotherPlace:
         ],
     )
     def test_what_is_no_choice_changes_nothing(
-        self, asker: Asker, fields: dict[str, Any], status: int, code: str
+        self, asker: Asker, *, fields: dict[str, Any], status: int, code: str
     ) -> None:
         before = asker.pids()
         answer = asker.change(**fields)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Locator, Page
+    from typing_extensions import Self
 
 ADMIN, USER = "sk-admin", "sk-user"
 KEYS = (KeyConfig("root", ADMIN, is_admin=True), KeyConfig("user", USER))
@@ -56,7 +57,9 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def visiting(browser: Browser, url: str, *, expected: str = "", offer: Any = NO_OFFER, **options: Any) -> Iterator[Page]:
+def visiting(
+    browser: Browser, url: str, *, expected: str = "", offer: Any = NO_OFFER, **options: Any
+) -> Iterator[Page]:
     """Open the page; at the end nothing was reported but the statuses that are ``expected``."""
     context = browser.new_context(**options)
     context.set_default_timeout(PATIENCE_MS)
@@ -64,7 +67,7 @@ def visiting(browser: Browser, url: str, *, expected: str = "", offer: Any = NO_
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.add_init_script("addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective))")
+    page.add_init_script("addEventListener('securitypolicyviolation', (it) => console.error(it.violatedDirective))")
     page.route(UPGRADE, lambda route: route.fulfill(json=offer))
     try:
         page.goto(url)
@@ -115,7 +118,7 @@ def test_it_asks_for_the_key_and_keeps_it_in_this_tab_alone(browser: Browser, ga
         assert page.locator("#content").is_hidden()
         page.keyboard.type("sk-wrong")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("alert")).to_have_text("This key is not one of this gateway’s.")
+        expect(page.get_by_role("alert")).to_have_text("This key is not one of this gateway's.")
         page.keyboard.type("two words")
         page.keyboard.press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("no spaces")
@@ -227,7 +230,7 @@ def test_the_metrics_are_shown_with_the_key(browser: Browser, gateway: Gateway) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_it_fits_and_can_be_read(browser: Browser, gateway: Gateway, width: int, scheme: Any) -> None:
+def test_it_fits_and_can_be_read(browser: Browser, gateway: Gateway, *, width: int, scheme: Any) -> None:
     viewport: Any = {"width": width, "height": 740}
     with visiting(browser, gateway.url, expected="status of 401", viewport=viewport, color_scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -308,7 +311,7 @@ class Upgrade:
     def go_on(self) -> None:
         next(self._open).set()
 
-    def __enter__(self) -> Upgrade:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -364,14 +367,14 @@ def test_the_gpu_is_enabled_after_a_question_and_its_progress_is_seen(browser: B
     ("last", "expected"),
     [
         (
-            {"step": "failed", "message": "The GPU computed nonsense.", "hint": "Update the driver.", "rolled_back": True},
-            "The GPU computed nonsense. Update the driver. Everything is as it was before.",
+            {"step": "failed", "message": "It computed nonsense.", "hint": "Update the driver.", "rolled_back": True},
+            "It computed nonsense. Update the driver. Everything is as it was before.",
         ),
         ({"step": "prove", "done": 0, "total": None, "message": ""}, "The gateway broke off before it was done."),
     ],
 )
 def test_an_installation_that_fails_says_why(
-    browser: Browser, gateway: Gateway, last: dict[str, Any], expected: str
+    browser: Browser, gateway: Gateway, *, last: dict[str, Any], expected: str
 ) -> None:
     with visiting(browser, gateway.url, expected="status of 401", offer=OFFER) as page, Upgrade(last) as upgrade:
         upgrade.take_over(page)

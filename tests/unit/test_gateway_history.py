@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from llcuda.gateway.figures import Figures, read_figures
 from llcuda.gateway.history import History, TokenCount, find_quantile
 from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.resident import read_resident
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def figures(tokens: int = 0, pieces: int = 0, first_tokens: dict[float, int] | None = None) -> Figures:
@@ -60,7 +63,7 @@ def test_a_gateway_that_was_not_asked_has_counted_nothing() -> None:
     ],
 )
 def test_a_quantile_lies_between_the_bounds_of_the_requests_in_the_window(
-    share: float, before: dict[float, int], after: dict[float, int], expected: float | None
+    *, share: float, before: dict[float, int], after: dict[float, int], expected: float | None
 ) -> None:
     assert find_quantile(share, before, after) == (None if expected is None else pytest.approx(expected))
 

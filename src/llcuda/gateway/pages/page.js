@@ -100,7 +100,7 @@ function askForKey() {
   find("forget").hidden = true;
   find("sign-in").hidden = false;
   showSummary("A key is needed", "");
-  setResult(find("key-result"), wasWrong ? "This key is not one of this gateway’s." : "", "bad");
+  setResult(find("key-result"), wasWrong ? "This key is not one of this gateway's." : "", "bad");
   find("key").focus();
 }
 
