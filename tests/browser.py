@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
-CHROMIUM = Path("/usr/bin/chromium")
+# The distribution's own; runners of CI have the other.
+PLACES = (Path("/usr/bin/chromium"), Path("/usr/bin/google-chrome"))
 # The gateway is on this machine; nothing else is to be asked, and there is neither a GPU nor a sandbox in a container.
 ARGUMENTS = (
     "--no-sandbox",
@@ -27,16 +28,23 @@ ARGUMENTS = (
 )
 
 
-@contextmanager
-def launch_browser() -> Iterator[Browser]:
-    """Run Chromium; where it is missing the test is skipped, and fails where CI says that all is there."""
-    if not CHROMIUM.exists():
-        reason = f"there is no {CHROMIUM}: install chromium"
+def find_chromium() -> Path:
+    """Return the program; where there is none, skip, and fail where CI says that all is there."""
+    found = next((place for place in PLACES if place.exists()), None)
+    if found is None:
+        reason = f"there is neither {' nor '.join(map(str, PLACES))}: install chromium"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
+    return found
+
+
+@contextmanager
+def launch_browser() -> Iterator[Browser]:
+    """Run Chromium until the block ends."""
+    executable = find_chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
         try:
             yield browser
         finally:

@@ -44,6 +44,7 @@ class Choice:
 class _Change:
     """The last change of a model, and what became of it."""
 
+    number: int
     choice: Choice
     state: str = "running"
     error: LlcudaError | None = None
@@ -57,12 +58,13 @@ class Offloads:
         self._running = running
         self._fleets = running.fleets
         self._changes: dict[str, _Change] = {}
+        self._number = 0
         self._task: asyncio.Task[None] | None = None
         # A model that was kept to one GPU goes back to that one.
         self._gpus = {model.name: model.device for model in running.config.models if model.device.startswith("cuda")}
 
-    async def begin(self, body: bytes) -> Choice:
-        """Take the body of a request, begin the change, and return what was chosen.
+    async def begin(self, body: bytes) -> dict[str, Any]:
+        """Take the body of a request, begin the change, and return what was begun.
 
         Raises RefusedError, and nothing has changed then: 400 for what is no choice, 404 for another model, 409 where
         it cannot work on this machine, and while another change is under way.
@@ -76,9 +78,10 @@ class Offloads:
         await _check_device(config)
         if self._task is not None and not self._task.done():
             raise RefusedError(409, "another change is under way", code="change_under_way")
-        self._changes[choice.model] = change = _Change(choice)
+        self._number += 1
+        self._changes[choice.model] = change = _Change(self._number, choice)
         self._task = asyncio.ensure_future(self._run(change, config))
-        return choice
+        return {"model": choice.model, "change": _describe_change(change, is_admin=True)}
 
     def describe(self, name: str, *, is_admin: bool) -> dict[str, Any]:
         """Return the choice that holds for a model, and the last change; why it failed is for administrators."""
@@ -148,6 +151,7 @@ def describe_choice(config: ModelConfig) -> dict[str, Any]:
 def _describe_change(change: _Change, *, is_admin: bool) -> dict[str, Any]:
     told = change.error if is_admin else None
     return {
+        "number": change.number,
         "offload": change.choice.offload,
         "gpu_layers": change.choice.gpu_layers,
         "state": change.state,

@@ -58,9 +58,7 @@ class Status:
         _respond(exchange, self._describe(exchange))
 
     async def _begin_offload(self, exchange: Exchange) -> None:
-        choice = await self._offloads.begin(exchange.body)
-        value = {"status": "changing", "model": choice.model, "offload": choice.offload}
-        _respond(exchange, value, status=202)
+        _respond(exchange, await self._offloads.begin(exchange.body), status=202)
 
     def _describe(self, exchange: Exchange) -> dict[str, Any]:
         caller = exchange.caller

@@ -24,7 +24,7 @@ export function makeOffloadForm(model) {
   const result = make("p", { class: "result", role: "status" });
   const fields = make("fieldset", {}, make("legend", {}, "Where it runs"), make("div", { class: "options" }, ...options), layersRow);
   const form = make("form", { class: "offload", novalidate: "" }, fields, make("div", { class: "row" }, button, note), result);
-  const view = { model, form, fields, radios, layers, layersRow, most, button, note, result, isTouched: false, isAwaited: false, isBusy: false };
+  const view = { model, form, fields, radios, layers, layersRow, most, button, note, result, isTouched: false, awaited: null, isBusy: false };
   form.addEventListener("input", () => {
     view.isTouched = true;
     showLayers(view);
@@ -43,8 +43,8 @@ async function apply(view) {
   setBusy(view, true);
   setResult(view.result, "Looking whether this can work");
   try {
-    await postJson("api/admin/offload", { model: view.model, offload, ...layers });
-    view.isAwaited = true;
+    const { change } = await postJson("api/admin/offload", { model: view.model, offload, ...layers });
+    view.awaited = change.number;
     view.isTouched = false;
   } catch (error) {
     const words = error instanceof Refused ? error.message : "The gateway does not answer.";
@@ -72,13 +72,14 @@ export function showOffload(view, offload, isAdmin) {
   if (change) showChange(view, change);
 }
 
+// A change that had ended before is not told of: the answer of an older question may still come in.
 function showChange(view, change) {
   const name = change.offload === "mixed" ? `${NAMES.mixed}, ${change.gpu_layers} layers on the GPU` : NAMES[change.offload];
   if (change.state === "running") {
-    view.isAwaited = true;
+    view.awaited = change.number;
     setResult(view.result, `Starting new workers (${name}). Those before answer until then.`);
-  } else if (view.isAwaited) {
-    view.isAwaited = false;
+  } else if (view.awaited === change.number) {
+    view.awaited = null;
     if (change.state === "done") setResult(view.result, `Done: ${name}.`, "good");
     else setResult(view.result, `${sentence(change.message ?? "It could not be started")} ${change.hint ?? ""} The workers before go on.`, "bad");
   }
