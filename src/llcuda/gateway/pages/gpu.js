@@ -49,7 +49,8 @@ export async function refreshUpgrade(isAdmin) {
 }
 
 function showOffer() {
-  const size = offer.download_bytes === null ? "" : ` (${bytes(offer.download_bytes)})`;
+  // A source on this machine's own disk has nothing to download.
+  const size = offer.download_bytes ? ` (${bytes(offer.download_bytes)})` : "";
   const button = find("upgrade-open");
   setText(button, `Enable GPU${size}`);
   button.hidden = !offer.possible || offer.running;
@@ -59,11 +60,11 @@ function showOffer() {
 }
 
 function openDialog() {
-  const size = offer.download_bytes === null ? "what it needs" : bytes(offer.download_bytes);
+  const download = offer.download_bytes ? `downloads ${bytes(offer.download_bytes)}` : "installs what it needs";
   const backend = offer.backend ? ` (${offer.backend})` : "";
   setText(
     find("upgrade-text"),
-    `This downloads ${size} for the GPU${backend}, tries it on this machine, and then starts new workers. ` +
+    `This ${download} for the GPU${backend}, tries it on this machine, and then starts new workers. ` +
       "Requests are answered meanwhile. If it does not work, everything stays as it is.",
   );
   find("upgrade-dialog").showModal();
