@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
+from llcuda.gateway.static import PAGES
 
 __all__ = ["ALIASES", "CHAT_FILE", "CHAT_FOLDER", "PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
 
@@ -66,6 +67,9 @@ ROUTES: dict[str, Route] = {
     "/chat": OwnRoute("chat_folder", is_public=True),
     "/chat/tools": OwnRoute("chat_tools", is_public=True),
     "/chat/v1/streams/lookup": OwnRoute("chat_streams", method="POST"),
+    "/api/status": OwnRoute("status"),
+    "/api/admin/offload": OwnRoute("offload", method="POST", is_admin=True),
+    **{path: OwnRoute("page", is_public=True) for path in PAGES},
     "/api/admin/reload": OwnRoute("reload", method="POST", is_admin=True),
 }
 

@@ -21,9 +21,10 @@ from llcuda.gateway.own import OwnAnswers
 from llcuda.gateway.served import ServedModel
 from llcuda.gateway.service import GatewayService
 from llcuda.native import binaries_dir
+from llcuda.gateway.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from llcuda.gateway.config import GatewayConfig, ModelConfig
     from llcuda.gateway.replica import Replica
@@ -55,6 +56,7 @@ class Running:
         self._server: asyncio.Server | None = None
         self._service: GatewayService | None = None
         self._own: OwnAnswers | None = None
+        self._status = Status(self, metrics=self._metrics)
         self._ticker: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
@@ -94,19 +96,19 @@ class Running:
             for connection in tuple(self._service.connections):
                 connection.abort()
 
-    async def reload(self, config: GatewayConfig | None = None) -> None:
+    async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
 
-        Keys, names, limits and the options of each model follow ``config``, where it is given. Raises UsageError where
-        it has another address, log or other models than those that run, and why a new worker does not start; the old
-        ones go on then.
+        ``models`` names those whose workers are replaced, where it is not all of them. Keys, names, limits and the
+        options of each model follow ``config``, where it is given. Raises UsageError where it has another address, log
+        or other models than those that run, and why a new worker does not start; the old ones go on then.
         """
         if config is not None:
             self._follow(config)
         if self._audit is not None:
             self._audit.reopen()
-        for fleet in self.fleets.values():
-            if fleet.replicas:
+        for name, fleet in self.fleets.items():
+            if fleet.replicas and (models is None or name in models):
                 await fleet.reload(self.config.grace_timeout)
 
     def _follow(self, config: GatewayConfig) -> None:
@@ -203,9 +205,14 @@ class Running:
             reload=lambda: reload_logged(self),
         )
         access = Access(self.config, port=self.port)
-        answers = {**own.table, **ChatPage(binaries_dir() / ARCHIVE_NAME).table}
+        chat = ChatPage(binaries_dir() / ARCHIVE_NAME)
         return GatewayService(
-            self.config, access=access, models=self.models, metrics=self._metrics, own=answers, audit=self._audit
+            self.config,
+            access=access,
+            models=self.models,
+            metrics=self._metrics,
+            own={**own.table, **self._status.table, **chat.table},
+            audit=self._audit,
         )
 
     async def _start_models(self) -> None:
@@ -217,6 +224,7 @@ class Running:
 
     async def _tick(self) -> None:
         while True:
+            self._status.note_second()
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()

@@ -1,0 +1,114 @@
+// A card for each model: its workers, what they run on and why, and the form that changes it.
+
+import { makeOffloadForm, showOffload } from "./offload.js";
+import { bytes, count, find, make, setText } from "./words.js";
+
+const COLUMNS = ["Worker", "State", "Runs on", "Layers on GPU", "Slots", "Memory", "Failures"];
+const cards = new Map();
+
+export function showModels(models, isAdmin) {
+  for (const name of [...cards.keys()]) {
+    if (models.every((model) => model.name !== name)) {
+      cards.get(name).card.remove();
+      cards.delete(name);
+    }
+  }
+  for (const model of models) {
+    if (!cards.has(model.name)) cards.set(model.name, makeCard(model.name));
+    showModel(cards.get(model.name), model, isAdmin);
+  }
+}
+
+function makeCard(name) {
+  const chip = make("span", { class: "chip" });
+  const body = make("tbody", { role: "rowgroup" });
+  const heads = COLUMNS.map((column) => make("th", { scope: "col", role: "columnheader" }, column));
+  // On a narrow screen the rows are blocks; the roles keep them a table for who listens.
+  const table = make(
+    "table",
+    { role: "table", "aria-label": `Workers of ${name}` },
+    make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...heads)),
+    body,
+  );
+  const reasons = make("ul", { class: "reasons" });
+  const offload = makeOffloadForm(name);
+  const title = make("div", { class: "head" }, make("h2", {}, name), chip);
+  const card = make("section", { class: "card model", "aria-label": `Model ${name}` }, title, table, reasons, offload.form);
+  find("models").append(card);
+  return { card, chip, table, body, reasons, offload, rows: new Map() };
+}
+
+function showModel(view, model, isAdmin) {
+  const ready = model.workers.filter((worker) => worker.state === "ready").length;
+  setText(view.chip, describe(model, ready));
+  view.chip.dataset.kind = ready ? "good" : model.on_demand && !model.workers.length ? "" : "bad";
+  view.table.hidden = !model.workers.length;
+  showWorkers(view, model.workers);
+  showReasons(view.reasons, model.workers);
+  showOffload(view.offload, model.offload, isAdmin);
+}
+
+function describe(model, ready) {
+  const queue = model.waiting ? `, ${count(model.waiting, "request")} waiting` : "";
+  if (!model.workers.length) return (model.on_demand ? "starts when it is asked for" : "not running") + queue;
+  return `${ready} of ${count(model.workers.length, "worker")} ready${queue}`;
+}
+
+function showWorkers(view, workers) {
+  for (const [name, row] of view.rows) {
+    if (workers.every((worker) => worker.name !== name)) {
+      row.remove();
+      view.rows.delete(name);
+    }
+  }
+  for (const worker of workers) {
+    if (!view.rows.has(worker.name)) view.rows.set(worker.name, view.body.appendChild(makeRow()));
+    showWorker(view.rows.get(worker.name), worker);
+  }
+}
+
+function makeRow() {
+  const cells = COLUMNS.map((column, index) =>
+    index
+      ? make("td", { role: "cell", "data-label": column }, make("span"))
+      : make("th", { scope: "row", role: "rowheader" }, make("span")),
+  );
+  return make("tr", { role: "row" }, ...cells);
+}
+
+function showWorker(row, worker) {
+  const { device } = worker;
+  const texts = [
+    worker.name,
+    worker.state,
+    device ? nameDevice(device) : "–",
+    device && device.layers !== null ? `${device.layers_on_gpu} of ${device.layers}` : "–",
+    `${worker.busy} of ${worker.slots} busy`,
+    bytes(worker.memory_bytes),
+    worker.restarts ? `${worker.failures}, ${count(worker.restarts, "restart")}` : String(worker.failures),
+  ];
+  texts.forEach((text, index) => setText(row.children[index].firstChild, text));
+  row.dataset.state = worker.state;
+}
+
+function nameDevice(device) {
+  if (device.device === "cpu") return "CPU";
+  const gpus = device.memory.filter((use) => use.name).map((use) => `${use.name} (${bytes(use.bytes)})`);
+  return [gpus.join(", ") || "GPU", device.backend].filter(Boolean).join(", ");
+}
+
+// What several workers say alike is said once.
+function showReasons(list, workers) {
+  const said = workers.flatMap((worker) => [
+    ...(worker.device ? [worker.device.reason, ...worker.device.limits, ...worker.device.steps.map(describeStep), worker.device.remedy] : []),
+    worker.state !== "ready" && worker.last_error ? `${worker.name}: ${worker.last_error}` : "",
+  ]);
+  const texts = [...new Set(said.filter(Boolean))];
+  while (list.children.length > texts.length) list.lastElementChild.remove();
+  while (list.children.length < texts.length) list.append(make("li"));
+  texts.forEach((text, index) => setText(list.children[index], text));
+}
+
+function describeStep(step) {
+  return `Out of memory, so ${step}.`;
+}
