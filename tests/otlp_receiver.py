@@ -72,9 +72,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
     def do_POST(self) -> None:
+        assert isinstance(self.server, _Server)
         receiver = self.server.receiver
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if receiver.is_silent:

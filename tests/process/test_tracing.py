@@ -78,7 +78,8 @@ def check_nested(root: Span, parts: dict[str, Span]) -> None:
     """Hold that each part lies within the whole, and begins where the one before it ended."""
     order = [parts[name] for name in ("queue", "prefill", "decode") if name in parts]
     assert all(one.trace_id == root.trace_id and one.kind == Span.SPAN_KIND_INTERNAL for one in order)
-    times = [start(root), *(at for one in order for at in (start(one), one.end_time_unix_nano)), root.end_time_unix_nano]
+    within = [at for one in order for at in (start(one), one.end_time_unix_nano)]
+    times = [start(root), *within, root.end_time_unix_nano]
     assert times == sorted(times)
 
 
@@ -249,9 +250,9 @@ class TestCollectorsThatFail:
     ) -> None:
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         with Receiver(status=400) as receiver, serving(receiver) as client:
-            wait_for(lambda: client.get("/health") and "takes no traces" in caplog.text)
+            wait_for(lambda: client.get("/health").is_success and "takes no traces" in caplog.text)
             receiver.status = 200
-            wait_for(lambda: client.get("/health") and "takes traces again" in caplog.text)
+            wait_for(lambda: client.get("/health").is_success and "takes traces again" in caplog.text)
             wait_for(lambda: receiver.spans)
 
     def test_sigterm_sends_what_is_left_and_a_silent_collector_holds_nothing_up(self) -> None:
