@@ -155,7 +155,7 @@ def read_rules(prometheus: Prometheus) -> list[dict[str, Any]]:
 
 def test_the_table_of_the_documentation_is_the_page(watched: Watched) -> None:
     text = (DEPLOY.parent / "docs" / "observability.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(llcuda_\w+)` \| (\w+) \| ([^|]*) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(llcuda_\w+)` \| (\w+) \|([^|]*)\|", text, re.MULTILINE)
     said = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     kinds = dict(re.findall(r"^# TYPE (llcuda_\w+) (\w+)$", watched.page, re.MULTILINE))
     found = {name: (kind, find_labels(watched.page, name)) for name, kind in kinds.items()}
