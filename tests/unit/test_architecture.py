@@ -25,6 +25,7 @@ IMPORT_NAMES = {
     "grpcio": "grpc",
     "pyyaml": "yaml",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+    "opentelemetry-proto": "opentelemetry",
     "opentelemetry-sdk": "opentelemetry",
 }
 # What a build of this package needs, for the test of an editable install; and what only type checkers import.

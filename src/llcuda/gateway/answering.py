@@ -102,8 +102,9 @@ class ModelRequest:
         self._pass_on(reception)
 
     async def _take_turn(self, model: ServedModel, job: Job) -> Worker:
-        before = job.queued
+        before, self._exchange.queued_at = job.queued, monotonic()
         worker = await model.admission.acquire(job)
+        self._exchange.turn_at = monotonic()
         self._exchange.worker = worker.server.name
         self._exchange.queue_seconds = job.queued
         self._metrics.queue_seconds.observe(job.queued - before)
@@ -132,6 +133,7 @@ class ModelRequest:
             return str(error)
         finally:
             exchange.follow(None)
+            exchange.first_at = getattr(reception, "first_at", 0.0)
             model.admission.release(worker, seconds=seconds)
         return None
 
@@ -197,6 +199,7 @@ def write_error_event(exchange: Exchange, message: str) -> None:
         event = _named_event({**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
+    exchange.refusal = exchange.refusal or RefusedError(502, message, code="worker_failed")
     exchange.write(event.encode(), is_last=True)
 
 

@@ -95,6 +95,8 @@ class GatewayConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     audit_log: Path | None = None
+    otlp_endpoint: str | None = None
+    """The OpenTelemetry collector that is sent a trace of each request."""
     grace_timeout: float = 30.0
     """Seconds for the answers that have begun, when the gateway or a replica is to end."""
     hang_timeout: float = 10.0

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -117,6 +117,7 @@ class GatewayMetrics:
         self._gauges = _Gauges()
         self.registry.register(self._intervals)
         self.registry.register(self._gauges)
+        ProcessCollector(registry=self.registry)
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[str, Histogram] = {}
 

@@ -124,6 +124,8 @@ OPTIONS = (
            GatewayConfig, _ACCESS, metavar="SCHEME://HOST", singular="allowed_origin"),
     Option("audit_log", "path", "add a line of JSON for each request to this file", GatewayConfig, _ACCESS,
            metavar="FILE"),
+    Option("otlp_endpoint", "text", "send a trace of each request to this OpenTelemetry collector", GatewayConfig,
+           _ACCESS, metavar="URL"),
     Option("max_body_bytes", "count", "the largest body of a request", Limits, _LIMITS, low=1024, high=1 << 30),
     Option("max_header_bytes", "count", "the largest head of a request", Limits, _LIMITS, low=1024, high=1 << 20),
     Option("max_headers", "count", "header fields of a request", Limits, _LIMITS, low=8, high=1000),

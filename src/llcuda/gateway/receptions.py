@@ -34,11 +34,16 @@ _ENDS: dict[Endpoint, bytes] = {
 _ERROR, _NAMED_ERROR = b'\ndata: {"error"', b"\nevent: error"
 _PROMPT_TOKENS = re.compile(rb'"(?:prompt_tokens|input_tokens|tokens_evaluated)":(\d+)')
 _COMPLETION_TOKENS = re.compile(rb'"(?:completion_tokens|output_tokens|tokens_predicted)":(\d+)')
+# What a streamed chat ends with that was not asked for its usage.
+_TIMINGS = re.compile(rb'"timings":\{"cache_n":(\d+),"prompt_n":(\d+),[^}]*?"predicted_n":(\d+)')
 
 
 def read_usage(data: bytes) -> tuple[int, int]:
     """Return the tokens of prompt and answer that the end of an answer names, 0 where it names none."""
     prompt, completion = _PROMPT_TOKENS.findall(data), _COMPLETION_TOKENS.findall(data)
+    if not prompt and not completion and (timings := _TIMINGS.findall(data)):
+        cached, read, predicted = map(int, timings[-1])
+        return cached + read, predicted
     return int(prompt[-1]) if prompt else 0, int(completion[-1]) if completion else 0
 
 

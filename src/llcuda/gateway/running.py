@@ -20,8 +20,9 @@ from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.own import OwnAnswers
 from llcuda.gateway.served import ServedModel
 from llcuda.gateway.service import GatewayService
-from llcuda.native import binaries_dir
 from llcuda.gateway.status import Status
+from llcuda.gateway.tracing import open_tracer
+from llcuda.native import binaries_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -48,6 +49,7 @@ class Running:
         self._loop = asyncio.get_running_loop()
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
+        self._tracer = open_tracer(config)
         self.models = {model.name: ServedModel(model, config.limits) for model in config.models}
         self.fleets: dict[str, Fleet] = {}
         for model in config.models:
@@ -112,7 +114,7 @@ class Running:
                 await fleet.reload(self.config.grace_timeout)
 
     def _follow(self, config: GatewayConfig) -> None:
-        fixed = ("host", "port", "tls_certificate", "tls_key", "audit_log")
+        fixed = ("host", "port", "tls_certificate", "tls_key", "audit_log", "otlp_endpoint")
         changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
         if [model.name for model in config.models] != list(self.models):
             changed.append("models")
@@ -213,6 +215,7 @@ class Running:
             metrics=self._metrics,
             own={**own.table, **self._status.table, **chat.table},
             audit=self._audit,
+            trace=self._tracer.record if self._tracer else None,
         )
 
     async def _start_models(self) -> None:
@@ -243,6 +246,8 @@ class Running:
         finally:
             if self._audit is not None:
                 self._audit.close()
+            if self._tracer is not None:
+                await self._tracer.close()
             self._closed.set()
 
     async def _drain(self, service: GatewayService, grace: float) -> None:

@@ -47,8 +47,9 @@ class GatewayService:
         metrics: GatewayMetrics,
         own: Mapping[str, Callable[[Exchange], Awaitable[None]]],
         audit: AuditLog | None = None,
+        trace: Callable[[Exchange], None] | None = None,
     ) -> None:
-        """``own`` answers the gateway's own addresses, by their endpoint."""
+        """``own`` answers the gateway's own addresses, by their endpoint; ``trace`` is told of each that has ended."""
         self.config = config
         self.limits = config.limits
         self.draining = False
@@ -59,6 +60,7 @@ class GatewayService:
         self._default = next(iter(models))
         self._own = own
         self._audit = audit
+        self._trace = trace
         self._callers = Callers()
         self._loop = asyncio.get_running_loop()
 
@@ -172,6 +174,7 @@ class GatewayService:
 
     def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
         self.metrics.rejected.labels(error.code or str(error.status)).inc()
+        exchange.refusal = error
         if exchange.is_gone or exchange.finished:
             return
         if exchange.started:
@@ -200,6 +203,8 @@ class GatewayService:
             self.metrics.completion_tokens.inc(completion)
         if self._audit is not None:
             self._audit.write(_describe(exchange, seconds))
+        if self._trace is not None:
+            self._trace(exchange)
 
 
 async def _start(model: ServedModel) -> None:
