@@ -81,11 +81,13 @@ class ModelRequest:
             await self._finish(first)
             return
         job.excluded = first.worker
+        if first.problem is None:
+            # What comes meanwhile goes elsewhere: the second answer, which shows whose fault it was, may take a minute.
+            first.worker.note_failure()
         self._metrics.retries.inc()
         second = await self._try(model, job)
-        if not second.is_failure and first.problem is None and first.worker is not second.worker:
-            # What another worker could answer was not the request's fault.
-            first.worker.note_failure()
+        if first.problem is None and second.problem is None and second.is_failure:
+            first.worker.forgive()
         await self._finish(second)
 
     async def ask(self, model: ServedModel) -> None:
