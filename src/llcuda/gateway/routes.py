@@ -7,7 +7,7 @@ from typing import Literal
 
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 
-__all__ = ["PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
+__all__ = ["INSTEAD", "MODEL_PREFIX", "PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route", "find_route"]
 
 Kind = Literal["generate", "compute", "ask"]
 
@@ -65,3 +65,24 @@ ROUTES: dict[str, Route] = {
     "/api/capabilities": OwnRoute("capabilities"),
     "/api/admin/reload": OwnRoute("reload", method="POST", is_admin=True),
 }
+
+MODEL_PREFIX = "/v1/models/"
+"""What comes before a model's name, percent-encoded, to ask about that model alone."""
+_ONE_MODEL = OwnRoute("model")
+
+INSTEAD: dict[str, str] = {
+    "/api/chat": "/v1/chat/completions",
+    "/api/embed": "/v1/embeddings",
+    "/api/embeddings": "/v1/embeddings",
+    "/api/generate": "/v1/completions",
+    "/api/ps": "/v1/models",
+    "/api/show": "/v1/models",
+    "/api/tags": "/v1/models",
+    "/api/version": "/api/capabilities",
+}
+"""What is asked of Ollama, and the address here that does the same."""
+
+
+def find_route(path: str) -> Route | None:
+    """Return what a path leads to, None where it leads nowhere."""
+    return ROUTES.get(path) or (_ONE_MODEL if path.startswith(MODEL_PREFIX) else None)
