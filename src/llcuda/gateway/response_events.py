@@ -55,7 +55,7 @@ class ResponseEvents:
         self._count += 1
         if kind in _BEGINNINGS:
             more["response"] = {"output": [], **data["response"]}
-        item = data["item"]["id"] if "item" in data else data.get("item_id")
+        item: str = data["item"]["id"] if "item" in data else data.get("item_id", "")
         if kind == _OPENING:
             self._items.setdefault(item, len(self._items))
         if item in self._items:
