@@ -23,6 +23,8 @@ MAX_LINES = 450
 # Distributions whose import name is not their own name.
 IMPORT_NAMES = {
     "grpcio": "grpc",
+    "llama-index-embeddings-openai-like": "llama_index",
+    "llama-index-llms-openai-like": "llama_index",
     "pyyaml": "yaml",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
     "opentelemetry-proto": "opentelemetry",

@@ -7,6 +7,7 @@ import pytest
 
 from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.receptions import StreamedAnswer, read_usage
+from llcuda.gateway.response_events import ResponseEvents
 
 if TYPE_CHECKING:
     from llcuda.gateway.endpoints import Endpoint
@@ -75,7 +76,8 @@ def test_a_stream_is_complete_at_its_own_end_however_long_that_is_and_however_it
 ) -> None:
     answer, written = receive(endpoint, texts, begin + end, size=size)
     assert answer.is_complete
-    assert (written.data, written.ended) == (begin + end, True)
+    sent = ResponseEvents().feed(begin + end, is_last=True) if endpoint == "responses" else begin + end
+    assert (written.data, written.ended) == (sent, True)
     cut, written = receive(endpoint, texts, begin, size=size)
     assert not cut.is_complete
     assert (written.data, written.ended) == (begin, False)

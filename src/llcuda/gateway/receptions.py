@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.response_events import ResponseEvents
 
 if TYPE_CHECKING:
     from llcuda.gateway.endpoints import Endpoint
@@ -104,6 +105,7 @@ class StreamedAnswer(PlainAnswer):
         self._exchange = exchange
         self._meter = meter
         self._has_several_texts = texts > 1
+        self._events = ResponseEvents() if endpoint == "responses" else None
         self._end = _Marker(_ENDS[endpoint])
         self._error = _Marker(_NAMED_ERROR if endpoint == "messages" else _ERROR)
         # llama-server's own streams end with their texts; the others say once that all is done.
@@ -132,6 +134,10 @@ class StreamedAnswer(PlainAnswer):
             self._last.append(data)
             self._end.feed(data)
             self._error.feed(data)
+        if self._events is not None:
+            data = self._events.feed(data, is_last=is_last)
+            if not data and not is_last:
+                return
         self._exchange.write(data, is_last=is_last and self.is_complete)
 
     @property

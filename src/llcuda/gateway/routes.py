@@ -8,7 +8,10 @@ from typing import Literal
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 from llcuda.gateway.static import PAGES
 
-__all__ = ["ALIASES", "CHAT_FILE", "CHAT_FOLDER", "PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
+__all__ = [
+    "ALIASES", "CHAT_FOLDER", "INSTEAD", "MODEL_PREFIX", "PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute",
+    "Route", "find_route",
+]  # fmt: skip
 
 Kind = Literal["generate", "compute", "ask"]
 
@@ -74,8 +77,33 @@ ROUTES: dict[str, Route] = {
 }
 
 CHAT_FOLDER = "/chat/"
-CHAT_FILE = OwnRoute("chat_page", is_public=True)
+_CHAT_FILE = OwnRoute("chat_page", is_public=True)
 """What lies in that folder and is no other address."""
 
 ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/completions", "/v1/models")}
 """What the chat page asks beside itself, and the address that answers it."""
+
+MODEL_PREFIX = "/v1/models/"
+"""What comes before a model's name, percent-encoded, to ask about that model alone."""
+_ONE_MODEL = OwnRoute("model")
+
+INSTEAD: dict[str, str] = {
+    "/api/chat": "/v1/chat/completions",
+    "/api/embed": "/v1/embeddings",
+    "/api/embeddings": "/v1/embeddings",
+    "/api/generate": "/v1/completions",
+    "/api/ps": "/v1/models",
+    "/api/show": "/v1/models",
+    "/api/tags": "/v1/models",
+    "/api/version": "/api/capabilities",
+}
+"""What is asked of Ollama, and the address here that does the same."""
+
+
+def find_route(path: str) -> Route | None:
+    """Return what a path leads to, None where it leads nowhere."""
+    if path in ROUTES:
+        return ROUTES[path]
+    if path.startswith(MODEL_PREFIX):
+        return _ONE_MODEL
+    return _CHAT_FILE if path.startswith(CHAT_FOLDER) else None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.endpoints import Endpoint
 
-__all__ = ["WholeAnswer", "count_texts", "needs_whole", "read_error", "to_streamed"]
+__all__ = ["WholeAnswer", "count_texts", "needs_whole", "read_error", "to_streamed", "to_understood"]
 
 MAX_ANSWER_CHARACTERS = 16 << 20
 """Four million tokens, more than any model's context."""
@@ -158,6 +158,15 @@ def to_streamed(body: bytes, fields: Mapping[str, Any]) -> bytes:
         if fields.get("continue_final_message"):
             # A stream leaves out the beginning of the message, which was given; a whole answer has it.
             changes["echo"] = True
+    return _change(body, fields, changes)
+
+
+def to_understood(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Return the body that asks for what ``fields`` say in llama-server's words; see :func:`to_streamed`."""
+    return _change(body, fields, find_changes(fields))
+
+
+def _change(body: bytes, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:
     if not changes:
         return body
     if not changes.keys().isdisjoint(fields):
