@@ -23,12 +23,13 @@ MAX_LINES = 450
 # Distributions whose import name is not their own name.
 IMPORT_NAMES = {
     "grpcio": "grpc",
+    "protobuf": "google.protobuf",
     "pyyaml": "yaml",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
     "opentelemetry-sdk": "opentelemetry",
 }
 # What a build of this package needs, for the test of an editable install; and what only type checkers import.
-NEVER_IMPORTED = {"cmake", "ninja", "scikit-build-core", "typing_extensions"}
+NEVER_IMPORTED = {"cmake", "grpcio-tools", "ninja", "scikit-build-core", "typing_extensions"}
 
 
 def pyproject() -> dict[str, Any]:

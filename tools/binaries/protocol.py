@@ -8,9 +8,8 @@ import sys
 from tools.binaries.errors import PreparationError
 from tools.binaries.lock import ROOT
 
-__all__ = ["NEEDS", "compile_protocol"]
+__all__ = ["compile_protocol"]
 
-NEEDS = ("grpcio-tools>=1.66",)
 FOLDER = ROOT / "src/llcuda/gateway"
 
 

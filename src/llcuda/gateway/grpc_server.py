@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from llcuda.client.answers import Answer
+    from llcuda.gateway.config import GatewayConfig
     from llcuda.gateway.service import GatewayService
 
 __all__ = ["GrpcServer"]
@@ -37,7 +38,7 @@ _OK = 200
 
 
 class GrpcServer:
-    """Calls on one port: :meth:`start`, :meth:`stop`. It runs on the gateway's loop."""
+    """Calls on one port: :meth:`listen`, :meth:`stop`. It runs on the gateway's loop."""
 
     def __init__(self, service: GatewayService) -> None:
         """Prepare; nothing is opened yet. Raises UsageError where the protocol was not compiled."""
@@ -56,8 +57,9 @@ class GrpcServer:
         )
         self._server.add_generic_rpc_handlers((self._make_handlers(),))
 
-    async def start(self, host: str, port: int, *, credentials: grpc.ServerCredentials | None) -> None:
-        """Listen and serve. Raises PortInUseError."""
+    async def listen(self, config: GatewayConfig) -> None:
+        """Listen where the configuration says, and serve. Raises PortInUseError."""
+        host, port, credentials = config.host, config.grpc_port or 0, _read_credentials(config)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if credentials is None:
@@ -238,6 +240,12 @@ class GrpcServer:
                 task.cancel()
             await asyncio.wait((task,))
             self._tasks.pop(task, None)
+
+
+def _read_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return grpc.ssl_server_credentials([(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())])
 
 
 def _check(exchange: CallExchange) -> None:

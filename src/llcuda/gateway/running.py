@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.grpc_server import GrpcServer
     from llcuda.gateway.replica import Replica
 
 __all__ = ["Running", "reload_logged", "run_until_stopped"]
@@ -41,6 +42,8 @@ class Running:
         self.config = config
         self.url = ""
         self.port = 0
+        self.grpc: GrpcServer | None = None
+        """Calls of the binary protocol, where it is switched on."""
         self._loop = asyncio.get_running_loop()
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
@@ -63,7 +66,11 @@ class Running:
         """
         try:
             self._server = server = await self._listen()
+            grpc = self._make_grpc()
             await self._start_models()
+            if grpc is not None:
+                await grpc.listen(self.config)
+                self.grpc = grpc
             await server.start_serving()
         except BaseException:
             await self._end(grace=0.0)
@@ -90,6 +97,8 @@ class Running:
         elif self._service is not None:
             for connection in tuple(self._service.connections):
                 connection.abort()
+            if self.grpc is not None:
+                self.grpc.abort()
 
     async def reload(self, config: GatewayConfig | None = None) -> None:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
@@ -107,7 +116,7 @@ class Running:
                 await fleet.reload(self.config.grace_timeout)
 
     def _follow(self, config: GatewayConfig) -> None:
-        fixed = ("host", "port", "tls_certificate", "tls_key", "audit_log")
+        fixed = ("host", "port", "grpc_port", "tls_certificate", "tls_key", "audit_log")
         changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
         if [model.name for model in config.models] != list(self.models):
             changed.append("models")
@@ -191,6 +200,14 @@ class Running:
         self._service = service = self._make_service()
         return server
 
+    def _make_grpc(self) -> GrpcServer | None:
+        """Return what answers gRPC. Raises UsageError where that cannot be, before a model is loaded."""
+        if self.config.grpc_port is None or self._service is None:
+            return None
+        from llcuda.gateway.grpc_server import GrpcServer  # noqa: PLC0415 - 60 ms that few need
+
+        return GrpcServer(self._service)
+
     def _make_service(self) -> GatewayService:
         self._own = own = OwnAnswers(
             self.config,
@@ -236,6 +253,7 @@ class Running:
     async def _drain(self, service: GatewayService, grace: float) -> None:
         """Let what has begun end; what has not by then is told so."""
         service.draining = True
+        calls = asyncio.ensure_future(self.grpc.stop(grace)) if self.grpc is not None else None
         for connection in tuple(service.connections):
             connection.close()
         await _until(lambda: not service.connections, seconds=grace)
@@ -245,6 +263,8 @@ class Running:
         await _until(lambda: not service.connections, seconds=_FAREWELL_SECONDS)
         for connection in tuple(service.connections):
             connection.abort()
+        if calls is not None:
+            await calls
 
 
 async def run_until_stopped(running: Running, *, on_ready: Callable[[], object]) -> None:
