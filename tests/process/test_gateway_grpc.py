@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import httpx
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
@@ -163,6 +166,17 @@ def test_calls_are_in_the_audit_log(gateway: Gateway, channel: grpc.Channel) -> 
     until(lambda: '"path":"/v1/models"' in path.read_text())
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert {"key": "user", "method": "GRPC", "status": 200}.items() <= records[-1].items()
+
+
+def test_reflection_and_health_need_no_key(channel: grpc.Channel) -> None:
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert SERVICE in database.get_services()
+    names = [method.name for method in DescriptorPool(database).FindServiceByName(SERVICE).methods]
+    assert names == [method.name for method in find_service().methods]
+    stub = health_pb2_grpc.HealthStub(channel)
+    for service in ("", SERVICE):
+        asked = health_pb2.HealthCheckRequest(service=service)
+        assert stub.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_what_has_begun_ends_before_the_gateway_does() -> None:

@@ -23,7 +23,9 @@ MAX_LINES = 450
 # Distributions whose import name is not their own name.
 IMPORT_NAMES = {
     "grpcio": "grpc",
-    "protobuf": "google.protobuf",
+    "grpcio-health-checking": "grpc_health",
+    "grpcio-reflection": "grpc_reflection",
+    "protobuf": "google",
     "pyyaml": "yaml",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
     "opentelemetry-sdk": "opentelemetry",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from llcuda.client.answers import ChatAnswer, CompletionAnswer
 from llcuda.errors import PortInUseError, ResponseError
@@ -56,6 +58,10 @@ class GrpcServer:
             maximum_concurrent_rpcs=limits.max_connections,
         )
         self._server.add_generic_rpc_handlers((self._make_handlers(),))
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
 
     async def listen(self, config: GatewayConfig) -> None:
         """Listen where the configuration says, and serve. Raises PortInUseError."""
@@ -70,8 +76,15 @@ class GrpcServer:
             raise PortInUseError(host, port) from None
         await self._server.start()
 
+    async def tell_health(self, *, can_answer: bool) -> None:
+        """Say to whoever asks for the health whether a model can answer."""
+        status = health_pb2.HealthCheckResponse.SERVING if can_answer else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in (health.OVERALL_HEALTH, SERVICE):
+            await self._health.set(name, status)
+
     async def stop(self, grace: float) -> None:
         """Take no more calls, let those that have begun end within ``grace`` seconds, and end the others."""
+        await self._health.enter_graceful_shutdown()
         stopping = asyncio.ensure_future(self._server.stop(grace + _FAREWELL_SECONDS))
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=grace)
@@ -114,7 +127,7 @@ class GrpcServer:
 
     async def _gather(self, request: Any, context: Any) -> Any:
         pieces: list[str] = []
-        answer = None
+        answer: Any = None
         async for piece, end in self._generate(request, context):
             pieces.append(piece)
             answer = end
@@ -166,10 +179,9 @@ class GrpcServer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer_item(self, index: int, item: Any, context: Any) -> Any:
-        kind = item.WhichOneof("request")
+        # An item that is empty is a completion without a prompt, and refused as such.
+        kind = item.WhichOneof("request") or "complete"
         try:
-            if kind is None:
-                raise RefusedError(400, "the item is empty", code="invalid_value")
             return make("BatchItem")(index=index, answer=await self._gather(getattr(item, kind), context))
         except RefusedError as error:
             told = make("Error")(code=error.code or "", message=error.message, http_status=error.status)
@@ -197,6 +209,7 @@ class GrpcServer:
             _check(exchange)
         except RefusedError as error:
             await _abort(context, error)
+            raise
         return json.loads(exchange.answer), exchange
 
     def _begin(self, context: Any, path: str, body: bytes, *, method: str = "POST") -> CallExchange:

@@ -56,7 +56,7 @@ def make_body(request: Any) -> bytes:
     if is_chat:
         fields["messages"] = [{"role": one.role, "content": one.content} for one in request.messages]
         fields["stream_options"] = {"include_usage": True}
-    else:
+    elif request.prompt:
         fields["prompt"] = request.prompt
     fields["stream"] = True
     return json.dumps(fields, ensure_ascii=False).encode()

@@ -71,6 +71,7 @@ class Running:
             if grpc is not None:
                 await grpc.listen(self.config)
                 self.grpc = grpc
+                await self._tell_health()
             await server.start_serving()
         except BaseException:
             await self._end(grace=0.0)
@@ -233,7 +234,13 @@ class Running:
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
+            await self._tell_health()
             await self._unload_idle()
+
+    async def _tell_health(self) -> None:
+        if self.grpc is not None and not self.is_stopping:
+            models = self.models.values()
+            await self.grpc.tell_health(can_answer=any(one.choose_any() or one.config.on_demand for one in models))
 
     async def _end(self, *, grace: float) -> None:
         service, server = self._service, self._server
