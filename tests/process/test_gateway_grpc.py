@@ -137,7 +137,7 @@ def test_a_cancelled_call_and_a_deadline_free_the_slot(gateway: Gateway, channel
     stream.cancel()
     until(lambda: busy(gateway) == 0, 2)
     with pytest.raises(grpc.RpcError) as caught:
-        call(channel, "Complete", prompt="x", sampling=LONG, timeout=0.2)
+        call(channel, "Complete", prompt="x", sampling=LONG, timeout=0.03)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     until(lambda: busy(gateway) == 0, 2)
 
