@@ -86,6 +86,8 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = 8090
     """0 takes a free one."""
+    grpc_port: int | None = None
+    """For the binary protocol, at the same host; 0 takes a free one, None leaves it out."""
     keys: tuple[KeyConfig, ...] = ()
     """Without any, whoever can reach the address may ask; only a loopback address may do without."""
     allowed_hosts: tuple[str, ...] = ()

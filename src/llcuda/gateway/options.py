@@ -113,6 +113,8 @@ OPTIONS = (
     Option("host", "text", "the address to listen on; another than loopback needs a key", GatewayConfig, _ADDRESS,
            metavar="ADDRESS"),
     Option("port", "count", "the port to listen on; 0 takes a free one", GatewayConfig, _ADDRESS, high=65535),
+    Option("grpc_port", "count", "the port for gRPC calls, at the same address; 0 takes a free one", GatewayConfig,
+           _ADDRESS, high=65535),
     Option("tls_certificate", "path", "answer HTTPS, with this chain of certificates", GatewayConfig, _ADDRESS,
            metavar="PEM"),
     Option("tls_key", "path", "the certificate's private key", GatewayConfig, _ADDRESS, metavar="PEM"),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.grpc_server import GrpcServer
     from llcuda.gateway.replica import Replica
 
 __all__ = ["Running", "reload_logged", "run_until_stopped"]
@@ -46,6 +47,8 @@ class Running:
         self.config = config
         self.url = ""
         self.port = 0
+        self.grpc: GrpcServer | None = None
+        """Calls of the binary protocol, where it is switched on."""
         self._loop = asyncio.get_running_loop()
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
@@ -70,7 +73,12 @@ class Running:
         """
         try:
             self._server = server = await self._listen()
+            grpc = self._make_grpc()
             await self._start_models()
+            if grpc is not None:
+                await grpc.listen(self.config)
+                self.grpc = grpc
+                await self._tell_health()
             await server.start_serving()
         except BaseException:
             await self._end(grace=0.0)
@@ -97,6 +105,8 @@ class Running:
         elif self._service is not None:
             for connection in tuple(self._service.connections):
                 connection.abort()
+            if self.grpc is not None:
+                self.grpc.abort()
 
     async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
@@ -114,7 +124,7 @@ class Running:
                 await fleet.reload(self.config.grace_timeout)
 
     def _follow(self, config: GatewayConfig) -> None:
-        fixed = ("host", "port", "tls_certificate", "tls_key", "audit_log", "otlp_endpoint")
+        fixed = ("host", "port", "grpc_port", "tls_certificate", "tls_key", "audit_log", "otlp_endpoint")
         changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
         if [model.name for model in config.models] != list(self.models):
             changed.append("models")
@@ -198,6 +208,14 @@ class Running:
         self._service = service = self._make_service()
         return server
 
+    def _make_grpc(self) -> GrpcServer | None:
+        """Return what answers gRPC. Raises UsageError where that cannot be, before a model is loaded."""
+        if self.config.grpc_port is None or self._service is None:
+            return None
+        from llcuda.gateway.grpc_server import GrpcServer  # noqa: PLC0415 - 60 ms that few need
+
+        return GrpcServer(self._service)
+
     def _make_service(self) -> GatewayService:
         self._own = own = OwnAnswers(
             self.config,
@@ -231,7 +249,13 @@ class Running:
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
+            await self._tell_health()
             await self._unload_idle()
+
+    async def _tell_health(self) -> None:
+        if self.grpc is not None and not self.is_stopping:
+            models = self.models.values()
+            await self.grpc.tell_health(can_answer=any(one.choose_any() or one.config.on_demand for one in models))
 
     async def _end(self, *, grace: float) -> None:
         service, server = self._service, self._server
@@ -253,6 +277,7 @@ class Running:
     async def _drain(self, service: GatewayService, grace: float) -> None:
         """Let what has begun end; what has not by then is told so."""
         service.draining = True
+        calls = asyncio.ensure_future(self.grpc.stop(grace)) if self.grpc is not None else None
         for connection in tuple(service.connections):
             connection.close()
         await _until(lambda: not service.connections, seconds=grace)
@@ -262,6 +287,8 @@ class Running:
         await _until(lambda: not service.connections, seconds=_FAREWELL_SECONDS)
         for connection in tuple(service.connections):
             connection.abort()
+        if calls is not None:
+            await calls
 
 
 async def run_until_stopped(running: Running, *, on_ready: Callable[[], object]) -> None:
