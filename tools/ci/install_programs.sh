@@ -3,6 +3,8 @@
 set -euo pipefail
 
 programs=(
+  chromium
+  curl
   prometheus
 )
 
