@@ -95,6 +95,8 @@ class GatewayConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     audit_log: Path | None = None
+    gpu_bundle: Path | str | None = None
+    """Where an administrator's GPU upgrade comes from: a path or an address; None for the releases."""
     grace_timeout: float = 30.0
     """Seconds for the answers that have begun, when the gateway or a replica is to end."""
     hang_timeout: float = 10.0

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 
-__all__ = ["PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
+__all__ = ["PREFLIGHT", "ROUTES", "SECOND", "Kind", "ModelRoute", "OwnRoute", "Route", "find_routes"]
 
 Kind = Literal["generate", "compute", "ask"]
 
@@ -64,4 +64,17 @@ ROUTES: dict[str, Route] = {
     "/metrics": OwnRoute("metrics"),
     "/api/capabilities": OwnRoute("capabilities"),
     "/api/admin/reload": OwnRoute("reload", method="POST", is_admin=True),
+    "/api/admin/upgrade-gpu": OwnRoute("upgrade_plan", is_admin=True),
+    "/api/admin/rollback-gpu": OwnRoute("rollback", method="POST", is_admin=True),
+    "/api/admin/benchmark": OwnRoute("benchmark", method="POST", is_admin=True),
 }
+SECOND: dict[str, Route] = {
+    "/api/admin/upgrade-gpu": OwnRoute("upgrade", method="POST", is_admin=True),
+}
+"""What a path takes besides, where it takes two methods."""
+
+
+def find_routes(path: str) -> dict[str, Route]:
+    """Return what the path takes, by the method; nothing where there is no such path."""
+    found = (table.get(path) for table in (ROUTES, SECOND))
+    return {route.method: route for route in found if route is not None}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError, UsageError
 from llcuda.gateway.access import Access
+from llcuda.gateway.administration import Administration
 from llcuda.gateway.audit import AuditLog
 from llcuda.gateway.checks import load_tls
 from llcuda.gateway.connection import Connection
@@ -49,6 +50,13 @@ class Running:
         for model in config.models:
             before = sum(fleet.config.workers for fleet in self.fleets.values())
             self.fleets[model.name] = self._make_fleet(model, workers_before=before)
+        self._administration = Administration(
+            models=self.models,
+            fleets=self.fleets,
+            source=lambda: str(self.config.gpu_bundle or "") or None,
+            reload=self.reload,
+            metrics=self._metrics,
+        )
         self._server: asyncio.Server | None = None
         self._service: GatewayService | None = None
         self._own: OwnAnswers | None = None
@@ -65,6 +73,7 @@ class Running:
             self._server = server = await self._listen()
             await self._start_models()
             await server.start_serving()
+            self._administration.start()
         except BaseException:
             await self._end(grace=0.0)
             raise
@@ -200,8 +209,9 @@ class Running:
             reload=lambda: reload_logged(self),
         )
         access = Access(self.config, port=self.port)
+        table = {**own.table, **self._administration.table}
         return GatewayService(
-            self.config, access=access, models=self.models, metrics=self._metrics, own=own.table, audit=self._audit
+            self.config, access=access, models=self.models, metrics=self._metrics, own=table, audit=self._audit
         )
 
     async def _start_models(self) -> None:
@@ -220,6 +230,7 @@ class Running:
 
     async def _end(self, *, grace: float) -> None:
         service, server = self._service, self._server
+        self._administration.begin_stop()
         try:
             if server is not None:
                 server.close()
@@ -228,6 +239,7 @@ class Running:
             if self._ticker is not None:
                 self._ticker.cancel()
             await asyncio.gather(*(fleet.stop(0.0) for fleet in self.fleets.values()))
+            await self._administration.wait_ended()
         finally:
             if self._audit is not None:
                 self._audit.close()

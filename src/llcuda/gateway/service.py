@@ -15,7 +15,7 @@ from llcuda.gateway.answering import ModelRequest, write_error_event
 from llcuda.gateway.audit import AuditRecord
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import PREFLIGHT, ROUTES, OwnRoute
+from llcuda.gateway.routes import PREFLIGHT, OwnRoute, find_routes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -115,13 +115,14 @@ class GatewayService:
     def _find_route(exchange: Exchange) -> Route:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
             return PREFLIGHT
-        route = ROUTES.get(exchange.path)
-        if route is None:
+        routes = find_routes(exchange.path)
+        if not routes:
             raise RefusedError(404, f"there is no {exchange.path}", code="not_found")
-        if exchange.method != route.method:
-            headers = {"Allow": route.method}
-            raise RefusedError(405, f"{exchange.path} takes {route.method}", code="method_not_allowed", headers=headers)
-        return route
+        if exchange.method not in routes:
+            allowed = ", ".join(routes)
+            headers = {"Allow": allowed}
+            raise RefusedError(405, f"{exchange.path} takes {allowed}", code="method_not_allowed", headers=headers)
+        return routes[exchange.method]
 
     async def _dispatch(self, exchange: Exchange) -> None:
         route = exchange.route
