@@ -87,6 +87,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "tls_certificate": ("/c", "/c", "/c"),
     "tls_key": ("/c", "/c", "/c"),
     "audit_log": ("/a", "/a", "/a"),
+    "gpu_bundle": ("https://files.example/x", "https://files.example/x", "https://files.example/x"),
 }
 
 

@@ -124,8 +124,8 @@ OPTIONS = (
            GatewayConfig, _ACCESS, metavar="SCHEME://HOST", singular="allowed_origin"),
     Option("audit_log", "path", "add a line of JSON for each request to this file", GatewayConfig, _ACCESS,
            metavar="FILE"),
-    Option("gpu_bundle", "source", "where GPU upgrades come from, instead of the releases: a bundle, a folder or address "
-           "with an index.json, or hf://datasets/OWNER/NAME", GatewayConfig, _ACCESS, metavar="SOURCE"),
+    Option("gpu_bundle", "source", "where GPU upgrades come from, instead of the releases: a bundle, a folder or "
+           "address with an index.json, or hf://datasets/OWNER/NAME", GatewayConfig, _ACCESS, metavar="SOURCE"),
     Option("max_body_bytes", "count", "the largest body of a request", Limits, _LIMITS, low=1024, high=1 << 30),
     Option("max_header_bytes", "count", "the largest head of a request", Limits, _LIMITS, low=1024, high=1 << 20),
     Option("max_headers", "count", "header fields of a request", Limits, _LIMITS, low=8, high=1000),
