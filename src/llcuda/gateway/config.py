@@ -99,6 +99,8 @@ class GatewayConfig:
     audit_log: Path | None = None
     otlp_endpoint: str | None = None
     """The OpenTelemetry collector that is sent a trace of each request."""
+    gpu_bundle: Path | str | None = None
+    """Where an administrator's GPU upgrade comes from: a path or an address; None for the releases."""
     grace_timeout: float = 30.0
     """Seconds for the answers that have begun, when the gateway or a replica is to end."""
     hang_timeout: float = 10.0

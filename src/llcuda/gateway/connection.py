@@ -219,7 +219,11 @@ class Connection(asyncio.Protocol):
             self.refuse(RefusedError(408, "the head of the request did not come", code="too_slow", close=True))
         elif self._state == "body" and waited > limits.body_timeout:
             self.refuse(RefusedError(408, "the body of the request did not come", code="too_slow", close=True))
-        elif self._state == "busy" and waited > limits.request_timeout and self._exchange and self._task:
+        elif self._state == "busy" and waited > limits.request_timeout:
+            self._end_late()
+
+    def _end_late(self) -> None:
+        if self._exchange is not None and self._task is not None and not self._exchange.is_untimed:
             self._exchange.is_late = True
             self._task.cancel()
 

@@ -30,7 +30,7 @@ class Option:
 
     name: str
     kind: str
-    """``count``, ``seconds``, ``switch``, ``text``, ``path``, ``list`` of texts, or ``server_options``."""
+    """``count``, ``seconds``, ``switch``, ``text``, ``path``, ``source``, ``list`` of texts, or ``server_options``."""
     summary: str
     scope: Scope
     group: str = ""
@@ -128,6 +128,8 @@ OPTIONS = (
            metavar="FILE"),
     Option("otlp_endpoint", "text", "send a trace of each request to this OpenTelemetry collector", GatewayConfig,
            _ACCESS, metavar="URL"),
+    Option("gpu_bundle", "source", "where GPU upgrades come from, instead of the releases: a bundle, a folder or "
+           "address with an index.json, or hf://datasets/OWNER/NAME", GatewayConfig, _ACCESS, metavar="SOURCE"),
     Option("max_body_bytes", "count", "the largest body of a request", Limits, _LIMITS, low=1024, high=1 << 30),
     Option("max_header_bytes", "count", "the largest head of a request", Limits, _LIMITS, low=1024, high=1 << 20),
     Option("max_headers", "count", "header fields of a request", Limits, _LIMITS, low=8, high=1000),
@@ -264,6 +266,11 @@ def _check_path(option: Option, value: Any, place: str) -> Path:
     return Path(_check_text(option, value, place)).expanduser()
 
 
+def _check_source(option: Option, value: Any, place: str) -> Path | str:
+    text = _check_text(option, value, place)
+    return text if "://" in text else Path(text).expanduser()
+
+
 def _check_list(option: Option, value: Any, place: str) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)):
@@ -297,6 +304,7 @@ _CHECKS: dict[str, Callable[[Option, Any, str], Any]] = {
     "switch": _check_switch,
     "text": _check_text,
     "path": _check_path,
+    "source": _check_source,
     "list": _check_list,
     "server_options": _check_server_options,
 }

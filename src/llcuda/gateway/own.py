@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.served import ServedModel
     from llcuda.gateway.worker import Worker
 
-__all__ = ["OwnAnswers"]
+__all__ = ["OwnAnswers", "describe_model"]
 
 _OK = 200
 
@@ -110,7 +110,7 @@ class OwnAnswers:
 
     async def _capabilities(self, exchange: Exchange) -> None:
         devices = await asyncio.to_thread(self._describe_devices)
-        models = [_describe_model(model) for model in self._models.values()]
+        models = [describe_model(model) for model in self._models.values()]
         limits = {name: getattr(self.config.limits, name) for name in self.config.limits.__slots__}
         _respond(exchange, {"version": __version__, "devices": devices, "models": models, "limits": limits})
 
@@ -156,7 +156,8 @@ class OwnAnswers:
                 yield "llcuda_worker_failures", "Requests that the worker failed at.", labels, worker.failed
 
 
-def _describe_model(model: ServedModel) -> dict[str, Any]:
+def describe_model(model: ServedModel) -> dict[str, Any]:
+    """Return a model as plain data: who waits for it, and its workers with what each runs on."""
     workers = [
         {
             "name": worker.server.name,

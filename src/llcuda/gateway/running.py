@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError, UsageError
 from llcuda.gateway.access import Access
+from llcuda.gateway.administration import Administration
 from llcuda.gateway.audit import AuditLog
 from llcuda.gateway.chat_files import ARCHIVE_NAME
 from llcuda.gateway.chat_page import ChatPage
@@ -58,6 +59,13 @@ class Running:
         for model in config.models:
             before = sum(fleet.config.workers for fleet in self.fleets.values())
             self.fleets[model.name] = self._make_fleet(model, workers_before=before)
+        self._administration = Administration(
+            models=self.models,
+            fleets=self.fleets,
+            source=lambda: str(self.config.gpu_bundle or "") or None,
+            reload=self.reload,
+            metrics=self._metrics,
+        )
         self._server: asyncio.Server | None = None
         self._service: GatewayService | None = None
         self._own: OwnAnswers | None = None
@@ -80,6 +88,7 @@ class Running:
                 self.grpc = grpc
                 await self._tell_health()
             await server.start_serving()
+            self._administration.start()
         except BaseException:
             await self._end(grace=0.0)
             raise
@@ -231,7 +240,7 @@ class Running:
             access=access,
             models=self.models,
             metrics=self._metrics,
-            own={**own.table, **self._status.table, **chat.table},
+            own={**own.table, **self._status.table, **self._administration.table, **chat.table},
             audit=self._audit,
             trace=self._tracer.record if self._tracer else None,
         )
@@ -259,6 +268,7 @@ class Running:
 
     async def _end(self, *, grace: float) -> None:
         service, server = self._service, self._server
+        self._administration.begin_stop()
         try:
             if server is not None:
                 server.close()
@@ -267,6 +277,7 @@ class Running:
             if self._ticker is not None:
                 self._ticker.cancel()
             await asyncio.gather(*(fleet.stop(0.0) for fleet in self.fleets.values()))
+            await self._administration.wait_ended()
         finally:
             if self._audit is not None:
                 self._audit.close()

@@ -15,7 +15,7 @@ from llcuda.gateway.answering import ModelRequest, write_error_event
 from llcuda.gateway.audit import AuditRecord
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import ALIASES, INSTEAD, PREFLIGHT, OwnRoute, find_route
+from llcuda.gateway.routes import ALIASES, INSTEAD, PREFLIGHT, OwnRoute, find_routes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -118,15 +118,16 @@ class GatewayService:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
             return PREFLIGHT
         exchange.path = ALIASES.get(exchange.path, exchange.path)
-        route = find_route(exchange.path)
-        if route is None:
+        routes = find_routes(exchange.path)
+        if not routes:
             instead = INSTEAD.get(exchange.path)
             hint = f"; use {instead}" if instead else ""
             raise RefusedError(404, f"there is no {exchange.path}{hint}", code="not_found")
-        if exchange.method != route.method:
-            headers = {"Allow": route.method}
-            raise RefusedError(405, f"{exchange.path} takes {route.method}", code="method_not_allowed", headers=headers)
-        return route
+        if exchange.method not in routes:
+            allowed = ", ".join(routes)
+            headers = {"Allow": allowed}
+            raise RefusedError(405, f"{exchange.path} takes {allowed}", code="method_not_allowed", headers=headers)
+        return routes[exchange.method]
 
     async def _dispatch(self, exchange: Exchange) -> None:
         route = exchange.route
