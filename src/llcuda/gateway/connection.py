@@ -234,15 +234,14 @@ class Connection(asyncio.Protocol):
             self._service.refuse(exchange, exchange.refusal)
             self._end()
             return
-        task = self._loop.create_task(self._service.handle(exchange))
-        self._task = task
-        task.add_done_callback(self._on_done)
+        self._task = self._loop.create_task(self._answer(exchange))
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._task = None
-        if not task.cancelled():
-            task.result()
-        self._end()
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._service.handle(exchange)
+        finally:
+            self._task = None
+            self._end()
 
     def _end(self) -> None:
         exchange, self._exchange = self._exchange, None
