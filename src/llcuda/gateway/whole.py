@@ -52,6 +52,9 @@ _SHAPE_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError, Re
 _ERRORS = range(400, 600)
 _decode = JSONDecoder().decode
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+# What nearly every body is given: 4 us less for each.
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+_STREAMED_TEXT = _encode(_STREAMED)[1:-1].encode()
 
 
 class WholeAnswer:
@@ -171,8 +174,8 @@ def _change(body: bytes, fields: Mapping[str, Any], changes: Mapping[str, Any]) 
         return body
     if not changes.keys().isdisjoint(fields):
         return _encode({**fields, **changes}).encode()
-    rest = body.lstrip()[1:]
-    return b"{" + _encode(changes)[1:-1].encode() + (b"," if fields else b"") + rest
+    more = _STREAMED_TEXT if changes == _STREAMED else _encode(changes)[1:-1].encode()
+    return b"{" + more + (b"," if fields else b"") + body.lstrip()[1:]
 
 
 def count_texts(fields: Mapping[str, Any]) -> int:
