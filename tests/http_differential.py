@@ -23,7 +23,7 @@ _LIMITS = Limits()
 _FINISHED = h11.Response(status_code=400, headers=[("Content-Length", "0")])
 SAFE: dict[str, str] = {
     "empty lines before a request, which RFC 9112 (2.2) lets a server skip": (
-        r"no request line received|illegal request line: bytearray\(b'(\\r|\\n)+[A-Z]"
+        r"""no request line received|illegal request line: bytearray\(b['"](\\r|\\n)+[A-Z]"""
     ),
     "several blanks within a request line, which RFC 9112 (3) lets a server read as one": (
         r"""illegal request line: bytearray\(b['"][A-Z-]+ +[^ ]+ +HTTP/1\.[01]['"]\)"""
@@ -32,7 +32,7 @@ SAFE: dict[str, str] = {
         r"""illegal request line: bytearray\(b['"][A-Z-]+ +[^ ]+ +(RTSP|ICE)/1\.0['"]\)"""
     ),
     "a chunk's size of more than 20 digits, the first of them zeros": (
-        r"illegal chunk header: bytearray\(b'0+[0-9a-fA-F]{1,16}(;.*)?\\r\\n'\)"
+        r"""illegal chunk header: bytearray\(b['"]0+[0-9a-fA-F]{1,16}(;.*)?\\r\\n['"]\)"""
     ),
 }
 """What the gateway takes and h11 does not, and why nobody is led astray by it: patterns of h11's refusals."""
