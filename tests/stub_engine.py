@@ -108,6 +108,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # one request at a time
             return
         self._count += 1
+        self._engine.posts += self._parser.get_method() == b"POST"
         path = self._url.decode("latin-1").partition("?")[0]
         is_post = self._parser.get_method() == b"POST"
         if self._engine.key not in {"", self._key} and path not in _PUBLIC:

@@ -68,6 +68,7 @@ class Engine:
         self.model = model
         self.key = key
         self.embeds = embeds
+        self.posts = 0  # all that came, also what it has no address for
         self.requests = self.busy = self.highest = self.hits = 0
         self.prompt_tokens = self.cached_tokens = self.answer_tokens = 0
         self.cancelled: deque[tuple[Any, float]] = deque(maxlen=10000)
@@ -129,9 +130,10 @@ class Engine:
 
     def report(self) -> dict[str, Any]:
         return {
-            "requests": self.requests, "busy": self.busy, "waiting": len(self.waiting), "highest": self.highest,
-            "cache_hits": self.hits, "cached_tokens": self.cached_tokens, "prompt_tokens": self.prompt_tokens,
-            "answer_tokens": self.answer_tokens, "cancelled": list(self.cancelled),
+            "posts": self.posts, "requests": self.requests, "busy": self.busy, "waiting": len(self.waiting),
+            "highest": self.highest, "cache_hits": self.hits, "cached_tokens": self.cached_tokens,
+            "prompt_tokens": self.prompt_tokens, "answer_tokens": self.answer_tokens,
+            "cancelled": list(self.cancelled),
             "fault": self.faults.name, "met": self.faults.met,
         }  # fmt: skip
 

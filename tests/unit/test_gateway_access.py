@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
+from hashlib import sha256
+from hmac import compare_digest
 from pathlib import Path
 
 import pytest
@@ -240,6 +243,23 @@ def test_what_is_remembered_is_bounded() -> None:
 )
 def test_a_key_says_who_asks(headers: dict[str, str], name: str) -> None:
     assert KEYED.authenticate(headers).name == name
+
+
+@pytest.mark.parametrize("key", ["sk-ann", "sk-root", "sk-anx", "x", "k" * 256])
+def test_a_key_is_compared_with_every_one_by_digests_in_constant_time(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def compare(known: bytes, given: bytes) -> bool:
+        compared.append((known, given))
+        return compare_digest(known, given)
+
+    monkeypatch.setattr("llcuda.gateway.access.compare_digest", compare)
+    with suppress(RefusedError):
+        KEYED.authenticate({"x-api-key": key})
+    assert [known for known, _ in compared] == [sha256(one.key.encode()).digest() for one in KEYS]
+    assert {given for _, given in compared} == {sha256(key.encode()).digest()}
 
 
 def test_a_caller_may_what_their_key_may() -> None:

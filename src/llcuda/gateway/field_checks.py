@@ -1,4 +1,4 @@
-"""The kinds of fields that a request can have: functions that refuse a value."""
+"""The kinds of fields that a request can have: functions that refuse a value, each with the schema of what it takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from llcuda.options import Option
 
     Check = Callable[[str, Any], None]
+    Schema = dict[str, Any]
 
 __all__ = [
-    "either", "flag", "ignored", "invalid", "items", "list_of", "mapping", "number", "one_of", "only", "text", "texts",
-    "tokens", "whole_number",
+    "describe", "described", "either", "flag", "ignored", "invalid", "items", "list_of", "mapping", "number",
+    "one_of", "only", "text", "texts", "tokens", "whole_number",
 ]  # fmt: skip
 
 MAX_INT = 2**31 - 1
@@ -24,6 +25,19 @@ MAX_FLOAT = 3.4e38
 """llama-server keeps these numbers in 32 bits, and a larger one would become infinite."""
 MAX_SHOWN = 80
 """Characters of a refused value that the refusal repeats."""
+
+_schemas: dict[Check, Callable[[], Schema]] = {}
+
+
+def described(check: Check, schema: Callable[[], Schema]) -> Check:
+    """Return the check, and keep what its values look like; the schema is made when it is asked for."""
+    _schemas[check] = schema
+    return check
+
+
+def describe(check: Check) -> Schema:
+    """Return the JSON schema of what a check takes; raises KeyError for one that was never described."""
+    return _schemas[check]()
 
 
 def invalid(name: str, value: Any, wanted: str) -> RefusedError:
@@ -43,7 +57,7 @@ def whole_number(option: Option, *, high: int | None = None) -> Check:
         if type(value) is not int or not least <= value <= most:
             raise invalid(name, value, wanted)
 
-    return check
+    return described(check, lambda: {"type": "integer", "minimum": least, "maximum": most})
 
 
 def number(option: Option) -> Check:
@@ -57,7 +71,9 @@ def number(option: Option) -> Check:
         if type(value) not in {float, int} or not least <= value <= most or value <= above:
             raise invalid(name, value, wanted)
 
-    return check
+    bounds = {"minimum": least, "maximum": most, "exclusiveMinimum": option.above}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    return described(check, lambda: {"type": "number", **given})
 
 
 def _show_range(option: Option) -> str:
@@ -80,7 +96,7 @@ def text(most: int) -> Check:
         if type(value) is not str or len(value) > most:
             raise invalid(name, value, f"a string of at most {most} characters")
 
-    return check
+    return described(check, lambda: {"type": "string", "maxLength": most})
 
 
 def texts(most: int, *, most_characters: int) -> Check:
@@ -95,7 +111,8 @@ def texts(most: int, *, most_characters: int) -> Check:
             if type(string) is not str or not 0 < len(string) <= most_characters:
                 raise invalid(name, value, wanted)
 
-    return check
+    string = {"type": "string", "minLength": 1, "maxLength": most_characters}
+    return described(check, lambda: {"anyOf": [string, {"type": "array", "maxItems": most, "items": string}]})
 
 
 def one_of(*allowed: Any) -> Check:
@@ -106,7 +123,7 @@ def one_of(*allowed: Any) -> Check:
         if not any(type(value) is type(one) and value == one for one in allowed):
             raise invalid(name, value, wanted)
 
-    return check
+    return described(check, lambda: {"enum": list(allowed)})
 
 
 def only(value: Any, *, why: str) -> Check:
@@ -116,7 +133,7 @@ def only(value: Any, *, why: str) -> Check:
         if type(given) is not type(value) or given != value:
             raise invalid(name, given, f"{'left out' if value is None else repr(value)}: {why}")
 
-    return check
+    return described(check, lambda: {"const": value, "description": why})
 
 
 def ignored(_name: str, _value: Any) -> None:
@@ -130,7 +147,7 @@ def mapping(most: int) -> Check:
         if type(value) is not dict or len(value) > most:
             raise invalid(name, value, f"an object of at most {most} fields")
 
-    return check
+    return described(check, lambda: {"type": "object", "maxProperties": most})
 
 
 def items(most: int) -> Check:
@@ -140,7 +157,9 @@ def items(most: int) -> Check:
         if type(value) is not list or not 0 < len(value) <= most or not all(type(item) is dict for item in value):
             raise invalid(name, value, f"a list of 1 to {most} objects")
 
-    return check
+    return described(
+        check, lambda: {"type": "array", "minItems": 1, "maxItems": most, "items": {"type": "object"}}
+    )
 
 
 def list_of(most: int, check_item: Check) -> Check:
@@ -152,7 +171,9 @@ def list_of(most: int, check_item: Check) -> Check:
         for item in value:
             check_item(name, item)
 
-    return check
+    return described(
+        check, lambda: {"type": "array", "minItems": 1, "maxItems": most, "items": describe(check_item)}
+    )
 
 
 def tokens(name: str, value: Any) -> None:
@@ -173,4 +194,4 @@ def either(*checks: Check, wanted: str) -> Check:
             return
         raise invalid(name, value, wanted)
 
-    return check
+    return described(check, lambda: {"anyOf": [describe(one) for one in checks]})

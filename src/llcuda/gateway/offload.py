@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from llcuda.gateway.fleet import Fleet
     from llcuda.gateway.running import Running
 
-__all__ = ["Choice", "Offloads", "describe_choice", "parse_choice"]
+__all__ = ["MOST_LAYERS", "OFFLOADS", "Choice", "Offloads", "describe_choice", "parse_choice"]
 
-_OFFLOADS = ("auto", "full", "mixed", "cpu")
+OFFLOADS = ("auto", "full", "mixed", "cpu")
 _FIELDS = ("model", "offload", "gpu_layers")
-_MOST_LAYERS = 4096
+MOST_LAYERS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,12 @@ def parse_choice(body: bytes) -> Choice:
     model, offload, layers = (fields.get(name) for name in _FIELDS)
     if not isinstance(model, str):
         raise _invalid("model", "is not the name of a model")
-    if offload not in _OFFLOADS:
-        raise _invalid("offload", f"is none of {', '.join(_OFFLOADS)}")
+    if offload not in OFFLOADS:
+        raise _invalid("offload", f"is none of {', '.join(OFFLOADS)}")
     if offload != "mixed" and layers is not None:
         raise _invalid("gpu_layers", "goes with mixed alone")
-    if offload == "mixed" and (type(layers) is not int or not 1 <= layers <= _MOST_LAYERS):
-        raise _invalid("gpu_layers", f"is not a number of layers from 1 to {_MOST_LAYERS}")
+    if offload == "mixed" and (type(layers) is not int or not 1 <= layers <= MOST_LAYERS):
+        raise _invalid("gpu_layers", f"is not a number of layers from 1 to {MOST_LAYERS}")
     return Choice(model, offload, layers)
 
 

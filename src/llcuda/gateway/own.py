@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote
 from llcuda import __version__
 from llcuda.gateway.answering import fetch
 from llcuda.gateway.metrics import CONTENT_TYPE
+from llcuda.gateway.openapi import serve_document
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.routes import MODEL_PREFIX
 
@@ -64,6 +65,7 @@ class OwnAnswers:
             "capabilities": self._capabilities,
             "reload": self._start_reload,
             "preflight": self._allow,
+            "openapi": serve_document,
         }
 
     async def _health(self, exchange: Exchange) -> None:

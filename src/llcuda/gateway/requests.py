@@ -19,6 +19,8 @@ _ONCE = frozenset({
     "authorization", "content-encoding", "content-length", "content-type", "expect", "host", "origin",
     "transfer-encoding", "x-api-key",
 })  # fmt: skip
+# A line without a version, which llhttp calls 0.9, would have headers and a body for us alone.
+_VERSIONS = frozenset({"1.0", "1.1"})
 
 
 class Audience(Protocol):
@@ -97,7 +99,8 @@ class RequestReader:
         if exchange is None or self._is_closed or exchange.head_complete:
             return
         headers, limits = exchange.headers, self._audience.limits
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        # llhttp leaves the blanks after a value, which are no part of it.
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").rstrip(" \t")
         if key not in headers:
             headers[key] = text
         elif key in _ONCE:
@@ -121,6 +124,7 @@ class RequestReader:
             self._upgrading = exchange
             exchange.keep_alive = False
         try:
+            _check_version(version)
             exchange.check_head()
             if exchange.content_length > self._audience.limits.max_body_bytes:
                 raise self._body_too_large()
@@ -180,3 +184,8 @@ class RequestReader:
     def _body_too_large(self) -> RefusedError:
         limit = self._audience.limits.max_body_bytes
         return RefusedError(413, f"the body is larger than {limit} bytes", code="body_too_large", close=True)
+
+
+def _check_version(version: str) -> None:
+    if version not in _VERSIONS:
+        raise RefusedError(505, "the request is not of HTTP/1.0 or HTTP/1.1", code="bad_request", close=True)

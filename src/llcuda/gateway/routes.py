@@ -66,6 +66,7 @@ ROUTES: dict[str, Route] = {
     "/props": OwnRoute("props"),
     "/slots": OwnRoute("slots"),
     "/metrics": OwnRoute("metrics"),
+    "/openapi.json": OwnRoute("openapi", is_public=True),
     "/api/capabilities": OwnRoute("capabilities"),
     "/chat": OwnRoute("chat_folder", is_public=True),
     "/chat/tools": OwnRoute("chat_tools", is_public=True),

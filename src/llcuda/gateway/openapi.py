@@ -1,0 +1,91 @@
+"""The OpenAPI document at ``/openapi.json``: made of the tables that the gateway itself goes by."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llcuda import __version__
+from llcuda.gateway.endpoints import ENDPOINTS
+from llcuda.gateway.openapi_answers import ENVELOPE, OWN_BODIES, describe_answers, describe_refusals
+from llcuda.gateway.openapi_fields import describe_body
+from llcuda.gateway.routes import ALIASES, ROUTES, ModelRoute
+
+if TYPE_CHECKING:
+    from llcuda.gateway.exchange import Exchange
+    from llcuda.gateway.routes import Route
+
+__all__ = ["make_document", "serve_document"]
+
+_KINDS = {
+    "generate": "Generate text, in a stream or whole",
+    "compute": "Compute, in a slot of the model",
+    "ask": "Ask the model's server, without a slot",
+}
+_SUMMARIES = {
+    "capabilities": "Version, devices, models, workers and limits",
+    "health": "Whether a model can answer",
+    "metrics": "Figures for Prometheus",
+    "models": "The models",
+    "offload": "Choose where a model runs",
+    "openapi": "This document",
+    "props": "llama-server's settings",
+    "reload": "Replace every worker by a new one",
+    "slots": "Every worker's slots",
+    "status": "Workers, memory, and the figures of the last two minutes",
+}
+
+
+async def serve_document(exchange: Exchange) -> None:
+    """Answer with the document."""
+    exchange.respond(200, _encode(), headers=("Cache-Control: no-cache",))
+
+
+@cache
+def _encode() -> bytes:
+    return json.dumps(make_document(), separators=(",", ":")).encode()
+
+
+def make_document() -> dict[str, Any]:
+    """Return the document: every address, what it takes, what it answers, and who may ask."""
+    routes = {**ROUTES, **{alias: ROUTES[path] for alias, path in ALIASES.items()}}
+    bodies = {endpoint: describe_body(endpoint) for endpoint in dict.fromkeys(ENDPOINTS.values())}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "llcuda serve",
+            "version": __version__,
+            "description": "What the gateway checks of a request. A field that is not here is refused, and so is a "
+            "number such as 1.0 where a whole one is meant. What is within messages is for llama-server to take.",
+        },
+        "paths": {path: {route.method.lower(): _describe(path, route)} for path, route in sorted(routes.items())},
+        "components": {
+            "schemas": {"Error": ENVELOPE, **bodies, **OWN_BODIES},
+            "responses": describe_refusals(),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+            },
+        },
+        # Where the gateway has no keys, it asks for none.
+        "security": [{"bearer": []}, {"header": []}],
+    }
+
+
+def _describe(path: str, route: Route) -> dict[str, Any]:
+    is_model = isinstance(route, ModelRoute)
+    summary = _KINDS[route.kind] if isinstance(route, ModelRoute) else _SUMMARIES.get(route.endpoint, "For the pages")
+    operation: dict[str, Any] = {
+        "operationId": f"{route.method.lower()}{path.replace('/', '_')}",
+        "summary": f"{summary}; for administrators" if route.is_admin else summary,
+        "responses": describe_answers(route),
+    }
+    if is_model or route.endpoint in OWN_BODIES:
+        reference = {"$ref": f"#/components/schemas/{route.endpoint}"}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
+    if route.endpoint == "props":
+        operation["parameters"] = [{"name": "model", "in": "query", "schema": {"type": "string"}}]
+    if route.is_public:
+        operation["security"] = []
+    return operation
