@@ -1,7 +1,7 @@
 """Go away in the midst of a real llama-server's answers: ``python -m benchmarks.gateway_cancels [--count 250]``.
 
-A third of the clients had asked for a stream, a third for a whole answer, a third for one with probabilities. The times are milliseconds until the slot is free,
-p50 / p99 / max: as the gateway counts, and as llama-server's ``/slots`` says.
+So many clients had asked for a stream, for a whole answer, and for a whole answer with probabilities. The times are
+milliseconds until the slot is free, p50 / p99 / max: as the gateway counts, and as llama-server's ``/slots`` says.
 """
 
 from __future__ import annotations

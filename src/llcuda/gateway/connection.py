@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Service"]
 
 _WRITE_BUFFER_BYTES = 64 << 10
+_NO_LINGER = struct.pack("ii", 1, 0)
 _LINGER_SECONDS = 0.5  # for a refusal to arrive before the rest of a request that nobody reads resets the connection
 
 
@@ -212,7 +214,7 @@ class Connection(asyncio.Protocol):
         waited = now - self._since
         if self._paused_since and now - self._paused_since > limits.write_timeout:
             self._service.note_slow_reader()
-            self._transport.abort()
+            self._reset()
         elif self._state == "idle" and waited > limits.idle_timeout:
             self._transport.close()
         elif self._state == "head" and waited > limits.header_timeout:
@@ -222,6 +224,13 @@ class Connection(asyncio.Protocol):
         elif self._state == "busy" and waited > limits.request_timeout and self._exchange and self._task:
             self._exchange.is_late = True
             self._task.cancel()
+
+    def _reset(self) -> None:
+        """Cut the connection with all that was not taken: the kernel would keep it, and offer it for minutes."""
+        connected = self._transport.get_extra_info("socket")
+        if connected is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
 
     def _begin(self, exchange: Exchange) -> None:
         self._enter("busy")
