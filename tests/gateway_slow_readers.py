@@ -70,7 +70,7 @@ def run_slow_readers(count: int, *, write_timeout: float, before_seconds: float 
         figures.before_ms, figures.during_ms = _milliseconds(others.answers[:done]), _milliseconds(during)
         figures.lost = [f"{answer.kind}: {answer.detail}" for answer in others.find_lost(may_break_off=False)]
         gateway.await_idle(write_timeout)
-        figures.counted = _read_counted(gateway)
+        figures.counted = gateway.read_figure("llcuda_slow_readers_total")
     return figures
 
 
@@ -128,9 +128,3 @@ def _sipping(clients: list[socket.socket]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _read_counted(gateway: Watched) -> int:
-    page = gateway.ask("/metrics")[1].decode()
-    (line,) = [line for line in page.splitlines() if line.startswith("llcuda_slow_readers_total ")]
-    return int(float(line.split()[1]))

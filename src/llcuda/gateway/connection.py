@@ -87,6 +87,8 @@ class Connection(asyncio.Protocol):
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Without it the kernel takes 2.6 MB for a client that reads nothing.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _WRITE_BUFFER_BYTES)
         connections = self._service.connections
         connections.add(self)
         if len(connections) > self.limits.max_connections:
