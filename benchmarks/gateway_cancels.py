@@ -1,7 +1,7 @@
 """Go away in the midst of a real llama-server's answers: ``python -m benchmarks.gateway_cancels [--count 250]``.
 
-Half of the clients had asked for a stream, half for a whole answer. The times are milliseconds until the slot is free,
-p50 / p99 / max: as the gateway counts, and as llama-server's ``/slots`` says.
+So many clients had asked for a stream, for a whole answer, and for a whole answer with probabilities. The times are
+milliseconds until the slot is free, p50 / p99 / max: as the gateway counts, and as llama-server's ``/slots`` says.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def show(figures: CancelFigures) -> None:
 
 
 def main() -> None:
-    """Run both kinds and print a row for each."""
+    """Run the kinds and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--count", type=int, default=250, help="of each kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     chosen = parser.parse_args()
-    results = [run_cancels(kind, chosen.count) for kind in ("stream", "whole")]
+    results = [run_cancels(kind, chosen.count) for kind in ("stream", "whole", "probabilities")]
     for figures in results:
         show(figures)
     if chosen.json:

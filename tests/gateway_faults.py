@@ -77,7 +77,7 @@ def run_faults(kind: str, count: int, *, is_real: bool = False, clients: int = 6
             for number in range(count):
                 _let_fail(kind, gateway, load, figures=figures, worker=f"demo/{number % WORKERS}")
         gateway.await_idle()
-        figures.retries = _read_retries(gateway)
+        figures.retries = gateway.read_figure("llcuda_retries_total")
         figures.answers = load.kinds
         lost = load.find_lost(may_break_off=kind not in {*_IS_SILENT, "error", "garbage"})
         figures.lost = [f"{answer.kind}: {answer.detail}" for answer in lost]
@@ -172,9 +172,3 @@ def _await_take(gateway: Watched, worker: str, *, begin: int, after: float) -> f
 
     found: float = gateway.until(find, what=f"{worker} is asked again")
     return found
-
-
-def _read_retries(gateway: Watched) -> int:
-    page: Any = gateway.ask("/metrics")[1].decode()
-    (line,) = [line for line in page.splitlines() if line.startswith("llcuda_retries_total ")]
-    return int(float(line.split()[1]))

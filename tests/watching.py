@@ -118,6 +118,12 @@ class Watched:
         """Return status and body of what the gateway answers."""
         return _ask(HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE), path, body, key=key)
 
+    def read_figure(self, name: str, *, key: str = "") -> int:
+        """Return what the gateway has counted under this name."""
+        page = self.ask("/metrics", key=key)[1].decode()
+        (line,) = [line for line in page.splitlines() if line.startswith(f"{name} ")]
+        return int(float(line.split()[1]))
+
     def ask_worker(self, worker: str, path: str, body: object = None) -> Any:
         """Return what a worker itself answers."""
         facts = self.latest[worker].facts
