@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import socket
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ALL = (*HOSTILE, *HOSTILE_BODIES)
 SECONDS = 8.0
+REFUSED_ALREADY = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 LIMITS = Limits(max_body_bytes=MAX_BODY_BYTES, header_timeout=1.0, body_timeout=1.0)
 KEYS = (KeyConfig("user", KEY), KeyConfig("root", "sk-root-0123456789abcdef", is_admin=True))
 
@@ -46,8 +48,9 @@ class Target:
                     else:
                         connection.sendall(part.replace(HOST, self.host))
                 connection.shutdown(socket.SHUT_WR)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it has been refused already
+            except OSError as error:
+                if error.errno not in REFUSED_ALREADY:
+                    raise
             return read_all(connection)
 
     def ask(self) -> int:

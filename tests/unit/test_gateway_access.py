@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llcuda.gateway import access
 from llcuda.gateway.access import Access, Caller, check_content_type, require_admin
 from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.refusals import RefusedError
@@ -255,7 +256,7 @@ def test_a_key_is_compared_with_every_one_by_digests_in_constant_time(
         compared.append((known, given))
         return compare_digest(known, given)
 
-    monkeypatch.setattr("llcuda.gateway.access.compare_digest", compare)
+    monkeypatch.setattr(access, "compare_digest", compare)
     with suppress(RefusedError):
         KEYED.authenticate({"x-api-key": key})
     assert [known for known, _ in compared] == [sha256(one.key.encode()).digest() for one in KEYS]
