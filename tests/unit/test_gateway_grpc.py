@@ -33,15 +33,15 @@ class Source:
 
 def test_a_source_waits_while_much_is_held() -> None:
     async def run() -> None:
-        exchange, source = CallExchange("/completion", b"{}", headers={}), Source()
+        exchange, source = CallExchange("/completion", headers={}), Source()
         exchange.follow(source)
         exchange.write(bytes(60_000))
-        assert not source.is_paused
+        waited = [source.is_paused]
         exchange.write(bytes(60_000), is_last=True)
-        assert source.is_paused
+        waited.append(source.is_paused)
         task = asyncio.create_task(asyncio.sleep(0))
         assert [len(piece) async for piece in exchange.pieces(task)] == [60_000, 60_000]
-        assert not source.is_paused
+        assert [*waited, source.is_paused] == [False, True, False]
 
     asyncio.run(run())
 

@@ -6,15 +6,20 @@ import argparse
 import dataclasses
 import os
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from llcuda import __version__
 from llcuda.cli import run_guarded
 from llcuda.cli.options import add_sampling_flags, add_system_flag, read_prompt, sampling_options
 from llcuda.cli.output import print_json
+from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from llcuda.client import InferenceClient
+    from llcuda.gateway import GrpcClient
 
 __all__ = ["main"]
 
@@ -25,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"llcuda {__version__}")
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     parser.add_argument("--host", default="localhost", help="where the server runs (default: localhost)")
-    parser.add_argument("--port", type=int, default=8090, help="the port it listens on (default: 8090)")
+    parser.add_argument("--port", type=int, help="the port it listens on (default: 8090, with --grpc 8091)")
+    parser.add_argument("--grpc", action="store_true", help="speak the gateway's binary protocol")
     parser.add_argument("-p", "--prompt", required=True, help="the prompt, or - to read it from stdin")
     parser.add_argument("--json", action="store_true", help="print the answer with its figures as JSON")
     add_system_flag(parser)
@@ -36,19 +42,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print the answer as it is generated. The key is read from LLAMA_API_KEY, as llama-server's is."""
-    from llcuda.client import InferenceClient  # noqa: PLC0415 - `--help` needs no client
-
     options = sampling_options(arguments)
     if arguments.system is not None:
         options["system"] = arguments.system
     prompt = read_prompt(arguments.prompt)
-    with InferenceClient(arguments.host, arguments.port, api_key=os.environ.get("LLAMA_API_KEY")) as client:
+    with connect(arguments) as client:
         if arguments.json:
             print_json(dataclasses.asdict(client.infer(prompt, **options)))
             return 0
-        with client.infer_stream(prompt, **options) as stream:
+        with closing(client.infer_stream(prompt, **options)) as stream:
             for piece in stream:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
+
+
+def connect(arguments: argparse.Namespace) -> InferenceClient | GrpcClient:
+    """Return the client that the flags ask for. Raises UsageError where it needs an extra that is not installed."""
+    key = os.environ.get("LLAMA_API_KEY")
+    if not arguments.grpc:
+        from llcuda.client import InferenceClient  # noqa: PLC0415 - `--help` needs no client
+
+        return InferenceClient(arguments.host, arguments.port or 8090, api_key=key)
+    try:
+        from llcuda.gateway import GrpcClient  # noqa: PLC0415 - the extra
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--grpc needs {error.name}", hint="pip install 'llcuda[gateway]'") from None
+    return GrpcClient(arguments.host, arguments.port or 8091, api_key=key)

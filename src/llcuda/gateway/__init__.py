@@ -13,14 +13,19 @@ from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 
 if TYPE_CHECKING:
     from llcuda.gateway.gateway import Gateway
+    from llcuda.gateway.grpc_client import GrpcClient
 
-__all__ = ["Gateway", "GatewayConfig", "KeyConfig", "Limits", "ModelConfig"]
+__all__ = ["Gateway", "GatewayConfig", "GrpcClient", "KeyConfig", "Limits", "ModelConfig"]
 
 
 def __getattr__(name: str) -> object:
-    """Load the gateway itself when it is first used: it needs the extra, and the command line's help does not."""
-    if name != "Gateway":
-        raise AttributeError(f"module 'llcuda.gateway' has no attribute {name!r}")
-    from llcuda.gateway.gateway import Gateway  # noqa: PLC0415 - see above
+    """Load what needs the extra when it is first used: the command line's help does without."""
+    if name == "Gateway":
+        from llcuda.gateway.gateway import Gateway  # noqa: PLC0415 - see above
 
-    return Gateway
+        return Gateway
+    if name == "GrpcClient":
+        from llcuda.gateway.grpc_client import GrpcClient  # noqa: PLC0415 - see above
+
+        return GrpcClient
+    raise AttributeError(f"module 'llcuda.gateway' has no attribute {name!r}")

@@ -25,8 +25,8 @@ class CallExchange(Exchange):
 
     __slots__ = ("_changed", "_held_bytes", "_is_gone", "_is_waiting", "_queue", "answer", "error")
 
-    def __init__(self, path: str, body: bytes, *, headers: dict[str, str], method: str = "POST") -> None:
-        """Begin a request of these headers and this body."""
+    def __init__(self, path: str, *, headers: dict[str, str], method: str = "POST") -> None:
+        """Begin a request of these headers; its body is for :meth:`add_body`."""
         # Every method that would use the connection is overridden here.
         super().__init__(cast("Connection", None))
         self._changed = asyncio.Event()
@@ -37,9 +37,6 @@ class CallExchange(Exchange):
         self.error: RefusedError | None = None
         # Names cannot be rebound here: no browser speaks this protocol. Origins are looked at all the same.
         self.headers = {"host": "localhost", "content-type": "application/json", **headers}
-        if body:
-            self.headers["content-length"] = str(len(body))
-            self.add_body(body)
         self.read_head(method, path, "1.1")
 
     @property

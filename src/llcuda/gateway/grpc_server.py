@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
-from contextlib import asynccontextmanager
+import socket
+from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from llcuda.client.answers import ChatAnswer, CompletionAnswer
-from llcuda.errors import PortInUseError, ResponseError
+from llcuda.errors import PortInUseError, ResponseError, UsageError
 from llcuda.gateway.grpc_call import CallExchange
 from llcuda.gateway.grpc_messages import SERVICE, find_service, make
 from llcuda.gateway.grpc_translation import make_answer, make_body, to_status, trailing_metadata
@@ -22,7 +24,7 @@ from llcuda.gateway.refusals import RefusedError
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from llcuda.client.answers import Answer
     from llcuda.gateway.config import GatewayConfig
@@ -33,7 +35,6 @@ __all__ = ["GrpcServer"]
 _HEADERS = ("authorization", "x-api-key", "x-request-id", "origin", "sec-fetch-site")
 _MAX_ITEMS = 4096
 _MAX_CONCURRENCY = 64
-_USUAL_CONCURRENCY = 4
 _MAX_STREAMS = 1024  # of one connection
 _FAREWELL_SECONDS = 1.0
 _OK = 200
@@ -64,7 +65,7 @@ class GrpcServer:
         reflection.enable_server_reflection(names, self._server)
 
     async def listen(self, config: GatewayConfig) -> None:
-        """Listen where the configuration says, and serve. Raises PortInUseError."""
+        """Listen where the configuration says, and serve. Raises PortInUseError, UsageError."""
         host, port, credentials = config.host, config.grpc_port or 0, _read_credentials(config)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -72,8 +73,10 @@ class GrpcServer:
                 self.port = self._server.add_insecure_port(address)
             else:
                 self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError:
-            raise PortInUseError(host, port) from None
+        except RuntimeError as error:
+            if _is_taken(host, port):
+                raise PortInUseError(host, port) from None
+            raise UsageError(f"cannot serve gRPC on {address}: {error}") from None
         await self._server.start()
 
     async def tell_health(self, *, can_answer: bool) -> None:
@@ -120,28 +123,35 @@ class GrpcServer:
 
     async def _stream(self, request: Any, context: Any) -> None:
         try:
-            async for piece, end in self._generate(request, context):
-                await context.write(make("Chunk")(text=piece) if end is None else make("Chunk")(end=end))
+            async with aclosing(self._generate(request, context)) as generated:
+                async for piece, end in generated:
+                    await context.write(make("Chunk")(text=piece) if end is None else make("Chunk")(end=end))
         except RefusedError as error:
             await _abort(context, error)
 
     async def _gather(self, request: Any, context: Any) -> Any:
         pieces: list[str] = []
         answer: Any = None
-        async for piece, end in self._generate(request, context):
-            pieces.append(piece)
-            answer = end
+        async with aclosing(self._generate(request, context)) as generated:
+            async for piece, end in generated:
+                pieces.append(piece)
+                answer = end
         answer.text = "".join(pieces)
         return answer
 
-    async def _generate(self, request: Any, context: Any) -> AsyncIterator[tuple[str, Any]]:
+    async def _generate(self, request: Any, context: Any) -> AsyncGenerator[tuple[str, Any], None]:
         """Yield each piece of text with None, and at the end nothing with what it took. Raises RefusedError."""
         is_chat = hasattr(request, "messages")
         kind, path = (ChatAnswer, "/v1/chat/completions") if is_chat else (CompletionAnswer, "/completion")
         answer: Answer = kind(started=monotonic(), schema=None)
-        exchange = self._begin(context, path, make_body(request))
+        exchange = self._begin(context, path)
+        try:
+            exchange.add_body(make_body(request))
+        except RefusedError as error:
+            self._service.refuse(exchange, error)
+            raise
         decoder = EventDecoder()
-        async with self._handling(exchange, context) as task:
+        async with self._handling(exchange) as task:
             async for data in exchange.pieces(task):
                 for event in decoder.feed(data):
                     if piece := self._add(answer, event, exchange=exchange):
@@ -158,6 +168,10 @@ class GrpcServer:
             raise RefusedError(status, error.message, code="worker_failed") from None
 
     async def _batch(self, request: Any, context: Any) -> None:
+        try:
+            self._begin(context, "/v1/chat/completions")  # whose key it is, before anything else is said
+        except RefusedError as error:
+            await _abort(context, error)
         if len(request.items) > _MAX_ITEMS:
             await _abort(context, RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value"))
         waiting = iter(enumerate(request.items))
@@ -169,7 +183,8 @@ class GrpcServer:
                 async with lock:
                     await context.write(answered)
 
-        count = min(request.concurrency or _USUAL_CONCURRENCY, _MAX_CONCURRENCY)
+        slots = sum(worker.slots for worker in self._service.find_model(None).workers)
+        count = min(request.concurrency or max(1, slots), _MAX_CONCURRENCY)
         tasks = [asyncio.ensure_future(work()) for _ in range(count)]
         try:
             await asyncio.gather(*tasks)
@@ -203,8 +218,9 @@ class GrpcServer:
 
     async def _ask(self, context: Any, path: str, body: bytes, *, method: str = "POST") -> tuple[Any, CallExchange]:
         try:
-            exchange = self._begin(context, path, body, method=method)
-            async with self._handling(exchange, context) as task:
+            exchange = self._begin(context, path, method=method)
+            exchange.add_body(body)
+            async with self._handling(exchange) as task:
                 await asyncio.wait((task,))
             _check(exchange)
         except RefusedError as error:
@@ -212,7 +228,7 @@ class GrpcServer:
             raise
         return json.loads(exchange.answer), exchange
 
-    def _begin(self, context: Any, path: str, body: bytes, *, method: str = "POST") -> CallExchange:
+    def _begin(self, context: Any, path: str, *, method: str = "POST") -> CallExchange:
         """Return the request, its head checked. Raises RefusedError, which is counted."""
         headers: dict[str, str] = {}
         for name, value in context.invocation_metadata() or ():
@@ -221,7 +237,7 @@ class GrpcServer:
         remaining = context.time_remaining()
         if remaining is not None:
             headers["x-request-timeout"] = f"{max(0.0, remaining):.3f}"
-        exchange = CallExchange(path, body, headers=headers, method=method)
+        exchange = CallExchange(path, headers=headers, method=method)
         try:
             self._service.check_head(exchange)
             exchange.method = "GRPC"
@@ -231,7 +247,7 @@ class GrpcServer:
         return exchange
 
     @asynccontextmanager
-    async def _handling(self, exchange: CallExchange, context: Any) -> AsyncIterator[asyncio.Task[None]]:
+    async def _handling(self, exchange: CallExchange) -> AsyncIterator[asyncio.Task[None]]:
         """Answer within the block; who leaves it early frees the worker."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._service.handle(exchange))
@@ -242,8 +258,6 @@ class GrpcServer:
             task.cancel()
 
         timer = loop.call_later(self._service.limits.request_timeout, give_up)
-        # A generator that is not run to its end is closed late: the end of the call is what counts.
-        context.add_done_callback(lambda _: task.cancel())
         try:
             yield task
         finally:
@@ -253,6 +267,16 @@ class GrpcServer:
                 task.cancel()
             await asyncio.wait((task,))
             self._tasks.pop(task, None)
+
+
+def _is_taken(host: str, port: int) -> bool:
+    """Tell whether somebody listens there: gRPC does not say why it cannot."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _read_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
