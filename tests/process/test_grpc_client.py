@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -169,3 +170,14 @@ def test_the_command_prints_what_it_prints_over_http(gateway: Gateway) -> None:
     refused = run_command(gateway, "-p", "x", key="sk-wrong")
     assert refused.returncode == ResponseError.exit_code
     assert "API key" in refused.stderr
+
+
+def test_where_it_is_answered_is_said(gateway: Gateway) -> None:
+    told = httpx.get(f"{gateway.url}/api/capabilities", headers={"Authorization": f"Bearer {KEY}"}).json()
+    assert told["grpc_port"] == gateway.grpc_port
+    command = [sys.executable, "-m", "llcuda", "serve", "-m", "demo", "--port", "0", "--grpc-port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert re.search(r"on http://127\.0\.0\.1:\d+ and by gRPC on port [1-9]\d+ ", process.stderr.readline())
+        process.terminate()
+        assert process.wait(30) == 0

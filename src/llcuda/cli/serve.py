@@ -60,11 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(format_toml(given, config))
         return 0
-    _import_gateway()(config).run(
-        on_ready=lambda url: print_note(describe(config, url)),
+    gateway = _import_gateway()(config)
+    gateway.run(
+        on_ready=lambda url: print_note(describe(config, _describe_addresses(config, gateway, url=url))),
         read_config=lambda: read_config(flags, environment=os.environ),
     )
     return 0
+
+
+def _describe_addresses(config: GatewayConfig, gateway: Gateway, *, url: str) -> str:
+    return url if config.grpc_port is None else f"{url} and by gRPC on port {gateway.grpc_port}"
 
 
 def describe(config: GatewayConfig, url: str) -> str:

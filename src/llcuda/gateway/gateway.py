@@ -113,7 +113,7 @@ class Gateway:
         self, on_ready: Callable[[str], object], read_config: Callable[[], GatewayConfig] | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        running = Running(self.config)
+        self._running = running = Running(self.config)
         reloads: set[asyncio.Task[None]] = set()
 
         def reload() -> None:

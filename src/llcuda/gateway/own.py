@@ -40,6 +40,7 @@ class OwnAnswers:
         metrics: GatewayMetrics,
         describe_devices: Callable[[], Mapping[str, Any]],
         reload: Callable[[], Awaitable[None]],
+        find_grpc_port: Callable[[], int | None],
     ) -> None:
         """``describe_devices`` may block; ``reload`` replaces every worker."""
         self.config = config
@@ -48,6 +49,7 @@ class OwnAnswers:
         self._metrics = metrics
         self._describe_devices = describe_devices
         self._reload = reload
+        self._find_grpc_port = find_grpc_port
         self._reloading: asyncio.Task[None] | None = None
         self._began = int(time.time())
         metrics.add_gauges(self._read_gauges)
@@ -114,7 +116,8 @@ class OwnAnswers:
         devices = await asyncio.to_thread(self._describe_devices)
         models = [describe_model(model) for model in self._models.values()]
         limits = {name: getattr(self.config.limits, name) for name in self.config.limits.__slots__}
-        _respond(exchange, {"version": __version__, "devices": devices, "models": models, "limits": limits})
+        told = {"version": __version__, "devices": devices, "models": models, "limits": limits}
+        _respond(exchange, {**told, "grpc_port": self._find_grpc_port()})
 
     async def _allow(self, exchange: Exchange) -> None:
         """Answer a browser's question; what it may do stands in the headers, where it may do anything."""

@@ -232,6 +232,7 @@ class Running:
             metrics=self._metrics,
             describe_devices=_describe_devices,
             reload=lambda: reload_logged(self),
+            find_grpc_port=lambda: self.grpc.port if self.grpc is not None else None,
         )
         access = Access(self.config, port=self.port)
         chat = ChatPage(binaries_dir() / ARCHIVE_NAME)
