@@ -1,4 +1,4 @@
-"""Many clients do not read the endless streams that they asked for: what the gateway holds, and who is served meanwhile.
+"""Many clients do not read the endless streams they asked for: what the gateway holds, and who is served meanwhile.
 
 Half of them read nothing, the others a byte a second. Their windows are as small as the kernel allows, so that it is
 the gateway that has to hold what they do not take, or to stop. The short version is a test; the long one is
