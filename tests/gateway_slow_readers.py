@@ -1,4 +1,4 @@
-"""Many clients ask for streams without an end and do not read them: what the gateway holds, and who is served then.
+"""Many clients do not read the endless streams they asked for: what the gateway holds, and who is served meanwhile.
 
 Half of them read nothing, the others a byte a second. Their windows are as small as the kernel allows, so that it is
 the gateway that has to hold what they do not take, or to stop. The short version is a test; the long one is
@@ -60,10 +60,9 @@ def run_slow_readers(count: int, *, write_timeout: float, before_seconds: float 
     figures = SlowFigures(count, write_timeout)
     model = {"workers": _WORKERS, "slots": count // _WORKERS + _MORE_SLOTS}
     limits = {"write_timeout": write_timeout}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        watched(Path(folder), stub=True, model=model, limits=limits) as gateway,
-    ):
+    with tempfile.TemporaryDirectory() as folder, watched(
+        Path(folder), stub=True, model=model, limits=limits
+    ) as gateway:
         with asking(gateway.port, stub_wishes()) as others:
             time.sleep(before_seconds)
             figures.rss_before = figures.rss_highest = gateway.rss()
