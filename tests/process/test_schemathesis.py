@@ -39,7 +39,7 @@ def gateway(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 
 # What the document leaves to llama-server, and its stand-in answers: one text, messages that are whole, no tools to
 # choose from, and no JSON.
-_WHOLE = {"type": "object", "required": ["role", "content"], "properties": {"content": {"type": "string"}}}
+_WHOLE = {"type": "object", "required": ["role", "content"], "properties": {"content": {"type": ["string", "null"]}}}
 _NARROW: dict[str, Any] = {
     "json_schema": {"type": "null"},
     "messages": {"type": "array", "minItems": 1, "items": _WHOLE},

@@ -42,7 +42,8 @@ VALUES: tuple[Any, ...] = (
     {"format": {"type": "json_schema", "schema": {}}}, [TOOL], [{"function": None}], [{"function": 1}],
     [{"content": "x"}], [{"content": None}], [{"content": 1}], [{"content": [PICTURE]}], [{"content": [1]}],
     [PICTURE], {"prompt_string": "x"}, {"prompt_string": 1}, {"content": []},
-    {"prompt_string": "x", "multimodal_data": {}},
+    {"prompt_string": "x", "multimodal_data": {}}, {"prompt_string": "x", "multimodal_data": ["http://x"]},
+    {"prompt_string": "x", "multimodal_data": ["file:x"]}, {"prompt_string": "x", "multimodal_data": ["data:x:y"]},
     {"prompt_string": "x", "multimodal_data": ["AA=="]}, {"prompt_string": "x", "multimodal_data": [1]}, ["text"],
 )  # fmt: skip
 

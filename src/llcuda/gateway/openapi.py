@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["make_document", "serve_document"]
 
+_MAX_QUERIED = 80
+"""Characters of a name in a query: as many as fit into a target in any script."""
+
 _KINDS = {
     "generate": "Generate text, in a stream or whole",
     "compute": "Compute, in a slot of the model",
@@ -85,7 +88,8 @@ def _describe(path: str, route: Route) -> dict[str, Any]:
         reference = {"$ref": f"#/components/schemas/{route.endpoint}"}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
     if route.endpoint == "props":
-        operation["parameters"] = [{"name": "model", "in": "query", "schema": {"type": "string"}}]
+        name = {"type": "string", "maxLength": _MAX_QUERIED}
+        operation["parameters"] = [{"name": "model", "in": "query", "schema": name}]
     if route.is_public:
         operation["security"] = []
     return operation
