@@ -46,7 +46,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, strictly: the package, its tests and its tools."""
     extras = PROJECT["optional-dependencies"]
-    session.install("nox", "tomli", *TYPES, *PROJECT["dependencies"], *extras["test"], *extras["gateway"])
+    needed = [*extras["test"], *extras["gateway"], *extras["telemetry"]]
+    session.install("nox", "tomli", *TYPES, *PROJECT["dependencies"], *needed)
     session.run("mypy")
 
 
@@ -92,7 +93,7 @@ def build_wheel(
 
 
 def install_and_test(session: nox.Session, wheel: Path, *arguments: str, settings: tuple[str, ...] = ()) -> None:
-    session.install(f"{wheel}[test,gateway]")
+    session.install(f"{wheel}[test,gateway,telemetry]")
     session.install("--force-reinstall", "--no-deps", str(wheel))
     environment = {"LLCUDA_TEST_WHEEL": str(wheel), "LLCUDA_TEST_SETTINGS": " ".join(settings)}
     session.run("pytest", *arguments, env=environment)

@@ -11,6 +11,8 @@ or the last message of a chat, says how it is answered, as JSON; what is left ou
     {"silent_at": 2}     says nothing more after two, and stays connected
     {"cut_at": 3}        ends the stream after three as if that were all, without [DONE]
 
+A fault that lasts is begun and ended by ``POST /stub``: tests/stub_faults.py.
+
 With ``token_ms`` 0 the whole answer is one write. A client that goes away gives its slot back at once. ``GET /stub``
 has the figures; the times in it are CLOCK_MONOTONIC's, which is the same for every process.
 """
@@ -18,6 +20,7 @@ has the figures; the times in it are CLOCK_MONOTONIC's, which is the same for ev
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -51,15 +54,19 @@ def write_executable(target: Path) -> Path:
 class Connection(asyncio.Protocol):
     """One client."""
 
-    __slots__ = ("_body", "_connections", "_count", "_engine", "_key", "_parser", "_url", "run", "transport", "used")
+    __slots__ = (
+        "_body", "_connections", "_count", "_engine", "_held", "_key", "_parser", "_url", "closes", "run", "transport",
+        "used",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, connections: set[Connection]) -> None:
         self._engine = engine
         self._connections = connections
         self._parser = httptools.HttpRequestParser(self)
-        self._url = self._body = b""
+        self._url = self._body = self._held = b""
         self._key = ""
         self._count = 0
+        self.closes = False
         self.run: Run | None = None
         self.used = engine.loop.time()
         self.transport: asyncio.Transport
@@ -103,14 +110,27 @@ class Connection(asyncio.Protocol):
         self._count += 1
         self._engine.posts += self._parser.get_method() == b"POST"
         path = self._url.decode("latin-1").partition("?")[0]
+        is_post = self._parser.get_method() == b"POST"
         if self._engine.key not in {"", self._key} and path not in _PUBLIC:
             self.finish(error(401, "Invalid API Key", "authentication_error"))
-        elif path in stub_answers.ENDPOINTS and self._parser.get_method() == b"POST":
+        elif path == "/stub":
+            self._report(is_post=is_post)
+        elif path in stub_answers.ENDPOINTS and is_post:
             self._generate(path)
         else:
             self.finish(self._engine.answer(path) or error(404, "File Not Found", "not_found_error"))
 
+    def _report(self, *, is_post: bool) -> None:
+        if is_post:
+            self._engine.faults.begin(json.loads(self._body), self._connections)
+        self.transport.write(stub_answers.plain(200, self._engine.report()))
+        self.used = self._engine.loop.time()
+        if not self._parser.should_keep_alive():
+            self.close()
+
     def _generate(self, path: str) -> None:
+        if self._engine.faults.answer(self):
+            return
         try:
             asked = read_request(path, self._body)
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
@@ -127,10 +147,23 @@ class Connection(asyncio.Protocol):
         """Write a piece of an answer."""
         if self._count == _MAX_REQUESTS:
             data = data.replace(stub_answers.KEEP_ALIVE, stub_answers.CLOSE, 1)
-        self.transport.write(data)
+        if self._engine.faults.name == "silent":
+            self._held += data
+        else:
+            self.transport.write(data)
+
+    def say_what_was_held(self) -> None:
+        """Write what was not said while it was silent."""
+        held, self._held = self._held, b""
+        self.transport.write(held)
+        if self.closes:
+            self.transport.close()
 
     def close(self) -> None:
-        self.transport.close()
+        """Close, once everything is said."""
+        self.closes = True
+        if not self._held:
+            self.transport.close()
 
     def finish(self, data: bytes) -> None:
         """Write the end of an answer."""
@@ -138,14 +171,14 @@ class Connection(asyncio.Protocol):
         self.run = None
         self.used = self._engine.loop.time()
         if self._count == _MAX_REQUESTS or stub_answers.CLOSE in data or not self._parser.should_keep_alive():
-            self.transport.close()
+            self.close()
 
 
 def _close_idle(connections: set[Connection]) -> None:
     """Close the connections that nobody has used, and look again in a second."""
     loop = asyncio.get_running_loop()
     for connection in tuple(connections):
-        if connection.run is None and loop.time() - connection.used > _MAX_IDLE_SECONDS:
+        if connection.run is None and not connection.closes and loop.time() - connection.used > _MAX_IDLE_SECONDS:
             connection.transport.close()
     loop.call_later(1, _close_idle, connections)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tests import stub_answers
 from tests.stub_answers import build_stream, build_whole, error, plain
+from tests.stub_faults import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,7 @@ class Engine:
         self.requests = self.busy = self.highest = self.hits = 0
         self.prompt_tokens = self.cached_tokens = self.answer_tokens = 0
         self.cancelled: deque[tuple[Any, float]] = deque(maxlen=10000)
+        self.faults = Faults()
 
     def submit(self, run: Run) -> None:
         self.requests += 1
@@ -124,8 +126,6 @@ class Engine:
             return plain(200, [self._describe(slot) for slot in self.slots])
         if path == "/v1/models":
             return plain(200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
-        if path == "/stub":
-            return plain(200, self.report())
         return self._metrics() if path == "/metrics" else None
 
     def report(self) -> dict[str, Any]:
@@ -134,6 +134,7 @@ class Engine:
             "highest": self.highest, "cache_hits": self.hits, "cached_tokens": self.cached_tokens,
             "prompt_tokens": self.prompt_tokens, "answer_tokens": self.answer_tokens,
             "cancelled": list(self.cancelled),
+            "fault": self.faults.name, "met": self.faults.met,
         }  # fmt: skip
 
     @staticmethod

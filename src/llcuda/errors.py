@@ -341,20 +341,24 @@ class RequestTimeoutError(RequestError, TimeoutError):
 class ConnectionFailedError(RequestError, ConnectionError):
     """Nobody answers at the address, or the connection broke."""
 
-    def __init__(self, url: str, reason: str) -> None:
-        """Keep the ``url``."""
+    def __init__(self, url: str, reason: str, *, refused: bool = False, hint: str = "") -> None:
+        """Keep the ``url``, and whether the connection was ``refused``, so that nothing was sent."""
         self.url = url
         self.reason = reason
-        super().__init__(f"{url}: {reason}", hint="Is the server running? `engine.check_server()` tells.")
+        self.refused = refused
+        super().__init__(f"{url}: {reason}", hint=hint or "Is the server running? `engine.check_server()` tells.")
 
 
 class ResponseError(RequestError):
     """The server answered with an error."""
 
-    def __init__(self, status: int, message: str, *, body: str = "", hint: str = "") -> None:
-        """Keep the HTTP ``status`` and the ``body`` as it came."""
+    def __init__(
+        self, status: int, message: str, *, body: str = "", retry_after: float | None = None, hint: str = ""
+    ) -> None:
+        """Keep the HTTP ``status``, the ``body`` as it came, and the seconds to wait if the server named them."""
         self.status = status
         self.body = body
+        self.retry_after = retry_after
         super().__init__(f"HTTP {status}: {message}", hint=hint)
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from llcuda.gateway.chat_files import ARCHIVE_NAME
 from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.native import binaries_dir
+from tests.browser import launch_browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 KEY = "sk-user"
 MENU = "Add files, prompts, tools or MCP Servers"
 # What the page asks for to find out what there is: whether a key is needed, and whether the server runs tools.
@@ -32,11 +27,8 @@ EXPECTED = {(401, "GET", "/chat/props"), (403, "GET", "/chat/tools"), (405, "POS
 # Its own words about these, and the browser's.
 HARMLESS = re.compile(r"Failed to load resource|Error fetching server properties: ApiError: an API key is needed")
 
-if not os.environ.get("CI"):
-    if not CHROMIUM.exists():
-        pytest.skip("there is no Chromium here", allow_module_level=True)
-    if not (binaries_dir() / ARCHIVE_NAME).exists():
-        pytest.skip("these binaries were built without npm", allow_module_level=True)
+if os.environ.get("CI") != "true" and not (binaries_dir() / ARCHIVE_NAME).exists():
+    pytest.skip("these binaries were built without npm", allow_module_level=True)
 
 
 class Visit:
@@ -92,10 +84,8 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launch_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -159,13 +159,8 @@ class TestWhatIsAnswered:
         assert after["llcuda_worker_updemodemo/1"] == 1
         assert {"llamacpp:prompt_tokens_totaldemodemo/0", "llamacpp:prompt_tokens_totaldemodemo/1"} <= after.keys()
 
-    def test_the_page_of_the_documentation_names_what_there_is(self, asker: Asker) -> None:
+    def test_the_page_of_the_documentation_names_addresses_that_there_are(self) -> None:
         text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
-        asker.chat()
-        figures = set(re.findall(r"`(llcuda_\w+)`", text))
-        assert len(figures) > 10
-        page = asker.http.get("/metrics").text
-        assert [figure for figure in figures if f"\n# HELP {figure} " not in f"\n{page}"] == []
         addresses = set(re.findall(r"`(?:GET |POST )?(/[\w/-]+)`", text))
         assert len(addresses) > 15
         assert addresses <= ROUTES.keys()

@@ -89,6 +89,7 @@ def test_nothing_that_the_document_says_is_wrong(gateway: Gateway, tmp_path: Pat
     generated = re.search(r"(\d+) generated", ended.stdout)
     assert tested
     assert generated
-    assert int(tested[1]) == sum(map(len, document["paths"].values()))
+    methods = [method for operations in document["paths"].values() for method in operations if method != "parameters"]
+    assert int(tested[1]) == len(methods)
     assert int(generated[1]) > 1000
     print(f"{generated[1]} cases")  # noqa: T201 - for who runs it for longer

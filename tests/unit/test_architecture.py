@@ -23,12 +23,18 @@ MAX_LINES = 450
 # Distributions whose import name is not their own name.
 IMPORT_NAMES = {
     "grpcio": "grpc",
+    "grpcio-health-checking": "grpc_health",
+    "grpcio-reflection": "grpc_reflection",
+    "llama-index-embeddings-openai-like": "llama_index",
+    "llama-index-llms-openai-like": "llama_index",
+    "protobuf": "google",
     "pyyaml": "yaml",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+    "opentelemetry-proto": "opentelemetry",
     "opentelemetry-sdk": "opentelemetry",
 }
 # What a build of this package needs, for the test of an editable install; and what only type checkers import.
-NEVER_IMPORTED = {"cmake", "ninja", "scikit-build-core", "typing_extensions"}
+NEVER_IMPORTED = {"cmake", "grpcio-tools", "ninja", "scikit-build-core", "typing_extensions"}
 
 
 def pyproject() -> dict[str, Any]:

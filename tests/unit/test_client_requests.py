@@ -101,7 +101,7 @@ def test_a_completion_takes_text_or_tokens(prompt: Any) -> None:
 
 
 def read(call: requests.Call[Any], answer: Any, *, status: int = 200) -> Any:
-    return call.read(status, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+    return call.read(status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), headers={})
 
 
 def test_embeddings_are_lists_of_floats_in_the_order_of_the_texts() -> None:
@@ -196,7 +196,8 @@ def test_as_many_requests_run_at_a_time_as_there_are_slots() -> None:
 
 
 def public_methods(kind: type) -> dict[str, Any]:
-    return {name: member for name, member in vars(kind).items() if not name.startswith("_") or name == "__init__"}
+    members = {name: member for base in kind.__mro__[-2::-1] for name, member in vars(base).items()}  # but object's
+    return {name: member for name, member in members.items() if not name.startswith("_") or name == "__init__"}
 
 
 def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:

@@ -49,7 +49,7 @@ def test_the_fields_of_the_audit_log_are_those_said() -> None:
 
 
 def test_the_file_that_is_shown_is_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(r"^```toml serve.toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     path = tmp_path / "serve.toml"
     path.write_text(text, encoding="utf-8")
     for name in ("ann", "batch"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,6 +245,34 @@ def test_a_worker_that_failed_rests_and_is_used_again() -> None:
         await asyncio.sleep(0.1)
         assert not task.done()
         assert await task is queue.workers[0]
+
+    run(scenario)
+
+
+def test_what_fails_at_the_same_time_is_one_failure() -> None:
+    async def scenario() -> None:
+        queue = Queue(8)
+        for _ in range(8):
+            queue.workers[0].note_failure()
+        assert queue.workers[0].failed == 8
+        began = time.monotonic()
+        assert await queue.admission.acquire(Job()) is queue.workers[0]
+        assert 0.3 < time.monotonic() - began < 5
+
+    run(scenario)
+
+
+def test_a_worker_that_was_not_to_blame_is_used_at_once() -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        queue.workers[0].note_failure()
+        task = queue.ask()
+        await turn()
+        assert not task.done()
+        queue.workers[0].forgive()
+        await turn()
+        assert task.done()
+        assert queue.workers[0].failed == 0
 
     run(scenario)
 

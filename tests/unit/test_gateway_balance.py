@@ -114,14 +114,14 @@ def worth(seen: dict[str, Any], asked: dict[str, Any]) -> float:
     ("seen", "asked", "known"),
     [
         (turn("a"), turn("a"), 1.0),
-        (turn("a"), turn("a", "answer", "b"), 0.5),
-        (turn("a", "answer", "b"), turn("a", "answer", "b", "more", "c"), 4 / 6),
-        # The answer was generated anew, or a message was edited: the beginning is the same, and is worth what it is.
-        (turn("a", "answer", "b"), turn("a", "other", "b"), 0.5),
+        (turn("a"), turn("a", "answer", "b"), 3 / 4),
+        (turn("a", "answer", "b"), turn("a", "answer", "b", "more", "c"), 5 / 6),
+        # The answer was generated anew, or a message was edited: it cannot be told from the worker's own.
+        (turn("a", "answer", "b"), turn("a", "other", "b"), 3 / 4),
         # A new conversation with the same system prompt.
         (turn("a"), turn("b"), 0.0),
         (turn("a"), turn("a", system="be brief"), 0.0),
-        ({"prompt": "x" * 1024}, {"prompt": "x" * 1024 + "y" * 1024}, 0.5),
+        ({"prompt": "x" * 1024}, {"prompt": "x" * 1024 + "y" * 1024}, 5 / 8),
         ({}, {}, 0.0),
     ],
 )

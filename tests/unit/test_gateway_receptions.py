@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.gateway.metrics import GatewayMetrics
-from llcuda.gateway.receptions import StreamedAnswer
+from llcuda.gateway.receptions import StreamedAnswer, read_usage
+from llcuda.gateway.response_events import ResponseEvents
 
 if TYPE_CHECKING:
     from llcuda.gateway.endpoints import Endpoint
@@ -75,7 +76,8 @@ def test_a_stream_is_complete_at_its_own_end_however_long_that_is_and_however_it
 ) -> None:
     answer, written = receive(endpoint, texts, begin + end, size=size)
     assert answer.is_complete
-    assert (written.data, written.ended) == (begin + end, True)
+    sent = ResponseEvents().feed(begin + end, is_last=True) if endpoint == "responses" else begin + end
+    assert (written.data, written.ended) == (sent, True)
     cut, written = receive(endpoint, texts, begin, size=size)
     assert not cut.is_complete
     assert (written.data, written.ended) == (begin, False)
@@ -100,3 +102,12 @@ def test_a_worker_that_reports_an_error_has_ended_its_stream(
 @pytest.mark.parametrize(("endpoint", "texts", "begin", "end"), [row for row in WHOLE if row[1] == 1])
 def test_the_end_of_a_stream_says_what_it_took(*, endpoint: Endpoint, texts: int, begin: bytes, end: bytes) -> None:
     assert receive(endpoint, texts, begin + end, size=1 << 20)[0].usage == (3, 7)
+
+
+def test_a_stream_that_was_not_asked_for_its_usage_is_counted_by_its_timings() -> None:
+    timings = {"cache_n": 12, "prompt_n": 3, "prompt_ms": 1.3, "predicted_n": 9, "predicted_ms": 2.3}
+    end = event({"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": timings}) + b"data: [DONE]\n\n"
+    assert read_usage(end) == (15, 9)
+    # What the answer says of it itself comes first, and text is no figure.
+    assert read_usage(event({"usage": {"completion_tokens": 7, "prompt_tokens": 3}, "timings": timings})) == (3, 7)
+    assert read_usage(event({"choices": [{"delta": {"content": json.dumps({"timings": timings})}}]})) == (0, 0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llcuda.gateway.endpoints import GENERATING
 from llcuda.gateway.fields import parse_body
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.whole import WholeAnswer, needs_whole, read_error, to_streamed
+from llcuda.gateway.whole import WholeAnswer, needs_whole, read_error, to_streamed, to_understood
 from llcuda.gateway.whole_schema import check_answer
 
 if TYPE_CHECKING:
@@ -421,6 +421,17 @@ def test_a_tool_that_is_not_there_cannot_be_chosen() -> None:
     with pytest.raises(RefusedError, match="no tool has this name") as caught:
         to_streamed(json.dumps(fields).encode(), fields)
     assert caught.value.param == "tool_choice"
+
+
+def test_what_the_model_said_before_may_be_written_short() -> None:
+    said = {"role": "assistant", "content": "4"}
+    turns: list[Any] = [{"role": "user", "content": "2+2?"}, said, {**said, "type": "message"}]
+    body = json.dumps({"input": turns}).encode()
+    asked = parse_body(to_understood(body, {"input": turns}))
+    assert asked == {"input": [turns[0], {**said, "type": "message"}, turns[2]]}
+    for other in (turns[:1], "x", [1, 2], ["x"]):
+        body = json.dumps({"input": other}).encode()
+        assert to_understood(body, {"input": other}) == body
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from scikit_build_core import build as backend
 from tools.binaries.errors import PreparationError
 from tools.binaries.fetch import fetch, tree_is_right
 from tools.binaries.lock import ROOT, read_lock
+from tools.binaries.protocol import compile_protocol
 
 Settings: TypeAlias = "dict[str, Any] | None"
 
@@ -43,6 +44,7 @@ def prepare() -> None:
     os.environ.setdefault("SOURCE_DATE_EPOCH", str(source_time()))
     try:
         fetch(read_lock())
+        compile_protocol()
     except PreparationError as error:
         sys.exit(f"llcuda: {error}")
 

@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.client import requests
+from llcuda.client.aio_endpoints import AsyncEndpoints
+from llcuda.client.aio_sending import AsyncSender
 from llcuda.client.aio_streams import AsyncTextStream
-from llcuda.client.settings import build_address, choose_concurrency, choose_timeout, user_agent
-from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ResponseError
+from llcuda.client.settings import build_address, choose_concurrency, choose_retries, choose_timeout, user_agent
 from llcuda.transport import Deadline
 from llcuda.transport.aio import AsyncTransport
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from llcuda.client.results import InferResult, RerankResult
+    from llcuda.client.results import InferResult
     from llcuda.options import SamplingOptions
 
 __all__ = ["AsyncInferenceClient"]
@@ -26,7 +27,7 @@ __all__ = ["AsyncInferenceClient"]
 T = TypeVar("T")
 
 
-class AsyncInferenceClient:
+class AsyncInferenceClient(AsyncEndpoints):
     """Ask a running llama-server, or anything that speaks its API, without blocking the event loop.
 
     The methods are those of ``InferenceClient``, as coroutines; a stream is iterated over with ``async for``.
@@ -42,16 +43,20 @@ class AsyncInferenceClient:
         api_key: str | None = None,
         url: str | None = None,
         timeout: float = 600.0,
+        max_retries: int = 2,
     ) -> None:
         """Remember where the server is; nothing is opened before the first request.
 
         ``url`` takes the place of ``host`` and ``port`` and can have ``https`` and a base path. ``timeout`` is in
         seconds, for each request as a whole, and each method that generates can be given another.
+        A request that is sent away with 429 or 503, or refused because nobody listens, is sent again up to
+        ``max_retries`` times within that time; ``health`` never is.
         """
         self._address = build_address(host, port, url=url)
         self.api_key = api_key
         self._timeout = choose_timeout(timeout, default=600.0)
         self._transport = AsyncTransport(self._address, api_key=api_key, user_agent=user_agent())
+        self._sender = AsyncSender(self._transport, choose_retries(max_retries))
 
     @property
     def url(self) -> str:
@@ -195,75 +200,11 @@ class AsyncInferenceClient:
         """Write what stands between two pieces of code, for models that were trained to; ``prompt`` is its start."""
         return await self._generate(requests.infill(prefix, suffix, prompt=prompt, options=options), timeout)
 
-    async def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
-        """Return a vector for each text, in their order; for a single string, a list with one vector."""
-        return await self._call(requests.embed(texts))
-
-    async def rerank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[RerankResult]:
-        """Return how well each document answers the query, the best first."""
-        return await self._call(requests.rerank(query, documents, top_n=top_n))
-
-    async def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        """Return the tokens of a text; ``add_special`` puts those before it that a prompt begins with."""
-        return await self._call(requests.tokenize(text, add_special=add_special, parse_special=parse_special))
-
-    async def detokenize(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens."""
-        return await self._call(requests.detokenize(tokens))
-
-    async def apply_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the prompt that the model's chat template makes of messages."""
-        return await self._call(requests.apply_template(messages))
-
-    async def health(self) -> dict[str, Any]:
-        """Return ``{"status": "ok"}``, or raise: ResponseError with status 503 while the model is being loaded."""
-        return await self._call(requests.health())
-
-    async def is_healthy(self) -> bool:
-        """Return whether the server can answer now: false where nobody listens, and while the model is loaded."""
-        try:
-            return (await self.health()).get("status") == "ok"
-        except (ConnectionFailedError, RequestTimeoutError, ResponseError):
-            return False
-
-    async def props(self) -> dict[str, Any]:
-        """Return llama-server's properties: the model, its chat template, the number of slots, defaults."""
-        return await self._call(requests.props())
-
-    async def models(self) -> list[dict[str, Any]]:
-        """Return the models that are served."""
-        return await self._call(requests.models())
-
-    async def slots(self) -> list[dict[str, Any]]:
-        """Return what each slot is doing."""
-        return await self._call(requests.slots())
-
-    async def metrics(self) -> dict[str, float]:
-        """Return llama-server's own counters by their Prometheus names; it has to be started with ``metrics=True``."""
-        return await self._call(requests.metrics())
-
-    async def lora_adapters(self) -> list[dict[str, Any]]:
-        """Return the LoRA adapters that are loaded, with their scales."""
-        return await self._call(requests.lora_adapters())
-
-    async def set_lora_adapters(self, scales: Mapping[int, float]) -> None:
-        """Set the scales of the LoRA adapters by their ids; 0 switches one off."""
-        await self._call(requests.set_lora_adapters(scales))
-
-    async def save_slot(self, slot: int, filename: str) -> dict[str, Any]:
-        """Save a slot's cache to a file in the server's ``slot_save_path``."""
-        return await self._call(requests.slot_action(slot, "save", filename=filename))
-
-    async def restore_slot(self, slot: int, filename: str) -> dict[str, Any]:
-        """Restore a slot's cache from a file in the server's ``slot_save_path``."""
-        return await self._call(requests.slot_action(slot, "restore", filename=filename))
-
-    async def erase_slot(self, slot: int) -> dict[str, Any]:
-        """Erase a slot's cache."""
-        return await self._call(requests.slot_action(slot, "erase", filename=None))
-
     async def close(self) -> None:
-        """Close the connections that are kept. A later request opens a new one."""
+        """End the requests under way, from any task, and close all connections. A later request opens a new one.
+
+        What waits for an answer gets ConnectionFailedError.
+        """
         self._transport.close()
         await asyncio.sleep(0)  # asyncio closes the sockets in the loop's next round
 
@@ -278,10 +219,10 @@ class AsyncInferenceClient:
         await self.close()
 
     async def _call(self, call: requests.Call[T]) -> T:
-        exchange = await self._transport.exchange(
-            call.method, call.target, body=call.body, deadline=Deadline(self._timeout)
+        exchange = await self._sender.send(
+            call.method, call.target, body=call.body, deadline=Deadline(self._timeout), repeats=call.repeats
         )
-        return call.read(exchange.status, await exchange.read_all())
+        return call.read(exchange.status, await exchange.read_all(), headers=exchange.headers)
 
     async def _generate(self, generation: requests.Generation, timeout: float | None) -> InferResult:
         return await self._stream(generation, timeout).read_all()
@@ -294,7 +235,4 @@ class AsyncInferenceClient:
         on_result: Callable[[InferResult], object] | None = None,
     ) -> AsyncTextStream:
         timeout = choose_timeout(timeout, default=self._timeout)
-        return AsyncTextStream(self._transport, generation, timeout=timeout, on_result=on_result)
-
-    async def _count_slots(self) -> int:
-        return int((await self.props()).get("total_slots", 1))
+        return AsyncTextStream(self._sender, generation, timeout=timeout, on_result=on_result)

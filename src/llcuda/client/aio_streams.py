@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from llcuda.client.aio_sending import AsyncSender
     from llcuda.client.answers import Answer
     from llcuda.client.requests import Generation
     from llcuda.client.results import InferResult
-    from llcuda.transport.aio import AsyncExchange, AsyncTransport
+    from llcuda.transport.aio import AsyncExchange
 
 __all__ = ["AsyncTextStream"]
 
@@ -34,14 +35,14 @@ class AsyncTextStream:
 
     def __init__(
         self,
-        transport: AsyncTransport,
+        sender: AsyncSender,
         generation: Generation,
         *,
         timeout: float,
         on_result: Callable[[InferResult], object] | None,
     ) -> None:
         """Prepare a request; made by the client."""
-        self._transport = transport
+        self._sender = sender
         self._generation = generation
         self._timeout = timeout
         self._on_result = on_result
@@ -148,18 +149,16 @@ class AsyncTextStream:
         """Send the request, the first time."""
         if self._exchange is None or self._answer is None:
             deadline, generation = Deadline(self._timeout), self._generation
-            exchange = await self._transport.exchange(
-                "POST", generation.target, body=generation.body, deadline=deadline
-            )
+            exchange = await self._sender.send("POST", generation.target, body=generation.body, deadline=deadline)
             if not is_stream(exchange.status, exchange.headers):
-                raise read_error(exchange.status, await exchange.read_all())
+                raise read_error(exchange.status, await exchange.read_all(), headers=exchange.headers)
             self._exchange, self._answer = exchange, generation.answer(started=deadline.started)
         return self._exchange, self._answer
 
     def _end(self, answer: Answer) -> None:
         if not answer.finished:
             raise ConnectionFailedError(
-                self._transport.url, "the server ended the stream before the answer was complete"
+                self._sender.transport.url, "the server ended the stream before the answer was complete"
             )
         self._close()
         self._result = answer.result()

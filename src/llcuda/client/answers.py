@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from json import JSONDecodeError, JSONDecoder
-from time import monotonic
+from time import monotonic, time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llcuda.client.results import InferResult, ToolCall
+from llcuda.client.retries import parse_retry_after
 from llcuda.errors import ResponseError, SchemaMismatchError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ __all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "is_stream", "parse_json"
 
 _OK = 200
 _MANY = 300
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _decode = JSONDecoder().decode
 _SHAPE_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
 _HINTS = {
@@ -211,7 +214,7 @@ def parse_json(body: bytes) -> Any:
         raise ResponseError(_OK, f"the answer is not JSON ({error})", body=_shorten(body)) from None
 
 
-def read_error(status: int, body: bytes) -> ResponseError:
+def read_error(status: int, body: bytes, *, headers: Mapping[str, str] = _NO_HEADERS) -> ResponseError:
     """Return the error that an answer is: the message of OpenAI's envelope, or else the text itself."""
     text = _shorten(body)
     kind, message = "", text.strip() or "no explanation"
@@ -225,10 +228,11 @@ def read_error(status: int, body: bytes) -> ResponseError:
         status = code if status < _MANY and isinstance(code, int) else status
     elif isinstance(error, str):
         message = error
-    hint = _HINTS.get(status, "")
+    retry_after = parse_retry_after(headers.get("retry-after"), now=time())
+    hint = _HINTS.get(status, "") if retry_after is None else f"Try again in {retry_after:g} s, as the server asks."
     if kind == "exceed_context_size_error":
         hint = "Shorten the prompt, or load the model with a larger ctx_size."
-    return ResponseError(status, message, body=text, hint=hint)
+    return ResponseError(status, message, body=text, retry_after=retry_after, hint=hint)
 
 
 def _parse_call(call: dict[str, str]) -> ToolCall:

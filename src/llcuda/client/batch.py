@@ -12,51 +12,54 @@ if TYPE_CHECKING:
     from llcuda.client.requests import Generation
     from llcuda.client.results import InferResult
     from llcuda.client.streams import TextStream
-    from llcuda.transport.sync import Exchange
+    from llcuda.transport.handle import Handle
 
 __all__ = ["run_all"]
 
 
-class Start(Protocol):
-    """Sends a request, and tells of the exchange before it waits for the answer."""
+_STOPPED = "another request of the batch failed"
 
-    def __call__(self, generation: Generation, on_open: Callable[[Exchange], object]) -> TextStream: ...
+
+class Start(Protocol):
+    """Sends a request, and gives before that what it can be ended with."""
+
+    def __call__(self, generation: Generation, on_begin: Callable[[Handle], object]) -> TextStream: ...
 
 
 class _Batch:
-    """The exchanges in flight, so that all of them can be ended when one fails."""
+    """The requests in flight, so that all of them can be ended when one fails."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
         self._lock = Lock()
-        self._live: set[Exchange] = set()
+        self._live: set[Handle] = set()
         self._stopped = False
 
     def run(self, generation: Generation) -> InferResult | None:
         """Generate one text; None where the batch was stopped before its turn."""
         if self._stopped:
             return None
-        opened: list[Exchange] = []
+        begun: list[Handle] = []
 
-        def register(exchange: Exchange) -> None:
-            opened.append(exchange)
+        def register(handle: Handle) -> None:
+            begun.append(handle)
             with self._lock:
-                self._live.add(exchange)
+                self._live.add(handle)
                 if self._stopped:
-                    exchange.abort()
+                    handle.end(_STOPPED)
 
         try:
             return self._start(generation, register).read_all()
         finally:
             with self._lock:
-                self._live.difference_update(opened)
+                self._live.difference_update(begun)
 
     def stop(self) -> None:
         """End every generation in flight, and begin no other."""
         with self._lock:
             self._stopped = True
-            for exchange in self._live:
-                exchange.abort()
+            for handle in self._live:
+                handle.end(_STOPPED)
 
 
 def run_all(start: Start, generations: Sequence[Generation], *, workers: int) -> list[InferResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from binascii import a2b_base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import JSONEncoder
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -31,11 +31,13 @@ class Call(Generic[T]):
     target: str
     body: bytes | None
     parse: Callable[[bytes], T]
+    repeats: bool = True
+    """Whether it is sent again where the server sends it away for now; not where that is what is asked."""
 
-    def read(self, status: int, body: bytes) -> T:
+    def read(self, status: int, body: bytes, *, headers: Mapping[str, str]) -> T:
         """Return the value, raising ResponseError for an HTTP error and for an answer of another shape."""
         if status != _OK:
-            raise read_error(status, body)
+            raise read_error(status, body, headers=headers)
         try:
             return self.parse(body)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -163,7 +165,7 @@ def _check_prompt(prompt: str | Sequence[int]) -> str | list[int]:
 
 def health() -> Call[dict[str, Any]]:
     """Ask whether the model is loaded."""
-    return _get("/health", dict)
+    return replace(_get("/health", dict), repeats=False)
 
 
 def props() -> Call[dict[str, Any]]:

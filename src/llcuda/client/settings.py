@@ -5,7 +5,7 @@ from __future__ import annotations
 from llcuda.errors import UsageError
 from llcuda.transport.address import Address, join_address, parse_address
 
-__all__ = ["build_address", "choose_concurrency", "choose_timeout", "user_agent"]
+__all__ = ["build_address", "choose_concurrency", "choose_retries", "choose_timeout", "user_agent"]
 
 MAX_CONCURRENCY = 64
 
@@ -22,6 +22,13 @@ def choose_timeout(timeout: float | None, *, default: float) -> float:
     if isinstance(timeout, bool) or not timeout > 0:
         raise UsageError(f"timeout={timeout!r} is not a number of seconds above 0")
     return timeout
+
+
+def choose_retries(asked: int) -> int:
+    """Return how often a request is sent again, raising UsageError where it is no count."""
+    if type(asked) is not int or asked < 0:
+        raise UsageError(f"max_retries={asked!r} is not a number of times, 0 or more")
+    return asked
 
 
 def choose_concurrency(asked: int | None, *, slots: int | None, count: int) -> int:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.client import requests
 from llcuda.client.answers import is_stream, read_error
-from llcuda.client.settings import build_address, choose_concurrency, choose_timeout, user_agent
+from llcuda.client.endpoints import Endpoints
+from llcuda.client.sending import Sender
+from llcuda.client.settings import build_address, choose_concurrency, choose_retries, choose_timeout, user_agent
 from llcuda.client.streams import TextStream
-from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ResponseError
 from llcuda.transport import Deadline
 from llcuda.transport.sync import Transport
 
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from llcuda.client.results import InferResult, RerankResult
+    from llcuda.client.results import InferResult
     from llcuda.options import SamplingOptions
-    from llcuda.transport.sync import Exchange
+    from llcuda.transport.handle import Handle
 
 __all__ = ["InferenceClient"]
 
 T = TypeVar("T")
 
 
-class InferenceClient:
+class InferenceClient(Endpoints):
     """Ask a running llama-server, or anything that speaks its API.
 
     One client can be used from several threads: each request in flight has a connection of its own, which is kept for
@@ -44,16 +45,20 @@ class InferenceClient:
         api_key: str | None = None,
         url: str | None = None,
         timeout: float = 600.0,
+        max_retries: int = 2,
     ) -> None:
         """Remember where the server is; nothing is opened before the first request.
 
         ``url`` takes the place of ``host`` and ``port`` and can have ``https`` and a base path. ``timeout`` is in
         seconds, for each request as a whole, and each method that generates can be given another.
+        A request that is sent away with 429 or 503, or refused because nobody listens, is sent again up to
+        ``max_retries`` times within that time; ``health`` never is.
         """
         self._address = build_address(host, port, url=url)
         self.api_key = api_key
         self._timeout = choose_timeout(timeout, default=600.0)
         self._transport = Transport(self._address, api_key=api_key, user_agent=user_agent())
+        self._sender = Sender(self._transport, choose_retries(max_retries))
 
     @property
     def url(self) -> str:
@@ -117,8 +122,8 @@ class InferenceClient:
         slots = None if max_concurrency is not None or len(asked) == 1 else self._count_slots()
         workers = choose_concurrency(max_concurrency, slots=slots, count=len(asked))
 
-        def start(generation: requests.Generation, on_open: Callable[[Exchange], object]) -> TextStream:
-            return self._stream(generation, timeout, on_open=on_open)
+        def start(generation: requests.Generation, on_begin: Callable[[Handle], object]) -> TextStream:
+            return self._stream(generation, timeout, on_begin=on_begin)
 
         return run_all(start, asked, workers=workers)
 
@@ -192,75 +197,11 @@ class InferenceClient:
         """Write what stands between two pieces of code, for models that were trained to; ``prompt`` is its start."""
         return self._generate(requests.infill(prefix, suffix, prompt=prompt, options=options), timeout)
 
-    def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
-        """Return a vector for each text, in their order; for a single string, a list with one vector."""
-        return self._call(requests.embed(texts))
-
-    def rerank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[RerankResult]:
-        """Return how well each document answers the query, the best first."""
-        return self._call(requests.rerank(query, documents, top_n=top_n))
-
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        """Return the tokens of a text; ``add_special`` puts those before it that a prompt begins with."""
-        return self._call(requests.tokenize(text, add_special=add_special, parse_special=parse_special))
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens."""
-        return self._call(requests.detokenize(tokens))
-
-    def apply_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the prompt that the model's chat template makes of messages."""
-        return self._call(requests.apply_template(messages))
-
-    def health(self) -> dict[str, Any]:
-        """Return ``{"status": "ok"}``, or raise: ResponseError with status 503 while the model is being loaded."""
-        return self._call(requests.health())
-
-    def is_healthy(self) -> bool:
-        """Return whether the server can answer now: false where nobody listens, and while the model is loaded."""
-        try:
-            return self.health().get("status") == "ok"
-        except (ConnectionFailedError, RequestTimeoutError, ResponseError):
-            return False
-
-    def props(self) -> dict[str, Any]:
-        """Return llama-server's properties: the model, its chat template, the number of slots, defaults."""
-        return self._call(requests.props())
-
-    def models(self) -> list[dict[str, Any]]:
-        """Return the models that are served."""
-        return self._call(requests.models())
-
-    def slots(self) -> list[dict[str, Any]]:
-        """Return what each slot is doing."""
-        return self._call(requests.slots())
-
-    def metrics(self) -> dict[str, float]:
-        """Return llama-server's own counters by their Prometheus names; it has to be started with ``metrics=True``."""
-        return self._call(requests.metrics())
-
-    def lora_adapters(self) -> list[dict[str, Any]]:
-        """Return the LoRA adapters that are loaded, with their scales."""
-        return self._call(requests.lora_adapters())
-
-    def set_lora_adapters(self, scales: Mapping[int, float]) -> None:
-        """Set the scales of the LoRA adapters by their ids; 0 switches one off."""
-        self._call(requests.set_lora_adapters(scales))
-
-    def save_slot(self, slot: int, filename: str) -> dict[str, Any]:
-        """Save a slot's cache to a file in the server's ``slot_save_path``."""
-        return self._call(requests.slot_action(slot, "save", filename=filename))
-
-    def restore_slot(self, slot: int, filename: str) -> dict[str, Any]:
-        """Restore a slot's cache from a file in the server's ``slot_save_path``."""
-        return self._call(requests.slot_action(slot, "restore", filename=filename))
-
-    def erase_slot(self, slot: int) -> dict[str, Any]:
-        """Erase a slot's cache."""
-        return self._call(requests.slot_action(slot, "erase", filename=None))
-
     def close(self) -> None:
-        """Close the connections that are kept. A later request opens a new one."""
+        """End the requests under way, from any thread, and close all connections. A later request opens a new one.
+
+        What waits for an answer, or for its next attempt, gets ConnectionFailedError.
+        """
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -274,8 +215,10 @@ class InferenceClient:
         self.close()
 
     def _call(self, call: requests.Call[T]) -> T:
-        exchange = self._transport.exchange(call.method, call.target, body=call.body, deadline=Deadline(self._timeout))
-        return call.read(exchange.status, exchange.read_all())
+        exchange = self._sender.send(
+            call.method, call.target, body=call.body, deadline=Deadline(self._timeout), repeats=call.repeats
+        )
+        return call.read(exchange.status, exchange.read_all(), headers=exchange.headers)
 
     def _generate(self, generation: requests.Generation, timeout: float | None) -> InferResult:
         return self._stream(generation, timeout).read_all()
@@ -286,16 +229,13 @@ class InferenceClient:
         timeout: float | None,
         *,
         on_result: Callable[[InferResult], object] | None = None,
-        on_open: Callable[[Exchange], object] | None = None,
+        on_begin: Callable[[Handle], object] | None = None,
     ) -> TextStream:
         deadline = Deadline(choose_timeout(timeout, default=self._timeout))
-        exchange = self._transport.exchange(
-            "POST", generation.target, body=generation.body, deadline=deadline, on_open=on_open
+        exchange = self._sender.send(
+            "POST", generation.target, body=generation.body, deadline=deadline, on_begin=on_begin
         )
         if not is_stream(exchange.status, exchange.headers):
-            raise read_error(exchange.status, exchange.read_all())
+            raise read_error(exchange.status, exchange.read_all(), headers=exchange.headers)
         answer = generation.answer(started=deadline.started)
         return TextStream(exchange, answer, url=self.url, on_result=on_result)
-
-    def _count_slots(self) -> int:
-        return int(self.props().get("total_slots", 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Devices", "Failure", "Gpu", "Inventory", "Situation"]
+__all__ = ["Devices", "Failure", "Gpu", "GpuUsage", "Inventory", "Situation"]
 
 
 class Situation(str, Enum):
@@ -90,3 +90,17 @@ class Failure:
     situation: Situation
     text: str
     driver: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuUsage:
+    """What one GPU does now; None where its driver does not say."""
+
+    index: int
+    name: str
+    uuid: str
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    utilization: float | None
+    """The share of the last moments in which it computed anything, 0 to 1."""
+    temperature_celsius: float | None

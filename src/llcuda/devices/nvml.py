@@ -5,15 +5,18 @@ The calls run in a thread of their own, because a driver that hangs does so insi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from llcuda.devices.facts import Failure, Gpu, Inventory, Situation
+from llcuda.devices.facts import Failure, Gpu, GpuUsage, Inventory, Situation
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["SITUATIONS", "read_nvml"]
+__all__ = ["SITUATIONS", "read_nvml", "read_nvml_usage"]
+
+T = TypeVar("T")
 
 # nvmlReturn_t, as nvml.h numbers it. nvidia-smi exits with the same numbers.
 SITUATIONS = {
@@ -26,6 +29,8 @@ SITUATIONS = {
     18: Situation.DRIVER_MISMATCH,
 }
 _NOT_FOUND = 6
+_GPU_CORE = 0
+"""The sensor, as nvmlTemperatureSensors_t numbers it."""
 _MIB = 1 << 20
 _TEXT_BYTES = 256
 _stuck: list[threading.Thread] = []
@@ -36,12 +41,21 @@ def read_nvml(library: Path, *, timeout: float) -> Inventory | Failure:
 
     A call that hangs keeps its thread; as long as it does, NVML is not asked again.
     """
+    return _ask(library, _read_inventory, timeout=timeout)
+
+
+def read_nvml_usage(library: Path, *, timeout: float) -> tuple[GpuUsage, ...] | Failure:
+    """Return what each whole GPU does now, or why that cannot be said; it takes as long as :func:`read_nvml`."""
+    return _ask(library, _read_usages, timeout=timeout)
+
+
+def _ask(library: Path, read: Callable[[Any], T | Failure], *, timeout: float) -> T | Failure:
     import threading  # noqa: PLC0415 - not needed where there is no driver
 
     _stuck[:] = [thread for thread in _stuck if thread.is_alive()]
-    answers: list[Inventory | Failure] = []
+    answers: list[T | Failure] = []
     if not _stuck:
-        thread = threading.Thread(target=lambda: answers.append(_read(library)), name="llcuda-nvml", daemon=True)
+        thread = threading.Thread(target=lambda: answers.append(_read(library, read)), name="llcuda-nvml", daemon=True)
         thread.start()
         thread.join(timeout)
         if thread.is_alive():
@@ -49,7 +63,7 @@ def read_nvml(library: Path, *, timeout: float) -> Inventory | Failure:
     return answers[0] if answers else Failure(Situation.TIMEOUT, f"NVML gave no answer within {timeout:g} seconds")
 
 
-def _read(library: Path) -> Inventory | Failure:
+def _read(library: Path, read: Callable[[Any], T | Failure]) -> T | Failure:
     import ctypes  # noqa: PLC0415 - not needed where there is no driver
 
     try:
@@ -58,7 +72,7 @@ def _read(library: Path) -> Inventory | Failure:
         if code:
             return _describe(nvml, code)
         try:
-            return _read_inventory(nvml)
+            return read(nvml)
         finally:
             nvml.nvmlShutdown()
     except (OSError, AttributeError) as error:
@@ -102,6 +116,34 @@ def _read_inventory(nvml: Any) -> Inventory | Failure:
     if failures and not gpus and not empty:
         return failures[0]
     return Inventory(tuple(gpus), driver, _read_cuda(nvml), tuple(lost), tuple(empty), tuple(aliases))
+
+
+def _read_usages(nvml: Any) -> tuple[GpuUsage, ...] | Failure:
+    code, count = _number(nvml, "nvmlDeviceGetCount_v2")
+    if code:
+        return _describe(nvml, code)
+    handles = [_handle(nvml, "nvmlDeviceGetHandleByIndex_v2", index) for index in range(count)]
+    return tuple(_read_usage(nvml, handle, index) for index, (failed, handle) in enumerate(handles) if not failed)
+
+
+def _read_usage(nvml: Any, handle: Any, index: int) -> GpuUsage:
+    import ctypes  # noqa: PLC0415
+
+    sizes = (ctypes.c_ulonglong * 3)()  # nvmlMemory_t: total, free, used
+    knows_memory = not nvml.nvmlDeviceGetMemoryInfo(handle, sizes)
+    rates = (ctypes.c_uint * 2)()  # nvmlUtilization_t: gpu, memory, in percent
+    knows_rates = not nvml.nvmlDeviceGetUtilizationRates(handle, rates)
+    celsius = ctypes.c_uint()
+    knows_temperature = not nvml.nvmlDeviceGetTemperature(handle, _GPU_CORE, ctypes.byref(celsius))
+    return GpuUsage(
+        index=index,
+        name=_text(nvml, "nvmlDeviceGetName", handle) or "NVIDIA GPU",
+        uuid=_text(nvml, "nvmlDeviceGetUUID", handle) or "",
+        memory_used_bytes=sizes[2] if knows_memory else None,
+        memory_total_bytes=sizes[0] if knows_memory else None,
+        utilization=rates[0] / 100 if knows_rates else None,
+        temperature_celsius=float(celsius.value) if knows_temperature else None,
+    )
 
 
 def _read_cuda(nvml: Any) -> str | None:

@@ -6,20 +6,30 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llcuda.devices.facts import Failure, Gpu, Inventory, Situation
+from llcuda.devices.facts import Failure, Gpu, GpuUsage, Inventory, Situation
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Output", "classify_output", "parse_nvidia_smi", "read_nvidia_smi", "run_nvidia_smi"]
+__all__ = [
+    "Output",
+    "classify_output",
+    "parse_nvidia_smi",
+    "parse_usage",
+    "read_nvidia_smi",
+    "read_smi_usage",
+    "run_nvidia_smi",
+]
 
 _FIELDS = "index,name,uuid,compute_cap,memory.total,memory.free,driver_version"
 # Drivers before 510 know no compute_cap.
 _OLD_FIELDS = _FIELDS.replace("compute_cap,", "")
+_USAGE_FIELDS = "index,name,uuid,memory.used,memory.total,utilization.gpu,temperature.gpu"
 _FORMAT = "--format=csv,noheader,nounits"
 _KILL_TIMEOUT = 0.5
+_MIB = 1 << 20
 _COLUMNS = len(_FIELDS.split(","))
 
 # Drivers from 610 on say UMD (user mode driver) and KMD (kernel mode driver).
@@ -74,6 +84,14 @@ def read_nvidia_smi(program: Path, *, timeout: float, environ: Mapping[str, str]
     if found.gpus or found.empty_mig:
         return found
     return Failure(Situation.UNKNOWN, "nvidia-smi prints nothing that can be understood", found.driver)
+
+
+def read_smi_usage(
+    program: Path, *, timeout: float, environ: Mapping[str, str]
+) -> tuple[GpuUsage, ...] | Failure:
+    """Return what nvidia-smi says that each GPU does now, or why it does not, after at most ``timeout`` seconds."""
+    output = run_nvidia_smi(program, [f"--query-gpu={_USAGE_FIELDS}", _FORMAT], timeout=timeout, environ=environ)
+    return classify_output(output) or parse_usage(output.stdout)
 
 
 def run_nvidia_smi(
@@ -183,6 +201,29 @@ def _parse_row(line: str) -> tuple[Gpu, str] | None:
         memory_free_mib=_parse_mib(free),
     )
     return gpu, driver if re.fullmatch(r"\d+\.\d+[\d.]*", driver) else ""
+
+
+def parse_usage(text: str) -> tuple[GpuUsage, ...]:
+    """Return what the rows of ``--query-gpu`` say; rows that are none are left out."""
+    return tuple(usage for usage in map(_parse_usage_row, _complete_lines(text)) if usage)
+
+
+def _parse_usage_row(line: str) -> GpuUsage | None:
+    cells = [cell.strip() for cell in line.split(",")]
+    at = next((place for place, cell in enumerate(cells) if cell.startswith("GPU-")), 0)
+    rest = cells[at + 1 :]
+    if at < 2 or not cells[0].isdigit() or len(rest) != len(_USAGE_FIELDS.split(",")) - 3:  # noqa: PLR2004
+        return None
+    used, total, percent, celsius = map(_parse_mib, rest)
+    return GpuUsage(
+        index=int(cells[0]),
+        name=", ".join(cells[1:at]),
+        uuid=cells[at],
+        memory_used_bytes=None if used is None else used * _MIB,
+        memory_total_bytes=None if total is None else total * _MIB,
+        utilization=None if percent is None else percent / 100,
+        temperature_celsius=None if celsius is None else float(celsius),
+    )
 
 
 def _parse_mib(cell: str) -> int | None:

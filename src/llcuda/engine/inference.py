@@ -113,7 +113,7 @@ class InferenceEngine:
         self.device_report = report = start(self._server, load)
         if device == "auto" and report.device == "cpu":
             log(" ".join(filter(None, (report.reason, report.remedy))), silent=silent)
-        self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key)
+        self._client = _ask_own_server(self._server.url, api_key=self._server.api_key)
         self.model, self._load = model, load
         return model
 
@@ -254,7 +254,7 @@ class InferenceEngine:
         self.device_report = restart(self._server, load, url=client.url, api_key=client.api_key)
         load.speculation.switch()
         if self._server.url != client.url:
-            self._client = InferenceClient(url=self._server.url, api_key=client.api_key)
+            self._client = _ask_own_server(self._server.url, api_key=client.api_key)
             client.close()
 
     def _is_busy(self) -> bool:
@@ -282,6 +282,11 @@ def quick_infer(prompt: str, *, model: str = "demo", **options: Any) -> str:
     with InferenceEngine() as engine:
         engine.load_model(model)
         return engine.infer(prompt, **options).text
+
+
+def _ask_own_server(url: str, *, api_key: str | None) -> InferenceClient:
+    """Return a client that asks once: a server of our own that refuses has ended, and says why in its log."""
+    return InferenceClient(url=url, api_key=api_key, max_retries=0)
 
 
 def _speculate(

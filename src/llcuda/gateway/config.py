@@ -86,6 +86,8 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = 8090
     """0 takes a free one."""
+    grpc_port: int | None = None
+    """For the binary protocol, at the same host; 0 takes a free one, None leaves it out."""
     keys: tuple[KeyConfig, ...] = ()
     """Without any, whoever can reach the address may ask; only a loopback address may do without."""
     allowed_hosts: tuple[str, ...] = ()
@@ -95,6 +97,10 @@ class GatewayConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     audit_log: Path | None = None
+    otlp_endpoint: str | None = None
+    """The OpenTelemetry collector that is sent a trace of each request."""
+    gpu_bundle: Path | str | None = None
+    """Where an administrator's GPU upgrade comes from: a path or an address; None for the releases."""
     grace_timeout: float = 30.0
     """Seconds for the answers that have begun, when the gateway or a replica is to end."""
     hang_timeout: float = 10.0

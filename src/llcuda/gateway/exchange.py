@@ -48,9 +48,10 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_connection", "_held", "_pieces", "_source", "arrived", "body_bytes", "bytes_out", "caller",
-        "content_length", "extra_headers", "finished", "has_body", "head_complete", "header_bytes", "header_count",
-        "headers", "is_late", "keep_alive", "method", "model", "path", "query", "queue_seconds", "refusal",
-        "request_id", "route", "started", "status", "usage", "worker",
+        "content_length", "extra_headers", "finished", "first_at", "has_body", "head_complete", "header_bytes",
+        "header_count", "headers", "is_late", "is_untimed", "keep_alive", "method", "model", "path", "query",
+        "queue_seconds", "queued_at", "refusal", "request_id", "route", "started", "status", "turn_at", "usage",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -71,6 +72,8 @@ class Exchange:
         """Header lines that every answer to this request has: those for an allowed origin."""
         self.status = 0
         self.started = self.finished = self.is_late = False
+        self.is_untimed = False
+        """Whether the answer may take longer than ``request_timeout``."""
         self.refusal: RefusedError | None = None
         self.route: Route | None = None
         self.caller: Caller | None = None
@@ -78,6 +81,8 @@ class Exchange:
         self.model = self.worker = ""
         self.usage = (0, 0)
         self.queue_seconds = 0.0
+        # Of the monotonic clock, and of the last worker that was asked; 0 where it was not come to.
+        self.queued_at = self.turn_at = self.first_at = 0.0
 
     def read_head(self, method: str, target: str, version: str) -> None:
         """Take the request line."""

@@ -17,14 +17,17 @@ def find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     llama-server takes a ``tool_choice`` that names a function for ``auto``, so it is told that a call is required and
     of no other function; it takes Anthropic's ``none`` for ``auto`` too, and does not know the ``text`` of the
-    Responses API, whose schema it would not hold to. Raises RefusedError (400) for a name that no tool has.
+    Responses API, whose schema it would not hold to, nor an earlier answer in its short form. Raises RefusedError (400)
+    for a name that no tool has.
     """
     changes: dict[str, Any] = {}
-    choice, text = fields.get("tool_choice"), fields.get("text")
+    choice, text, turns = fields.get("tool_choice"), fields.get("text"), fields.get("input")
     if type(choice) is dict:
         changes |= _choose_tools(choice, fields.get("tools") or [])
     if type(text) is dict and text.get("format"):
         changes["response_format"] = _wrap_format(text["format"])
+    if type(turns) is list and any(_is_short_answer(turn) for turn in turns):
+        changes["input"] = [{**turn, "type": "message"} if _is_short_answer(turn) else turn for turn in turns]
     return changes
 
 
@@ -39,6 +42,11 @@ def _choose_tools(choice: dict[str, Any], tools: list[dict[str, Any]]) -> dict[s
         reason = f"tool_choice names {name[:100]!r}, and no tool has this name"
         raise RefusedError(400, reason, code="invalid_value", param="tool_choice")
     return {"tools": chosen, **({} if choice["type"] == "tool" else {"tool_choice": "required"})}
+
+
+def _is_short_answer(turn: Any) -> bool:
+    """Tell whether it is what the model said, in the form that leaves out that it is a message."""
+    return type(turn) is dict and turn.get("role") == "assistant" and "type" not in turn
 
 
 def _wrap_format(wanted: dict[str, Any]) -> dict[str, Any]:

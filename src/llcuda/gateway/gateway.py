@@ -49,6 +49,13 @@ class Gateway:
         """The port that it listens on. Raises ServerError where it does not run."""
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def grpc_port(self) -> int:
+        """The port for gRPC calls. Raises ServerError where there is none."""
+        if self._running is None or self._running.grpc is None:
+            raise ServerError("the gateway answers no gRPC calls", hint="Set grpc_port, and start it.")
+        return self._running.grpc.port
+
     def start(self) -> None:
         """Serve on a thread of its own, and return when every model answers.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+
+from llcuda.gateway.distributions import Distributions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,26 +22,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
-
-
-class _TokenIntervals(Collector):
-    """The time between two pieces of a stream, noted for each token: Histogram.observe costs 2 us, this 0.3."""
-
-    def __init__(self) -> None:
-        self._counts = [0] * (len(_TOKEN_SECONDS) + 1)
-        self._sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        self._counts[bisect_left(_TOKEN_SECONDS, seconds)] += 1
-        self._sum += seconds
-
-    def collect(self) -> Iterable[Metric]:
-        total, buckets = 0, []
-        for bound, number in zip((*_TOKEN_SECONDS, float("inf")), self._counts, strict=True):
-            total += number
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
-        text = "Seconds between two pieces of a stream."
-        yield HistogramMetricFamily("llcuda_inter_token_seconds", text, buckets=buckets, sum_value=self._sum)
 
 
 class _Gauges(Collector):
@@ -92,17 +73,21 @@ class GatewayMetrics:
             "llcuda_requests", "Requests, by what was answered.", ("endpoint", "model", "status"),
             registry=self.registry,
         )  # fmt: skip
-        self._seconds = Histogram(
-            "llcuda_request_seconds", "Seconds from a request to the end of its answer.", ("endpoint",),
-            buckets=_SECONDS, registry=self.registry,
+        self._seconds = Distributions(
+            "llcuda_request_seconds", "Seconds from a request to the end of its answer.", bounds=_SECONDS,
+            label="endpoint",
         )  # fmt: skip
-        self.queue_seconds = Histogram(
-            "llcuda_queue_seconds", "Seconds that requests waited for a slot.", buckets=_SECONDS, registry=self.registry
-        )
-        self.first_token_seconds = Histogram(
+        queue = Distributions("llcuda_queue_seconds", "Seconds that requests waited for a slot.", bounds=_SECONDS)
+        first = Distributions(
             "llcuda_time_to_first_token_seconds", "Seconds from a request to the first piece of its answer.",
-            buckets=_SECONDS, registry=self.registry,
+            bounds=_SECONDS,
         )  # fmt: skip
+        intervals = Distributions(
+            "llcuda_inter_token_seconds", "Seconds between two pieces of a stream.", bounds=_TOKEN_SECONDS
+        )
+        self.queue_seconds, self.first_token_seconds, self._intervals = queue.of(), first.of(), intervals.of()
+        for collector in (self._seconds, queue, first, intervals):
+            self.registry.register(collector)
         self.prompt_tokens = Counter("llcuda_prompt_tokens", "Tokens of prompts.", registry=self.registry)
         self.completion_tokens = Counter("llcuda_completion_tokens", "Tokens of answers.", registry=self.registry)
         self.retries = Counter("llcuda_retries", "Requests that went to a second worker.", registry=self.registry)
@@ -113,12 +98,10 @@ class GatewayMetrics:
         self.rejected = Counter(
             "llcuda_rejected", "Requests that were sent away, by the reason.", ("reason",), registry=self.registry
         )
-        self._intervals = _TokenIntervals()
         self._gauges = _Gauges()
-        self.registry.register(self._intervals)
         self.registry.register(self._gauges)
+        ProcessCollector(registry=self.registry)
         self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
 
     def add_gauges(self, source: Callable[[], Iterable[tuple[str, str, Mapping[str, str], float]]]) -> None:
         """Ask ``source`` for (name, help, labels, value) whenever the page is read."""
@@ -131,14 +114,11 @@ class GatewayMetrics:
         if counter is None:
             counter = self._counters[key] = self._requests.labels(endpoint, model, str(status))
         counter.inc()
-        histogram = self._histograms.get(endpoint)
-        if histogram is None:
-            histogram = self._histograms[endpoint] = self._seconds.labels(endpoint)
-        histogram.observe(seconds)
+        self._seconds.of(endpoint).observe(seconds)
 
     def meter(self, began: float) -> StreamMeter:
         """Return what measures one stream."""
-        return StreamMeter(self._intervals.add, began)
+        return StreamMeter(self._intervals.observe, began)
 
     def render(self, workers: Iterable[tuple[Mapping[str, str], str]]) -> bytes:
         """Return the page; ``workers`` are the labels and the page of each llama-server."""

@@ -30,7 +30,7 @@ class Option:
 
     name: str
     kind: str
-    """``count``, ``seconds``, ``switch``, ``text``, ``path``, ``list`` of texts, or ``server_options``."""
+    """``count``, ``seconds``, ``switch``, ``text``, ``path``, ``source``, ``list`` of texts, or ``server_options``."""
     summary: str
     scope: Scope
     group: str = ""
@@ -113,6 +113,8 @@ OPTIONS = (
     Option("host", "text", "the address to listen on; another than loopback needs a key", GatewayConfig, _ADDRESS,
            metavar="ADDRESS"),
     Option("port", "count", "the port to listen on; 0 takes a free one", GatewayConfig, _ADDRESS, high=65535),
+    Option("grpc_port", "count", "the port for gRPC calls, at the same address; 0 takes a free one", GatewayConfig,
+           _ADDRESS, high=65535),
     Option("tls_certificate", "path", "answer HTTPS, with this chain of certificates", GatewayConfig, _ADDRESS,
            metavar="PEM"),
     Option("tls_key", "path", "the certificate's private key", GatewayConfig, _ADDRESS, metavar="PEM"),
@@ -124,6 +126,10 @@ OPTIONS = (
            GatewayConfig, _ACCESS, metavar="SCHEME://HOST", singular="allowed_origin"),
     Option("audit_log", "path", "add a line of JSON for each request to this file", GatewayConfig, _ACCESS,
            metavar="FILE"),
+    Option("otlp_endpoint", "text", "send a trace of each request to this OpenTelemetry collector", GatewayConfig,
+           _ACCESS, metavar="URL"),
+    Option("gpu_bundle", "source", "where GPU upgrades come from, instead of the releases: a bundle, a folder or "
+           "address with an index.json, or hf://datasets/OWNER/NAME", GatewayConfig, _ACCESS, metavar="SOURCE"),
     Option("max_body_bytes", "count", "the largest body of a request", Limits, _LIMITS, low=1024, high=1 << 30),
     Option("max_header_bytes", "count", "the largest head of a request", Limits, _LIMITS, low=1024, high=1 << 20),
     Option("max_headers", "count", "header fields of a request", Limits, _LIMITS, low=8, high=1000),
@@ -260,6 +266,11 @@ def _check_path(option: Option, value: Any, place: str) -> Path:
     return Path(_check_text(option, value, place)).expanduser()
 
 
+def _check_source(option: Option, value: Any, place: str) -> Path | str:
+    text = _check_text(option, value, place)
+    return text if "://" in text else Path(text).expanduser()
+
+
 def _check_list(option: Option, value: Any, place: str) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)):
@@ -293,6 +304,7 @@ _CHECKS: dict[str, Callable[[Option, Any, str], Any]] = {
     "switch": _check_switch,
     "text": _check_text,
     "path": _check_path,
+    "source": _check_source,
     "list": _check_list,
     "server_options": _check_server_options,
 }

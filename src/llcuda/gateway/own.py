@@ -6,13 +6,14 @@ import asyncio
 import json
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from llcuda import __version__
 from llcuda.gateway.answering import fetch
 from llcuda.gateway.metrics import CONTENT_TYPE
 from llcuda.gateway.openapi import serve_document
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.routes import MODEL_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.served import ServedModel
     from llcuda.gateway.worker import Worker
 
-__all__ = ["OwnAnswers"]
+__all__ = ["OwnAnswers", "describe_model"]
 
 _OK = 200
 
@@ -57,6 +58,7 @@ class OwnAnswers:
         return {
             "health": self._health,
             "models": self._list_models,
+            "model": self._show_model,
             "props": self._props,
             "slots": self._slots,
             "metrics": self._page,
@@ -75,20 +77,23 @@ class OwnAnswers:
             raise RefusedError(503, "no model can answer now", code="unavailable", headers={"Retry-After": "5"})
 
     async def _list_models(self, exchange: Exchange) -> None:
-        data = [
-            {"id": model.name, "object": "model", "created": self._began, "owned_by": "llcuda"}
-            for model in self._models.values()
-        ]
-        _respond(exchange, {"object": "list", "data": data})
+        _respond(exchange, {"object": "list", "data": [self._describe(name) for name in self._models]})
+
+    async def _show_model(self, exchange: Exchange) -> None:
+        _respond(exchange, self._describe(self._find_model(unquote(exchange.path.removeprefix(MODEL_PREFIX))).name))
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._began, "owned_by": "llcuda"}
 
     async def _props(self, exchange: Exchange) -> None:
-        worker = self._find_model(exchange).choose_any()
+        model = self._find_asked_model(exchange)
+        worker = model.choose_any()
         answer = await fetch(worker, "/props") if worker else None
         if answer is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
         props = json.loads(answer.body)
         # Where the file lies is nobody's business who asks over a network.
-        props["model_path"] = self._find_model(exchange).name
+        props["model_path"] = model.name
         _respond(exchange, props, status=answer.status)
 
     async def _slots(self, exchange: Exchange) -> None:
@@ -107,7 +112,7 @@ class OwnAnswers:
 
     async def _capabilities(self, exchange: Exchange) -> None:
         devices = await asyncio.to_thread(self._describe_devices)
-        models = [_describe_model(model) for model in self._models.values()]
+        models = [describe_model(model) for model in self._models.values()]
         limits = {name: getattr(self.config.limits, name) for name in self.config.limits.__slots__}
         _respond(exchange, {"version": __version__, "devices": devices, "models": models, "limits": limits})
 
@@ -131,8 +136,10 @@ class OwnAnswers:
             if answer is not None and answer.status == _OK
         ]
 
-    def _find_model(self, exchange: Exchange) -> ServedModel:
-        name = (parse_qs(exchange.query).get("model") or [next(iter(self._models))])[0]
+    def _find_asked_model(self, exchange: Exchange) -> ServedModel:
+        return self._find_model((parse_qs(exchange.query).get("model") or [next(iter(self._models))])[0])
+
+    def _find_model(self, name: str) -> ServedModel:
         if name not in self._models:
             raise RefusedError(404, f"there is no model {name!r}", code="model_not_found", param="model")
         return self._models[name]
@@ -151,7 +158,8 @@ class OwnAnswers:
                 yield "llcuda_worker_failures", "Requests that the worker failed at.", labels, worker.failed
 
 
-def _describe_model(model: ServedModel) -> dict[str, Any]:
+def describe_model(model: ServedModel) -> dict[str, Any]:
+    """Return a model as plain data: who waits for it, and its workers with what each runs on."""
     workers = [
         {
             "name": worker.server.name,

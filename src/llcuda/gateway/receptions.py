@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.response_events import ResponseEvents
 
 if TYPE_CHECKING:
     from llcuda.gateway.endpoints import Endpoint
@@ -32,30 +33,47 @@ _ENDS: dict[Endpoint, bytes] = {
     "messages": b"\nevent: message_stop",
 }
 _ERROR, _NAMED_ERROR = b'\ndata: {"error"', b"\nevent: error"
-_PROMPT_TOKENS = re.compile(rb'"(?:prompt_tokens|input_tokens|tokens_evaluated)":(\d+)')
-_COMPLETION_TOKENS = re.compile(rb'"(?:completion_tokens|output_tokens|tokens_predicted)":(\d+)')
+_PROMPT_TOKENS = (b'"prompt_tokens":', b'"input_tokens":', b'"tokens_evaluated":')
+_COMPLETION_TOKENS = (b'"completion_tokens":', b'"output_tokens":', b'"tokens_predicted":')
+_NUMBER = re.compile(rb"\d+")
+# What a streamed chat ends with that was not asked for its usage.
+_TIMINGS = re.compile(rb'"timings":\{"cache_n":(\d+),"prompt_n":(\d+),[^}]*?"predicted_n":(\d+)')
 
 
 def read_usage(data: bytes) -> tuple[int, int]:
     """Return the tokens of prompt and answer that the end of an answer names, 0 where it names none."""
-    prompt, completion = _PROMPT_TOKENS.findall(data), _COMPLETION_TOKENS.findall(data)
-    return int(prompt[-1]) if prompt else 0, int(completion[-1]) if completion else 0
+    prompt, completion = _find_last(_PROMPT_TOKENS, data), _find_last(_COMPLETION_TOKENS, data)
+    if not prompt and not completion and (timings := _TIMINGS.findall(data)):
+        cached, read, predicted = map(int, timings[-1])
+        return cached + read, predicted
+    return prompt, completion
 
 
-class _Marker:
-    """Counts how often bytes occur in what comes piece by piece."""
+def _find_last(names: tuple[bytes, ...], data: bytes) -> int:
+    """Return the number that the last of the names is given; a search from the end takes 1 us, of all the text 7."""
+    at = max(map(data.rfind, names))
+    number = _NUMBER.match(data, data.find(b":", at) + 1) if at >= 0 else None
+    return int(number[0]) if number else 0
 
-    __slots__ = ("_edge", "_pattern", "count")
 
-    def __init__(self, pattern: bytes) -> None:
-        self._pattern = pattern
+class _Ends:
+    """Counts two marks in what comes piece by piece: that of a text's end, and that of an error."""
+
+    __slots__ = ("_edge", "_end", "_error", "_kept", "ends", "errors")
+
+    def __init__(self, end: bytes, error: bytes) -> None:
+        self._end, self._error = end, error
+        self._kept = max(len(end), len(error)) - 1
         self._edge = b""
-        self.count = 0
+        self.ends = self.errors = 0
 
     def feed(self, data: bytes) -> None:
-        window = self._edge + data
-        self.count += window.count(self._pattern)
-        self._edge = window[1 - len(self._pattern) :]
+        edge = self._edge
+        window = edge + data
+        # Of what was seen already, only what could be a mark's beginning is looked at again.
+        self.ends += window.count(self._end, max(0, len(edge) - len(self._end) + 1))
+        self.errors += window.count(self._error, max(0, len(edge) - len(self._error) + 1))
+        self._edge = window[-self._kept :]
 
 
 class PlainAnswer:
@@ -99,8 +117,8 @@ class StreamedAnswer(PlainAnswer):
         self._exchange = exchange
         self._meter = meter
         self._has_several_texts = texts > 1
-        self._end = _Marker(_ENDS[endpoint])
-        self._error = _Marker(_NAMED_ERROR if endpoint == "messages" else _ERROR)
+        self._events = ResponseEvents() if endpoint == "responses" else None
+        self._marks = _Ends(_ENDS[endpoint], _NAMED_ERROR if endpoint == "messages" else _ERROR)
         # llama-server's own streams end with their texts; the others say once that all is done.
         self._ends = texts if endpoint in {"completion", "infill"} else 1
         # An end comes in up to three pieces: why it stopped, what it took, and that it is done.
@@ -125,14 +143,17 @@ class StreamedAnswer(PlainAnswer):
         if data:
             self._meter.note()
             self._last.append(data)
-            self._end.feed(data)
-            self._error.feed(data)
+            self._marks.feed(data)
+        if self._events is not None:
+            data = self._events.feed(data, is_last=is_last)
+            if not data and not is_last:
+                return
         self._exchange.write(data, is_last=is_last and self.is_complete)
 
     @property
     def is_complete(self) -> bool:
         """Whether the stream came to the end that its kind has, or to an error of its own."""
-        return self._end.count >= self._ends or self._error.count > 0
+        return self._marks.ends >= self._ends or self._marks.errors > 0
 
     @property
     def first_at(self) -> float:

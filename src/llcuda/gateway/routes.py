@@ -8,7 +8,10 @@ from typing import Literal
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 from llcuda.gateway.static import PAGES
 
-__all__ = ["ALIASES", "CHAT_FILE", "CHAT_FOLDER", "PREFLIGHT", "ROUTES", "Kind", "ModelRoute", "OwnRoute", "Route"]
+__all__ = [
+    "ALIASES", "CHAT_FOLDER", "INSTEAD", "MODEL_PREFIX", "PREFLIGHT", "ROUTES", "SECOND", "Kind", "ModelRoute",
+    "OwnRoute", "Route", "find_routes",
+]  # fmt: skip
 
 Kind = Literal["generate", "compute", "ask"]
 
@@ -72,11 +75,48 @@ ROUTES: dict[str, Route] = {
     "/api/admin/offload": OwnRoute("offload", method="POST", is_admin=True),
     **{path: OwnRoute("page", is_public=True) for path in PAGES},
     "/api/admin/reload": OwnRoute("reload", method="POST", is_admin=True),
+    "/api/admin/upgrade-gpu": OwnRoute("upgrade_plan", is_admin=True),
+    "/api/admin/rollback-gpu": OwnRoute("rollback", method="POST", is_admin=True),
+    "/api/admin/benchmark": OwnRoute("benchmark", method="POST", is_admin=True),
 }
+SECOND: dict[str, Route] = {
+    "/api/admin/upgrade-gpu": OwnRoute("upgrade", method="POST", is_admin=True),
+}
+"""What a path takes besides, where it takes two methods."""
 
 CHAT_FOLDER = "/chat/"
-CHAT_FILE = OwnRoute("chat_page", is_public=True)
+_CHAT_FILE = OwnRoute("chat_page", is_public=True)
 """What lies in that folder and is no other address."""
 
 ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/completions", "/v1/models")}
 """What the chat page asks beside itself, and the address that answers it."""
+
+MODEL_PREFIX = "/v1/models/"
+"""What comes before a model's name, percent-encoded, to ask about that model alone."""
+_ONE_MODEL = OwnRoute("model")
+
+INSTEAD: dict[str, str] = {
+    "/api/chat": "/v1/chat/completions",
+    "/api/embed": "/v1/embeddings",
+    "/api/embeddings": "/v1/embeddings",
+    "/api/generate": "/v1/completions",
+    "/api/ps": "/v1/models",
+    "/api/show": "/v1/models",
+    "/api/tags": "/v1/models",
+    "/api/version": "/api/capabilities",
+}
+"""What is asked of Ollama, and the address here that does the same."""
+
+_BY_METHOD = {path: {route.method: route} for path, route in ROUTES.items()}
+for _path, _route in SECOND.items():
+    _BY_METHOD[_path][_route.method] = _route
+
+
+def find_routes(path: str) -> dict[str, Route]:
+    """Return what a path leads to, by the method; nothing where there is no such path."""
+    found = _BY_METHOD.get(path)
+    if found is not None:
+        return found
+    if path.startswith(MODEL_PREFIX):
+        return {_ONE_MODEL.method: _ONE_MODEL}
+    return {_CHAT_FILE.method: _CHAT_FILE} if path.startswith(CHAT_FOLDER) else {}

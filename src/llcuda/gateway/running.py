@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError, UsageError
 from llcuda.gateway.access import Access
+from llcuda.gateway.administration import Administration
 from llcuda.gateway.audit import AuditLog
 from llcuda.gateway.chat_files import ARCHIVE_NAME
 from llcuda.gateway.chat_page import ChatPage
@@ -20,13 +21,15 @@ from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.own import OwnAnswers
 from llcuda.gateway.served import ServedModel
 from llcuda.gateway.service import GatewayService
-from llcuda.native import binaries_dir
 from llcuda.gateway.status import Status
+from llcuda.gateway.tracing import open_tracer
+from llcuda.native import binaries_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.grpc_server import GrpcServer
     from llcuda.gateway.replica import Replica
 
 __all__ = ["Running", "reload_logged", "run_until_stopped"]
@@ -45,14 +48,24 @@ class Running:
         self.config = config
         self.url = ""
         self.port = 0
+        self.grpc: GrpcServer | None = None
+        """Calls of the binary protocol, where it is switched on."""
         self._loop = asyncio.get_running_loop()
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
+        self._tracer = open_tracer(config)
         self.models = {model.name: ServedModel(model, config.limits) for model in config.models}
         self.fleets: dict[str, Fleet] = {}
         for model in config.models:
             before = sum(fleet.config.workers for fleet in self.fleets.values())
             self.fleets[model.name] = self._make_fleet(model, workers_before=before)
+        self._administration = Administration(
+            models=self.models,
+            fleets=self.fleets,
+            source=lambda: str(self.config.gpu_bundle or "") or None,
+            reload=self.reload,
+            metrics=self._metrics,
+        )
         self._server: asyncio.Server | None = None
         self._service: GatewayService | None = None
         self._own: OwnAnswers | None = None
@@ -68,8 +81,14 @@ class Running:
         """
         try:
             self._server = server = await self._listen()
+            grpc = self._make_grpc()
             await self._start_models()
+            if grpc is not None:
+                await grpc.listen(self.config)
+                self.grpc = grpc
+                await self._tell_health()
             await server.start_serving()
+            self._administration.start()
         except BaseException:
             await self._end(grace=0.0)
             raise
@@ -95,6 +114,8 @@ class Running:
         elif self._service is not None:
             for connection in tuple(self._service.connections):
                 connection.abort()
+            if self.grpc is not None:
+                self.grpc.abort()
 
     async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
@@ -112,7 +133,7 @@ class Running:
                 await fleet.reload(self.config.grace_timeout)
 
     def _follow(self, config: GatewayConfig) -> None:
-        fixed = ("host", "port", "tls_certificate", "tls_key", "audit_log")
+        fixed = ("host", "port", "grpc_port", "tls_certificate", "tls_key", "audit_log", "otlp_endpoint")
         changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
         if [model.name for model in config.models] != list(self.models):
             changed.append("models")
@@ -196,6 +217,14 @@ class Running:
         self._service = service = self._make_service()
         return server
 
+    def _make_grpc(self) -> GrpcServer | None:
+        """Return what answers gRPC. Raises UsageError where that cannot be, before a model is loaded."""
+        if self.config.grpc_port is None or self._service is None:
+            return None
+        from llcuda.gateway.grpc_server import GrpcServer  # noqa: PLC0415 - 60 ms that few need
+
+        return GrpcServer(self._service)
+
     def _make_service(self) -> GatewayService:
         self._own = own = OwnAnswers(
             self.config,
@@ -211,8 +240,9 @@ class Running:
             access=access,
             models=self.models,
             metrics=self._metrics,
-            own={**own.table, **self._status.table, **chat.table},
+            own={**own.table, **self._status.table, **self._administration.table, **chat.table},
             audit=self._audit,
+            trace=self._tracer.record if self._tracer else None,
         )
 
     async def _start_models(self) -> None:
@@ -228,10 +258,17 @@ class Running:
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
+            await self._tell_health()
             await self._unload_idle()
+
+    async def _tell_health(self) -> None:
+        if self.grpc is not None and not self.is_stopping:
+            models = self.models.values()
+            await self.grpc.tell_health(can_answer=any(one.choose_any() or one.config.on_demand for one in models))
 
     async def _end(self, *, grace: float) -> None:
         service, server = self._service, self._server
+        self._administration.begin_stop()
         try:
             if server is not None:
                 server.close()
@@ -240,14 +277,18 @@ class Running:
             if self._ticker is not None:
                 self._ticker.cancel()
             await asyncio.gather(*(fleet.stop(0.0) for fleet in self.fleets.values()))
+            await self._administration.wait_ended()
         finally:
             if self._audit is not None:
                 self._audit.close()
+            if self._tracer is not None:
+                await self._tracer.close()
             self._closed.set()
 
     async def _drain(self, service: GatewayService, grace: float) -> None:
         """Let what has begun end; what has not by then is told so."""
         service.draining = True
+        calls = asyncio.ensure_future(self.grpc.stop(grace)) if self.grpc is not None else None
         for connection in tuple(service.connections):
             connection.close()
         await _until(lambda: not service.connections, seconds=grace)
@@ -257,6 +298,8 @@ class Running:
         await _until(lambda: not service.connections, seconds=_FAREWELL_SECONDS)
         for connection in tuple(service.connections):
             connection.abort()
+        if calls is not None:
+            await calls
 
 
 async def run_until_stopped(running: Running, *, on_ready: Callable[[], object]) -> None:

@@ -15,7 +15,7 @@ from llcuda.gateway.answering import ModelRequest, write_error_event
 from llcuda.gateway.audit import AuditRecord
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import ALIASES, CHAT_FILE, CHAT_FOLDER, PREFLIGHT, ROUTES, OwnRoute
+from llcuda.gateway.routes import ALIASES, INSTEAD, PREFLIGHT, OwnRoute, find_routes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -47,8 +47,9 @@ class GatewayService:
         metrics: GatewayMetrics,
         own: Mapping[str, Callable[[Exchange], Awaitable[None]]],
         audit: AuditLog | None = None,
+        trace: Callable[[Exchange], None] | None = None,
     ) -> None:
-        """``own`` answers the gateway's own addresses, by their endpoint."""
+        """``own`` answers the gateway's own addresses, by their endpoint; ``trace`` is told of each that has ended."""
         self.config = config
         self.limits = config.limits
         self.draining = False
@@ -59,6 +60,7 @@ class GatewayService:
         self._default = next(iter(models))
         self._own = own
         self._audit = audit
+        self._trace = trace
         self._callers = Callers()
         self._loop = asyncio.get_running_loop()
 
@@ -116,13 +118,16 @@ class GatewayService:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
             return PREFLIGHT
         exchange.path = ALIASES.get(exchange.path, exchange.path)
-        route = ROUTES.get(exchange.path) or (CHAT_FILE if exchange.path.startswith(CHAT_FOLDER) else None)
-        if route is None:
-            raise RefusedError(404, f"there is no {exchange.path}", code="not_found")
-        if exchange.method != route.method:
-            headers = {"Allow": route.method}
-            raise RefusedError(405, f"{exchange.path} takes {route.method}", code="method_not_allowed", headers=headers)
-        return route
+        routes = find_routes(exchange.path)
+        if not routes:
+            instead = INSTEAD.get(exchange.path)
+            hint = f"; use {instead}" if instead else ""
+            raise RefusedError(404, f"there is no {exchange.path}{hint}", code="not_found")
+        if exchange.method not in routes:
+            allowed = ", ".join(routes)
+            headers = {"Allow": allowed}
+            raise RefusedError(405, f"{exchange.path} takes {allowed}", code="method_not_allowed", headers=headers)
+        return routes[exchange.method]
 
     async def _dispatch(self, exchange: Exchange) -> None:
         route = exchange.route
@@ -172,6 +177,7 @@ class GatewayService:
 
     def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
         self.metrics.rejected.labels(error.code or str(error.status)).inc()
+        exchange.refusal = error
         if exchange.is_gone or exchange.finished:
             return
         if exchange.started:
@@ -200,6 +206,8 @@ class GatewayService:
             self.metrics.completion_tokens.inc(completion)
         if self._audit is not None:
             self._audit.write(_describe(exchange, seconds))
+        if self._trace is not None:
+            self._trace(exchange)
 
 
 async def _start(model: ServedModel) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.endpoints import Endpoint
 
-__all__ = ["WholeAnswer", "count_texts", "needs_whole", "read_error", "to_streamed"]
+__all__ = ["WholeAnswer", "count_texts", "needs_whole", "read_error", "to_streamed", "to_understood"]
 
 MAX_ANSWER_CHARACTERS = 16 << 20
 """Four million tokens, more than any model's context."""
@@ -52,6 +52,9 @@ _SHAPE_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError, Re
 _ERRORS = range(400, 600)
 _decode = JSONDecoder().decode
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+# What nearly every body is given: 4 us less for each.
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+_STREAMED_TEXT = _encode(_STREAMED)[1:-1].encode()
 
 
 class WholeAnswer:
@@ -158,12 +161,21 @@ def to_streamed(body: bytes, fields: Mapping[str, Any]) -> bytes:
         if fields.get("continue_final_message"):
             # A stream leaves out the beginning of the message, which was given; a whole answer has it.
             changes["echo"] = True
+    return _change(body, fields, changes)
+
+
+def to_understood(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Return the body that asks for what ``fields`` say in llama-server's words; see :func:`to_streamed`."""
+    return _change(body, fields, find_changes(fields))
+
+
+def _change(body: bytes, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:
     if not changes:
         return body
     if not changes.keys().isdisjoint(fields):
         return _encode({**fields, **changes}).encode()
-    rest = body.lstrip()[1:]
-    return b"{" + _encode(changes)[1:-1].encode() + (b"," if fields else b"") + rest
+    more = _STREAMED_TEXT if changes == _STREAMED else _encode(changes)[1:-1].encode()
+    return b"{" + more + (b"," if fields else b"") + body.lstrip()[1:]
 
 
 def count_texts(fields: Mapping[str, Any]) -> int:

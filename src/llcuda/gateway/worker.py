@@ -90,11 +90,19 @@ class Worker:
         self._rest = _FIRST_REST
 
     def note_failure(self) -> None:
-        """Let it rest."""
+        """Let it rest; what fails while it rests was begun before, and is the same failure."""
         self.failed += 1
+        if self._loop.time() < self._rests_until:
+            return
         self._rests_until = self._loop.time() + self._rest
         self._loop.call_later(self._rest, self._on_free)
         self._rest = min(2 * self._rest, _LONGEST_REST)
+
+    def forgive(self) -> None:
+        """Take back a failure: it was the request's fault."""
+        self.failed -= 1
+        self._rest, self._rests_until = _FIRST_REST, 0.0
+        self._on_free()
 
     def note_state(self) -> None:
         """Follow its llama-server: a dead one has no connections and no prompts."""

@@ -40,7 +40,7 @@ from llcuda.native import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from os import PathLike
 
     from llcuda.devices import Choice
@@ -80,16 +80,24 @@ class BinaryInstaller:
     """
 
     def __init__(
-        self, cache_dir: str | PathLike[str] | None = None, *, source: str | None = None, progress: bool = True
+        self,
+        cache_dir: str | PathLike[str] | None = None,
+        *,
+        source: str | None = None,
+        progress: bool = True,
+        on_step: Callable[[str, int, int | None], object] | None = None,
     ) -> None:
         """Install into ``cache_dir`` instead of LLCUDA_HOME; engines find it there if LLCUDA_HOME says the same.
 
         ``source`` is the hub's dataset of releases where it is None, or an address, a folder, or a file; see
-        :func:`llcuda.installer.open_source`. ``progress`` shows a bar for a download.
+        :func:`llcuda.installer.open_source`. ``progress`` shows a bar for a download. ``on_step`` is told, again and
+        again, which of ``download``, ``unpack``, ``prove`` and ``activate`` goes on, how many bytes of it are done, and
+        of how many (None where it is not about bytes).
         """
         self._home = Path(cache_dir).expanduser().absolute() if cache_dir else settings.home_dir().absolute()
         self._source = source
         self._progress = progress
+        self._on_step = on_step
         self.folder = installed_dir(self._home)
         """Where everything is kept."""
 
@@ -152,7 +160,9 @@ class BinaryInstaller:
             if present and not force and not check_binaries(present.folder, digests=True):
                 return present
             with self._unpacked(plan) as folder:
+                self._tell("prove")
                 proof = prove(folder, choice=plan.choice, owner=binaries_dir(), source=plan.bundle.name)
+                self._tell("activate")
                 installed = self._describe(plan, proof)
                 folder.rename(installed.folder)
                 sync_folder(self.folder)
@@ -205,16 +215,26 @@ class BinaryInstaller:
     @contextlib.contextmanager
     def _unpacked(self, plan: Plan) -> Iterator[Path]:
         """Yield a folder with the bundle's files, which is removed unless it was moved away."""
-        bundle = plan.bundle
-        with plan.source.open_bundle(bundle, progress=self._progress) as archive:
+        bundle, size = plan.bundle, plan.bundle.unpacked_bytes
+        on_bytes = self._counter("download", bundle.bytes)
+        with plan.source.open_bundle(bundle, progress=self._progress, on_bytes=on_bytes) as archive:
             _require_space(self.folder, bundle)
             folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder))
             try:
-                info = unpack_bundle(archive, folder, source=bundle.name, max_bytes=bundle.unpacked_bytes)
+                info = unpack_bundle(
+                    archive, folder, source=bundle.name, max_bytes=size, on_bytes=self._counter("unpack", size)
+                )
                 _require_announced(info, bundle)
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _tell(self, step: str, done: int = 0, total: int | None = None) -> None:
+        if self._on_step is not None:
+            self._on_step(step, done, total)
+
+    def _counter(self, step: str, total: int) -> Callable[[int], None]:
+        return lambda done: self._tell(step, done, total)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Times]:

@@ -100,7 +100,7 @@ def _try(executables: Path, backend: Backend | None, *, visible: str | None, sou
         offload = read_offload(server.log)
         if backend and offload.verdict not in {"full", "partial"}:
             raise _not_on_gpu(offload, server, source=source)
-        with InferenceClient(url=server.url, api_key=server.api_key) as client:
+        with InferenceClient(url=server.url, api_key=server.api_key, max_retries=0) as client:
             _check_answers(client, server, source=source)
             return offload, _measure(client)
 

@@ -17,7 +17,7 @@ from llcuda.store.digests import hash_stream
 from llcuda.store.download import download, forget_partial, lock_partial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import requests
 
@@ -38,12 +38,19 @@ class Source(Protocol):
     """A place that has an index and bundles."""
 
     label: str
+    is_remote: bool
+    """Whether a bundle of it has to be downloaded."""
 
     def list_bundles(self) -> tuple[Bundle, ...]:
         """Return what there is. Raises InstallError or DownloadError."""
 
-    def open_bundle(self, bundle: Bundle, *, progress: bool) -> contextlib.AbstractContextManager[BinaryIO]:
-        """Yield the bundle's bytes, whole and compared with its digest. Raises what download raises."""
+    def open_bundle(
+        self, bundle: Bundle, *, progress: bool, on_bytes: Callable[[int], object] | None = None
+    ) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Yield the bundle's bytes, whole and compared with its digest. Raises what download raises.
+
+        ``on_bytes`` is told again and again how much was downloaded.
+        """
 
 
 def open_source(text: str | None, *, downloads: Path) -> Source:
@@ -109,6 +116,8 @@ def _resolve_hub(repository: str) -> tuple[str, Mapping[str, str]]:
 class _Local:
     """A folder on this machine; ``only`` is the one bundle that was named."""
 
+    is_remote = False
+
     def __init__(self, folder: Path, only: str | None) -> None:
         self.folder = folder
         self.only = only
@@ -140,9 +149,11 @@ class _Local:
         return describe_bundle(info, path=path, sha256=_read_digest(path) or hash_file(path))
 
     @contextlib.contextmanager
-    def open_bundle(self, bundle: Bundle, *, progress: bool) -> Iterator[BinaryIO]:
+    def open_bundle(
+        self, bundle: Bundle, *, progress: bool, on_bytes: Callable[[int], object] | None = None
+    ) -> Iterator[BinaryIO]:
         """Yield the file; it is compared with its digest first."""
-        del progress  # nothing is downloaded
+        del progress, on_bytes  # nothing is downloaded
         path = self.folder / bundle.name
         if not path.is_file():
             raise InstallError(str(path), "the index lists it and it is not there")
@@ -162,6 +173,8 @@ def _read_digest(path: Path) -> str | None:
 
 class _Remote:
     """A folder on a web server."""
+
+    is_remote = True
 
     def __init__(
         self,
@@ -198,11 +211,15 @@ class _Remote:
         return data
 
     @contextlib.contextmanager
-    def open_bundle(self, bundle: Bundle, *, progress: bool) -> Iterator[BinaryIO]:
+    def open_bundle(
+        self, bundle: Bundle, *, progress: bool, on_bytes: Callable[[int], object] | None = None
+    ) -> Iterator[BinaryIO]:
         """Download the bundle, or go on where an earlier download ended, and yield it; it is removed after that."""
         url = f"{self.base}/{bundle.name}"
         with lock_partial(self.downloads, url) as part:
-            download(url, part, headers=self.headers, max_bytes=bundle.bytes, progress=progress)
+            download(
+                url, part, headers=self.headers, max_bytes=bundle.bytes, progress=progress, on_bytes=on_bytes
+            )
             with part.open("rb") as file:
                 try:
                     _check(file, bundle, label=url)

@@ -19,6 +19,7 @@ from llcuda.native import read_build_info
 from llcuda.store import parse_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from typing_extensions import Self
@@ -37,17 +38,26 @@ _MAX_PADDING = 20 * _BLOCK
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
-def unpack_bundle(archive: BinaryIO, target: Path, *, source: str, max_bytes: int) -> BuildInfo:
+def unpack_bundle(
+    archive: BinaryIO,
+    target: Path,
+    *,
+    source: str,
+    max_bytes: int,
+    on_bytes: Callable[[int], object] | None = None,
+) -> BuildInfo:
     """Unpack into the empty folder ``target``, put every file on the disk, and return what the bundle's record says.
 
-    No more than ``max_bytes`` are written beside the record. Raises InstallError, which names ``source``, for anything
-    that a bundle of ours does not have; ``target`` is then to be thrown away. OSError is the disk's.
+    No more than ``max_bytes`` are written beside the record; ``on_bytes`` is told again and again how many were.
+    Raises InstallError, which names ``source``, for anything that a bundle of ours does not have; ``target`` is then to
+    be thrown away. OSError is the disk's.
     """
     with _Reader(archive, source) as reader:
         info = _unpack_record(reader, target)
         if (total := sum(record.bytes for record in info.files.values())) > max_bytes:
             raise reader.refuse(f"its files have {total} bytes, more than the {max_bytes} that were announced")
         missing = dict(info.files)
+        reader.on_bytes = on_bytes
         while member := reader.next_member():
             if member.name not in missing:
                 again = member.name in info.files
@@ -105,6 +115,8 @@ class _Reader:
 
     def __init__(self, archive: BinaryIO, source: str) -> None:
         self.source = source
+        self.on_bytes: Callable[[int], object] | None = None
+        self._written = 0
         self._packed = gzip.GzipFile(fileobj=archive, mode="rb")
 
     def __enter__(self) -> Self:
@@ -140,11 +152,17 @@ class _Reader:
                 left -= len(piece)
                 digest.update(piece)
                 file.write(piece)
+                self._note(len(piece))
             file.flush()
             os.fsync(file.fileno())
         if padding := -member.size % _BLOCK:
             self._read(padding)
         return f"sha256:{digest.hexdigest()}"
+
+    def _note(self, count: int) -> None:
+        if self.on_bytes is not None:
+            self._written += count
+            self.on_bytes(self._written)
 
     def finish(self) -> None:
         """Read what is left: zeros, and no more of them than tar writes."""

@@ -16,7 +16,7 @@ from llcuda.store.partial import Answer, Progress, Step, decide, request_headers
 from llcuda.store.placing import place_file, sync, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import requests
@@ -53,15 +53,18 @@ def download(
     headers: Mapping[str, str] | None = None,
     max_bytes: int | None = None,
     progress: bool = True,
+    on_bytes: Callable[[int], object] | None = None,
     stall_timeout: float = STALL_TIMEOUT,
 ) -> None:
     """Download ``url`` into ``part``, a path of :func:`lock_partial`; what is there already is resumed.
 
     It is resumed if the server says that the file is the same. ``headers`` go with each request, ``progress`` shows a
-    bar on a terminal. Raises DownloadError, also where more than ``max_bytes`` come, and ModelError on a full disk.
+    bar on a terminal, ``on_bytes`` is told again and again how many bytes are there. Raises DownloadError, also where
+    more than ``max_bytes`` come, and ModelError on a full disk.
     """
     task = _Download(url, part, headers=headers or {}, stall_timeout=stall_timeout, shown=progress)
     task.max_bytes = max_bytes
+    task.on_bytes = on_bytes
     task.run()
 
 
@@ -83,6 +86,7 @@ class _Download:
         self.stall_timeout = stall_timeout
         self.shown = shown
         self.max_bytes: int | None = None
+        self.on_bytes: Callable[[int], object] | None = None
         self.progress = self._read_progress()
         self.complete = False
 
@@ -153,6 +157,8 @@ class _Download:
                 self.progress = replace(self.progress, received=self.progress.received + len(piece))
                 self._require_bound(self.progress.received)
                 bar.update(len(piece))
+                if self.on_bytes is not None:
+                    self.on_bytes(self.progress.received)
         return self._conclude(file)
 
     def _conclude(self, file: BinaryIO) -> str:

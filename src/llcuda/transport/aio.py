@@ -7,6 +7,7 @@ task for every token up to Python 3.11.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections import deque
@@ -14,6 +15,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ConnectionFailedError
+from llcuda.transport.aio_handle import AsyncHandle
+from llcuda.transport.handle import CLOSED
 from llcuda.transport.http1 import ResponseReader, build_head, build_request
 from llcuda.transport.sync import MAX_IDLE_CONNECTIONS, MAX_IDLE_SECONDS, READ_BYTES
 
@@ -30,7 +33,8 @@ class AsyncExchange:
     """One request that was sent and its answer as it comes. Close it when done with it, also before its end."""
 
     __slots__ = (
-        "_deadline", "_late", "_loop", "_reader", "_spare", "_stream", "_timer", "_transport", "_writer", "closed",
+        "_deadline", "_handle", "_late", "_loop", "_reader", "_spare", "_stream", "_timer", "_transport", "_writer",
+        "closed",
     )  # fmt: skip
 
     def __init__(
@@ -39,8 +43,10 @@ class AsyncExchange:
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         *,
         deadline: Deadline,
+        handle: AsyncHandle,
     ) -> None:
         """Take over the ``connection``."""
+        self._handle = handle
         self._transport = transport
         self._stream, self._writer = connection
         self._deadline = deadline
@@ -50,6 +56,7 @@ class AsyncExchange:
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(deadline.remaining(), self._give_up)
+        handle.cut = self._writer.transport.abort
 
     @property
     def status(self) -> int:
@@ -68,6 +75,7 @@ class AsyncExchange:
 
     async def start(self, request: bytes) -> None:
         """Send the request and read up to the end of the answer's head."""
+        self._handle.check()
         self._writer.write(request)
         try:
             await self._writer.drain()
@@ -99,6 +107,8 @@ class AsyncExchange:
             return
         self.closed = True
         self._timer.cancel()
+        self._handle.cut = None
+        self._transport.forget(self._handle)
         if self._reader.complete and self._reader.keep_alive:
             self._transport.give(self._stream, self._writer)
         else:
@@ -113,18 +123,24 @@ class AsyncExchange:
             data = await self._stream.read(READ_BYTES)
         except OSError as error:
             raise self._failure(error) from None
-        if not data and self._late:
-            raise self._deadline.error()
+        if not data:
+            self._handle.check()
+            if self._late:
+                raise self._deadline.error()
         return self._reader.feed(data)
 
     def _failure(self, error: OSError) -> Exception:
+        self._handle.check()
         if self._late:
             return self._deadline.error()
         return ConnectionFailedError(self._transport.url, f"the connection broke ({_explain(error)})")
 
 
 class AsyncTransport:
-    """Requests to one server from one event loop at a time."""
+    """Requests to one server from one event loop at a time.
+
+    Closing it ends those under way, and the connections that wait for the next request.
+    """
 
     def __init__(self, address: Address, *, api_key: str | None, user_agent: str) -> None:
         """Prepare; nothing is opened before the first request."""
@@ -132,25 +148,45 @@ class AsyncTransport:
         self._address = address
         self._head = build_head(address.authority, user_agent=user_agent, api_key=api_key)
         self._idle: deque[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = deque()
+        self._handles: set[AsyncHandle] = set()
+        self._closings = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._tls: ssl.SSLContext | None = None
 
-    async def exchange(self, method: str, target: str, *, body: bytes | None, deadline: Deadline) -> AsyncExchange:
+    def begin(self) -> AsyncHandle:
+        """Return the handle of a new request, for all the times that it is sent."""
+        return AsyncHandle(self.url, closings=self._closings)
+
+    async def exchange(
+        self, method: str, target: str, *, body: bytes | None, deadline: Deadline, handle: AsyncHandle | None = None
+    ) -> AsyncExchange:
         """Send a request and return the exchange as soon as the answer's head is there.
 
-        Raises ConnectionFailedError where nobody listens or the connection breaks, and RequestTimeoutError.
+        With the ``handle`` another task can end it while it waits. Raises ConnectionFailedError where nobody listens
+        or the connection breaks, and RequestTimeoutError.
         """
         request = build_request(method, self._address.base + target, head=self._head, body=body)
+        handle = handle or self.begin()
         used = self._take()
         if used is not None:
-            exchange = AsyncExchange(self, used, deadline=deadline)
+            exchange = AsyncExchange(self, used, deadline=deadline, handle=handle)
             try:
-                return await self._start(exchange, request)
+                return await self._start(exchange, request, handle)
             except ConnectionFailedError:
+                handle.check()
                 if not exchange.untouched:
                     raise
-        return await self._start(AsyncExchange(self, await self._connect(deadline), deadline=deadline), request)
+        connection = await self._connect(deadline, handle)
+        return await self._start(AsyncExchange(self, connection, deadline=deadline, handle=handle), request, handle)
+
+    async def pause(self, seconds: float, *, handle: AsyncHandle) -> None:
+        """Wait before a request is sent again, raising ConnectionFailedError where it is ended meanwhile."""
+        self._watch(handle)
+        try:
+            await handle.pause(seconds)
+        finally:
+            self.forget(handle)
 
     def give(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Keep a connection for the next request."""
@@ -160,18 +196,35 @@ class AsyncTransport:
         else:
             _cut(writer, loop)
 
+    def forget(self, handle: AsyncHandle) -> None:
+        """Take note that a request is over."""
+        self._handles.discard(handle)
+
     def close(self) -> None:
-        """Close the connections that are not in use; a later request opens a new one."""
-        while self._idle and self._loop is not None:
-            _cut(self._idle.pop()[2], self._loop)
+        """End the requests under way and close all connections; a later request opens a new one."""
+        self._closings += 1
+        if self._loop is not None and not self._loop.is_closed() and self._pid == os.getpid():
+            for handle in self._handles.copy():
+                handle.end(CLOSED)
+        self._close_idle()
 
     def __del__(self) -> None:
         """Close what an owner forgot to."""
-        if hasattr(self, "_idle"):
-            self.close()
+        if hasattr(self, "_loop"):
+            self._close_idle()
 
-    @staticmethod
-    async def _start(exchange: AsyncExchange, request: bytes) -> AsyncExchange:
+    def _close_idle(self) -> None:
+        while self._idle and self._loop is not None:
+            _cut(self._idle.pop()[2], self._loop)
+
+    def _watch(self, handle: AsyncHandle) -> None:
+        """Let the handle's request end when this is closed, also where that was between two of its attempts."""
+        self._handles.add(handle)
+        if handle.closings != self._closings:
+            handle.end(CLOSED)
+
+    async def _start(self, exchange: AsyncExchange, request: bytes, handle: AsyncHandle) -> AsyncExchange:
+        self._watch(handle)
         try:
             await exchange.start(request)
         except BaseException:
@@ -184,8 +237,8 @@ class AsyncTransport:
         loop, pid = asyncio.get_running_loop(), os.getpid()
         if self._loop is not loop or self._pid != pid:
             if self._pid == pid:
-                self.close()
-            self._idle = deque()
+                self._close_idle()
+            self._idle, self._handles = deque(), set()
             self._loop, self._pid = loop, pid
         while self._idle:
             since, stream, writer = self._idle.pop()
@@ -194,18 +247,25 @@ class AsyncTransport:
             _cut(writer, loop)
         return None
 
-    async def _connect(self, deadline: Deadline) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        address = self._address
+    async def _connect(
+        self, deadline: Deadline, handle: AsyncHandle
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         timeout = deadline.remaining()
+        self._watch(handle)
         try:
-            stream, writer = await asyncio.wait_for(self._open(), timeout)
-        except (TimeoutError, asyncio.TimeoutError):
+            stream, writer = await handle.open(self._open(), timeout=timeout)
+        except ConnectionFailedError:
+            raise
+        except TimeoutError:
             raise deadline.error() from None
         except socket.gaierror as error:
             raise ConnectionFailedError(self.url, f"the host is not known ({error.strerror or error})") from None
         except OSError as error:
-            raise ConnectionFailedError(self.url, f"cannot connect ({_explain(error)})") from None
-        if not address.is_unix:
+            refused = error.errno == errno.ECONNREFUSED
+            raise ConnectionFailedError(self.url, f"cannot connect ({_explain(error)})", refused=refused) from None
+        finally:
+            self.forget(handle)
+        if not self._address.is_unix:
             writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return stream, writer
 

@@ -34,6 +34,10 @@ class Deadline:
             raise self.error()
         return min(left, _LONGEST_WAIT)
 
+    def left(self) -> float:
+        """Return the seconds that are left, 0 where there are none."""
+        return max(0.0, self._end - monotonic())
+
     def error(self) -> RequestTimeoutError:
         """Return the error to raise when time is up."""
         return RequestTimeoutError(f"no complete answer within {self.timeout:g} s", timeout=self.timeout)

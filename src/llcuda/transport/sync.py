@@ -8,19 +8,19 @@ on a new one. It is not repeated otherwise: a server that has begun to answer ma
 from __future__ import annotations
 
 import os
-import socket
 from collections import deque
-from contextlib import suppress
-from threading import Lock
+from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ConnectionFailedError
+from llcuda.transport.connecting import connect
+from llcuda.transport.handle import CLOSED, Handle
 from llcuda.transport.http1 import ResponseReader, build_head, build_request
 
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import Callable, Iterable
 
     from llcuda.transport.address import Address
     from llcuda.transport.deadline import Deadline
@@ -35,10 +35,13 @@ READ_BYTES = 65536
 class Exchange:
     """One request that was sent and its answer as it comes. Close it when done with it, also before its end."""
 
-    __slots__ = ("_closed", "_deadline", "_reader", "_socket", "_spare", "_transport")
+    __slots__ = ("_closed", "_deadline", "_handle", "_reader", "_socket", "_spare", "_transport")
 
-    def __init__(self, transport: Transport, connection: socket.socket, deadline: Deadline) -> None:
+    def __init__(
+        self, transport: Transport, connection: socket.socket, *, deadline: Deadline, handle: Handle
+    ) -> None:
         """Take over the ``connection``."""
+        self._handle = handle
         self._transport = transport
         self._socket = connection
         self._deadline = deadline
@@ -59,6 +62,7 @@ class Exchange:
     def start(self, request: bytes) -> None:
         """Send the request and read up to the end of the answer's head."""
         reader = self._reader
+        self._handle.hold(self._socket)
         try:
             self._socket.settimeout(self._deadline.remaining())
             self._socket.sendall(request)
@@ -101,6 +105,8 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
+        self._handle.release()
+        self._transport.forget(self._handle)
         if self._reader.complete and self._reader.keep_alive:
             self._transport.give(self._socket)
         else:
@@ -108,10 +114,8 @@ class Exchange:
 
     def abort(self) -> None:
         """End the exchange from another thread: the one that waits in it gets ConnectionFailedError."""
-        if self._closed:
-            return
-        with suppress(OSError):  # it may have ended by itself
-            self._socket.shutdown(socket.SHUT_RDWR)
+        if not self._closed:
+            self._handle.end("it was ended by another thread")
 
     def _receive(self) -> bytes:
         try:
@@ -121,14 +125,17 @@ class Exchange:
             raise self._deadline.error() from None
         except OSError as error:
             raise self._failure(error) from None
+        if not data:
+            self._handle.check()
         return self._reader.feed(data)
 
     def _failure(self, error: OSError) -> ConnectionFailedError:
+        self._handle.check()
         return ConnectionFailedError(self._transport.url, f"the connection broke ({error.strerror or error})")
 
 
 class Transport:
-    """Requests to one server. Closing it closes the connections that wait for the next request."""
+    """Requests to one server. Closing it ends those under way, and the connections that wait for the next request."""
 
     def __init__(self, address: Address, *, api_key: str | None, user_agent: str) -> None:
         """Prepare; nothing is opened before the first request."""
@@ -136,34 +143,48 @@ class Transport:
         self._address = address
         self._head = build_head(address.authority, user_agent=user_agent, api_key=api_key)
         self._idle: deque[tuple[float, socket.socket]] = deque()
-        self._lock = Lock()
+        self._lock = RLock()  # one that its thread can take twice: garbage may close its exchange in the midst of it
+        # Without the lock, which would cost each request more: a set is changed and copied in one step.
+        self._handles: set[Handle] = set()
+        self._closings = 0
         self._pid = os.getpid()
         self._tls: ssl.SSLContext | None = None
 
+    def begin(self) -> Handle:
+        """Return the handle of a new request, for all the times that it is sent."""
+        return Handle(self.url, closings=self._closings)
+
     def exchange(
-        self,
-        method: str,
-        target: str,
-        *,
-        body: bytes | None,
-        deadline: Deadline,
-        on_open: Callable[[Exchange], object] | None = None,
+        self, method: str, target: str, *, body: bytes | None, deadline: Deadline, handle: Handle | None = None
     ) -> Exchange:
         """Send a request and return the exchange as soon as the answer's head is there.
 
-        ``on_open`` is given the exchange before that, so that another thread can ``abort`` it while it waits. Raises
-        ConnectionFailedError where nobody listens or the connection breaks, and RequestTimeoutError.
+        With the ``handle`` another thread can end it while it waits. Raises ConnectionFailedError where nobody listens
+        or the connection breaks, and RequestTimeoutError.
         """
         request = build_request(method, self._address.base + target, head=self._head, body=body)
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        handle = handle or self.begin()
         used = self._take()
         if used is not None:
-            exchange = Exchange(self, used, deadline)
+            exchange = Exchange(self, used, deadline=deadline, handle=handle)
             try:
-                return self._start(exchange, request, on_open)
+                return self._start(exchange, request, handle)
             except ConnectionFailedError:
+                handle.check()
                 if not exchange.untouched:
                     raise
-        return self._start(Exchange(self, self._connect(deadline), deadline), request, on_open)
+        connection = self._connect(deadline, handle)
+        return self._start(Exchange(self, connection, deadline=deadline, handle=handle), request, handle)
+
+    def pause(self, seconds: float, *, handle: Handle) -> None:
+        """Wait before a request is sent again, raising ConnectionFailedError where it is ended meanwhile."""
+        self._watch(handle)
+        try:
+            handle.pause(seconds)
+        finally:
+            self.forget(handle)
 
     def give(self, connection: socket.socket) -> None:
         """Keep a connection for the next request."""
@@ -173,8 +194,17 @@ class Transport:
                 return
         connection.close()
 
+    def forget(self, handle: Handle) -> None:
+        """Take note that a request is over."""
+        self._handles.discard(handle)
+
     def close(self) -> None:
-        """Close the connections that are not in use; a later request opens a new one."""
+        """End the requests under way, from any thread, and close all connections; a later request opens a new one."""
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        self._closings += 1
+        for handle in self._handles.copy():
+            handle.end(CLOSED)
         with self._lock:
             while self._idle:
                 self._idle.pop()[1].close()
@@ -185,11 +215,15 @@ class Transport:
         while idle:
             idle.pop()[1].close()
 
-    @staticmethod
-    def _start(exchange: Exchange, request: bytes, on_open: Callable[[Exchange], object] | None) -> Exchange:
+    def _watch(self, handle: Handle) -> None:
+        """Let the handle's request end when this is closed, also where that was between two of its attempts."""
+        self._handles.add(handle)
+        if handle.closings != self._closings:
+            handle.end(CLOSED)
+
+    def _start(self, exchange: Exchange, request: bytes, handle: Handle) -> Exchange:
+        self._watch(handle)
         try:
-            if on_open is not None:
-                on_open(exchange)
             exchange.start(request)
         except BaseException:
             exchange.close()
@@ -198,8 +232,6 @@ class Transport:
 
     def _take(self) -> socket.socket | None:
         """Return the connection that was used last, if the server has not closed it for being idle."""
-        if self._pid != os.getpid():
-            self._forget()
         with self._lock:
             while self._idle:
                 since, connection = self._idle.pop()
@@ -208,51 +240,27 @@ class Transport:
                 connection.close()
         return None
 
-    def _forget(self) -> None:
+    def _leave_to_parent(self) -> None:
         """After a fork: leave the parent's connections to the parent. Two processes on one would mix their answers."""
-        self._lock = Lock()
+        self._lock = RLock()
         for _, connection in self._idle:
             connection.close()
         self._idle = deque()
+        self._handles = set()
         self._pid = os.getpid()
 
-    def _connect(self, deadline: Deadline) -> socket.socket:
-        address = self._address
-        if address.is_unix:
-            return self._try([(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address.host)], deadline)
+    def _connect(self, deadline: Deadline, handle: Handle) -> socket.socket:
+        self._watch(handle)
         try:
-            candidates = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise ConnectionFailedError(self.url, f"the host is not known ({error.strerror or error})") from None
-        return self._try(candidates, deadline)
+            return connect(self._address, tls=self._choose_tls(), deadline=deadline, handle=handle)
+        except BaseException:
+            handle.release()
+            self.forget(handle)
+            raise
 
-    def _try(self, candidates: Iterable[tuple[int, int, int, str, object]], deadline: Deadline) -> socket.socket:
-        """Return a connection to the first of the candidates, in getaddrinfo's form, that can be connected to."""
-        reason = ""
-        for family, kind, protocol, _, place in candidates:
-            connection = socket.socket(family, kind, protocol)
-            try:
-                return self._open(connection, place, deadline)
-            except TimeoutError:
-                connection.close()
-                raise deadline.error() from None
-            except OSError as error:
-                connection.close()
-                reason = reason if "refused" in reason else (error.strerror or str(error))
-            except BaseException:
-                connection.close()
-                raise
-        raise ConnectionFailedError(self.url, f"cannot connect ({reason})")
-
-    def _open(self, connection: socket.socket, place: object, deadline: Deadline) -> socket.socket:
-        connection.settimeout(deadline.remaining())
-        connection.connect(place)  # type: ignore[arg-type]  # as getaddrinfo gave it
-        if not self._address.is_unix:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._address.scheme != "https":
-            return connection
-        if self._tls is None:
+    def _choose_tls(self) -> ssl.SSLContext | None:
+        if self._address.scheme == "https" and self._tls is None:
             import ssl  # noqa: PLC0415 - 23 ms of CPU that plain http need not pay
 
             self._tls = ssl.create_default_context()
-        return self._tls.wrap_socket(connection, server_hostname=self._address.host)
+        return self._tls

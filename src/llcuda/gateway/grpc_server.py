@@ -1,0 +1,283 @@
+"""The gateway's binary protocol: gRPC calls on a port of their own, answered as every other request is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from llcuda.client.answers import ChatAnswer, CompletionAnswer
+from llcuda.errors import PortInUseError, ResponseError
+from llcuda.gateway.grpc_call import CallExchange
+from llcuda.gateway.grpc_messages import SERVICE, find_service, make
+from llcuda.gateway.grpc_translation import make_answer, make_body, to_status, trailing_metadata
+from llcuda.gateway.refusals import RefusedError
+from llcuda.transport.events import EventDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from llcuda.client.answers import Answer
+    from llcuda.gateway.config import GatewayConfig
+    from llcuda.gateway.service import GatewayService
+
+__all__ = ["GrpcServer"]
+
+_HEADERS = ("authorization", "x-api-key", "x-request-id", "origin", "sec-fetch-site")
+_MAX_ITEMS = 4096
+_MAX_CONCURRENCY = 64
+_USUAL_CONCURRENCY = 4
+_MAX_STREAMS = 1024  # of one connection
+_FAREWELL_SECONDS = 1.0
+_OK = 200
+
+
+class GrpcServer:
+    """Calls on one port: :meth:`listen`, :meth:`stop`. It runs on the gateway's loop."""
+
+    def __init__(self, service: GatewayService) -> None:
+        """Prepare; nothing is opened yet. Raises UsageError where the protocol was not compiled."""
+        self._service = service
+        self._tasks: dict[asyncio.Task[None], CallExchange] = {}
+        self.port = 0
+        limits = service.limits
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", limits.max_body_bytes),
+                ("grpc.max_concurrent_streams", _MAX_STREAMS),
+                ("grpc.max_metadata_size", limits.max_header_bytes),
+                ("grpc.so_reuseport", 0),
+            ),
+            maximum_concurrent_rpcs=limits.max_connections,
+        )
+        self._server.add_generic_rpc_handlers((self._make_handlers(),))
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def listen(self, config: GatewayConfig) -> None:
+        """Listen where the configuration says, and serve. Raises PortInUseError."""
+        host, port, credentials = config.host, config.grpc_port or 0, _read_credentials(config)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise PortInUseError(host, port) from None
+        await self._server.start()
+
+    async def tell_health(self, *, can_answer: bool) -> None:
+        """Say to whoever asks for the health whether a model can answer."""
+        status = health_pb2.HealthCheckResponse.SERVING if can_answer else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in (health.OVERALL_HEALTH, SERVICE):
+            await self._health.set(name, status)
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, let those that have begun end within ``grace`` seconds, and end the others."""
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.ensure_future(self._server.stop(grace + _FAREWELL_SECONDS))
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=grace)
+        for task, exchange in tuple(self._tasks.items()):
+            exchange.is_late = True
+            task.cancel()
+        await stopping
+
+    def abort(self) -> None:
+        """End every call at once."""
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    def _make_handlers(self) -> grpc.GenericRpcHandler:
+        unary, streams = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        table = {
+            "Complete": (unary, self._answer), "Chat": (unary, self._answer), "Embed": (unary, self._embed),
+            "ListModels": (unary, self._list_models), "StreamComplete": (streams, self._stream),
+            "StreamChat": (streams, self._stream), "Batch": (streams, self._batch),
+        }  # fmt: skip
+        handlers = {}
+        for method in find_service().methods:
+            kind, function = table[method.name]
+            reads, writes = make(method.input_type.name).FromString, make(method.output_type.name).SerializeToString
+            handlers[method.name] = kind(function, request_deserializer=reads, response_serializer=writes)
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    async def _answer(self, request: Any, context: Any) -> Any:
+        try:
+            return await self._gather(request, context)
+        except RefusedError as error:
+            await _abort(context, error)
+
+    async def _stream(self, request: Any, context: Any) -> None:
+        try:
+            async for piece, end in self._generate(request, context):
+                await context.write(make("Chunk")(text=piece) if end is None else make("Chunk")(end=end))
+        except RefusedError as error:
+            await _abort(context, error)
+
+    async def _gather(self, request: Any, context: Any) -> Any:
+        pieces: list[str] = []
+        answer: Any = None
+        async for piece, end in self._generate(request, context):
+            pieces.append(piece)
+            answer = end
+        answer.text = "".join(pieces)
+        return answer
+
+    async def _generate(self, request: Any, context: Any) -> AsyncIterator[tuple[str, Any]]:
+        """Yield each piece of text with None, and at the end nothing with what it took. Raises RefusedError."""
+        is_chat = hasattr(request, "messages")
+        kind, path = (ChatAnswer, "/v1/chat/completions") if is_chat else (CompletionAnswer, "/completion")
+        answer: Answer = kind(started=monotonic(), schema=None)
+        exchange = self._begin(context, path, make_body(request))
+        decoder = EventDecoder()
+        async with self._handling(exchange, context) as task:
+            async for data in exchange.pieces(task):
+                for event in decoder.feed(data):
+                    if piece := self._add(answer, event, exchange=exchange):
+                        yield piece, None
+            await task
+        _check(exchange)
+        yield "", make_answer(answer, worker=exchange.worker, model=exchange.model, text=False)
+
+    def _add(self, answer: Answer, event: bytes, *, exchange: CallExchange) -> str:
+        try:
+            return "" if event == b"null" else answer.add(event)
+        except ResponseError as error:
+            status = 502 if not exchange.is_late else 503 if self._service.draining else 504
+            raise RefusedError(status, error.message, code="worker_failed") from None
+
+    async def _batch(self, request: Any, context: Any) -> None:
+        if len(request.items) > _MAX_ITEMS:
+            await _abort(context, RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value"))
+        waiting = iter(enumerate(request.items))
+        lock = asyncio.Lock()
+
+        async def work() -> None:
+            for index, item in waiting:
+                answered = await self._answer_item(index, item, context)
+                async with lock:
+                    await context.write(answered)
+
+        count = min(request.concurrency or _USUAL_CONCURRENCY, _MAX_CONCURRENCY)
+        tasks = [asyncio.ensure_future(work()) for _ in range(count)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer_item(self, index: int, item: Any, context: Any) -> Any:
+        # An item that is empty is a completion without a prompt, and refused as such.
+        kind = item.WhichOneof("request") or "complete"
+        try:
+            return make("BatchItem")(index=index, answer=await self._gather(getattr(item, kind), context))
+        except RefusedError as error:
+            told = make("Error")(code=error.code or "", message=error.message, http_status=error.status)
+            return make("BatchItem")(index=index, error=told)
+
+    async def _embed(self, request: Any, context: Any) -> Any:
+        fields = {"input": list(request.input), **({"model": request.model} if request.HasField("model") else {})}
+        data, exchange = await self._ask(context, "/v1/embeddings", json.dumps(fields).encode())
+        rows = sorted(data["data"], key=lambda row: row["index"])
+        return make("EmbedResponse")(
+            embeddings=[make("Embedding")(values=row["embedding"]) for row in rows],
+            prompt_tokens=exchange.usage[0],
+            model=exchange.model,
+        )
+
+    async def _list_models(self, _request: Any, context: Any) -> Any:
+        data, _ = await self._ask(context, "/v1/models", b"", method="GET")
+        return make("ListModelsResponse")(models=[model["id"] for model in data["data"]])
+
+    async def _ask(self, context: Any, path: str, body: bytes, *, method: str = "POST") -> tuple[Any, CallExchange]:
+        try:
+            exchange = self._begin(context, path, body, method=method)
+            async with self._handling(exchange, context) as task:
+                await asyncio.wait((task,))
+            _check(exchange)
+        except RefusedError as error:
+            await _abort(context, error)
+            raise
+        return json.loads(exchange.answer), exchange
+
+    def _begin(self, context: Any, path: str, body: bytes, *, method: str = "POST") -> CallExchange:
+        """Return the request, its head checked. Raises RefusedError, which is counted."""
+        headers: dict[str, str] = {}
+        for name, value in context.invocation_metadata() or ():
+            if name in _HEADERS:
+                headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        remaining = context.time_remaining()
+        if remaining is not None:
+            headers["x-request-timeout"] = f"{max(0.0, remaining):.3f}"
+        exchange = CallExchange(path, body, headers=headers, method=method)
+        try:
+            self._service.check_head(exchange)
+            exchange.method = "GRPC"
+        except RefusedError as error:
+            self._service.refuse(exchange, error)
+            raise
+        return exchange
+
+    @asynccontextmanager
+    async def _handling(self, exchange: CallExchange, context: Any) -> AsyncIterator[asyncio.Task[None]]:
+        """Answer within the block; who leaves it early frees the worker."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._service.handle(exchange))
+        self._tasks[task] = exchange
+
+        def give_up() -> None:
+            exchange.is_late = True
+            task.cancel()
+
+        timer = loop.call_later(self._service.limits.request_timeout, give_up)
+        # A generator that is not run to its end is closed late: the end of the call is what counts.
+        context.add_done_callback(lambda _: task.cancel())
+        try:
+            yield task
+        finally:
+            timer.cancel()
+            if not task.done():
+                exchange.leave()
+                task.cancel()
+            await asyncio.wait((task,))
+            self._tasks.pop(task, None)
+
+
+def _read_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return grpc.ssl_server_credentials([(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())])
+
+
+def _check(exchange: CallExchange) -> None:
+    """Raise RefusedError where the request was not answered, or with an error."""
+    if exchange.error is not None:
+        raise exchange.error
+    if not exchange.finished:
+        raise RefusedError(499, "the call was cancelled", code="cancelled")
+    if exchange.status != _OK:
+        raise _read_error(exchange.status, exchange.answer)
+
+
+def _read_error(status: int, body: bytes) -> RefusedError:
+    try:
+        error = json.loads(body)["error"]
+        return RefusedError(status, str(error["message"]), code=str(error.get("type", "worker_failed")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return RefusedError(status, "a worker answered with an error", code="worker_failed")
+
+
+async def _abort(context: Any, error: RefusedError) -> None:
+    await context.abort(to_status(error.status), error.message, trailing_metadata(error))

@@ -1,0 +1,83 @@
+"""Run :mod:`llcuda.gateway.install_child`, hand on what it says, and end it whenever nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import LlcudaError
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Callable
+
+__all__ = ["make_command", "run_child"]
+
+_MAX_LINE_BYTES = 1 << 20
+_KILL_AFTER = 3.0
+"""Seconds that it is given to clear up."""
+# With -I no folder of the user's comes before the standard library; then everything is found where it is found here.
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from llcuda.gateway.install_child import main
+sys.exit(main(sys.argv[2], sys.argv[3] or None))
+"""
+
+
+def make_command(action: str, source: str | None) -> list[str]:
+    """Return the command line of the process."""
+    return [sys.executable, "-I", "-c", _PROGRAM, json.dumps(sys.path), action, source or ""]
+
+
+async def run_child(
+    action: str, source: str | None, *, on_step: Callable[[dict[str, Any]], object] | None = None
+) -> dict[str, Any]:
+    """Return the result of ``action``; ``on_step`` is given each step of it.
+
+    Raises LlcudaError with the message and the hint of what went wrong. Who is cancelled here ends the process.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *make_command(action, source), stdin=PIPE, stdout=PIPE, limit=_MAX_LINE_BYTES, start_new_session=True
+        )
+    except OSError as error:
+        raise LlcudaError(f"the installer cannot be started: {error.strerror or error}") from error
+    try:
+        last = await _follow(process, on_step)
+    finally:
+        await asyncio.shield(_end(process))
+    if "error" in last:
+        raise LlcudaError(last["error"]["message"], hint=last["error"]["hint"])
+    if "result" not in last:
+        raise LlcudaError(f"the installer ended with status {process.returncode} and without a word")
+    result: dict[str, Any] = last["result"]
+    return result
+
+
+async def _follow(process: Process, on_step: Callable[[dict[str, Any]], object] | None) -> dict[str, Any]:
+    """Return the last line, after handing on the steps before it; nothing where it does not come to it."""
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    async for line in process.stdout:
+        said: dict[str, Any] = json.loads(line)
+        if "step" not in said:
+            return said
+        if on_step is not None:
+            on_step(said)
+    return {}
+
+
+async def _end(process: Process) -> None:
+    """Let it clear up, for a moment, and reap it."""
+    assert process.stdin is not None  # noqa: S101 - it is a pipe
+    process.stdin.close()
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(process.wait(), _KILL_AFTER)
+        return
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()

@@ -1,0 +1,65 @@
+"""The events of the Responses API, as OpenAI's own clients read them.
+
+llama-server leaves out where in the answer an event belongs. The official client puts the answer together by these
+numbers, and without them its ``responses.stream`` fails at the first event.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = ["ResponseEvents"]
+
+_SEPARATOR = b"\n\n"
+_OURS = b"event: response."
+_DATA = b"\ndata: "
+_BEGINNINGS = ("response.created", "response.in_progress")
+_OPENING = "response.output_item.added"
+# Kinds of events about a part of an item; an item has one part here.
+_PARTS = ("response.content_part.", "response.output_text.", "response.reasoning_text.")
+
+
+class ResponseEvents:
+    """Numbers the events of one stream, and says which item of the answer each is about."""
+
+    __slots__ = ("_count", "_items", "_rest")
+
+    def __init__(self) -> None:
+        """Begin at nought."""
+        self._count = 0
+        self._items: dict[str, int] = {}
+        self._rest = b""
+
+    def feed(self, data: bytes, *, is_last: bool) -> bytes:
+        """Take a piece of the stream, and return the events that are whole; with the last piece, whatever is left."""
+        *events, rest = (self._rest + data).split(_SEPARATOR)
+        self._rest = b"" if is_last else rest
+        whole = b"".join(self._complete(event) + _SEPARATOR for event in events)
+        return whole + rest if is_last else whole
+
+    def _complete(self, event: bytes) -> bytes:
+        head, mark, text = event.partition(_DATA)
+        if not mark or not head.startswith(_OURS):
+            return event
+        try:
+            data = json.loads(text)
+            data |= self._locate(data)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return event  # not for us to judge
+        return head + mark + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def _locate(self, data: dict[str, Any]) -> dict[str, Any]:
+        kind: str = data["type"]
+        more: dict[str, Any] = {"sequence_number": self._count}
+        self._count += 1
+        if kind in _BEGINNINGS:
+            more["response"] = {"output": [], **data["response"]}
+        item: str = data["item"]["id"] if "item" in data else data.get("item_id", "")
+        if kind == _OPENING:
+            self._items.setdefault(item, len(self._items))
+        if item in self._items:
+            more["output_index"] = self._items[item]
+        if kind.startswith(_PARTS):
+            more["content_index"] = 0
+        return more

@@ -1,0 +1,197 @@
+"""The binary protocol of a whole gateway with the demo model."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway.gateway import Gateway
+from llcuda.gateway.grpc_messages import SERVICE, find_service, make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+KEY = "sk-user"
+LONG = {"max_tokens": 900, "temperature": 0, "options": {"ignore_eos": True}}
+
+
+def serve(**options: Any) -> Gateway:
+    models = options.pop("models", (ModelConfig("demo", "demo", slots=2),))
+    return Gateway(GatewayConfig(models=models, port=0, grpc_port=0, **options))
+
+
+def call(channel: grpc.Channel, name: str, *, key: str | None = KEY, timeout: float = 60, **fields: Any) -> Any:
+    method = find_service().methods_by_name[name]
+    streams = name.startswith("Stream") or name == "Batch"
+    begin = channel.unary_stream if streams else channel.unary_unary
+    function = begin(
+        f"/{SERVICE}/{name}",
+        request_serializer=make(method.input_type.name).SerializeToString,
+        response_deserializer=make(method.output_type.name).FromString,
+    )
+    metadata = (("authorization", f"Bearer {key}"),) if key else ()
+    return function(make(method.input_type.name)(**fields), metadata=metadata, timeout=timeout)
+
+
+def chat(**sampling: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "What is 2+2?"}], "sampling": {"temperature": 0, **sampling}}
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def busy(gateway: Gateway) -> int:
+    assert gateway._running is not None
+    return sum(worker.busy for worker in gateway._running.models["demo"].workers)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    log = tmp_path_factory.mktemp("audit") / "log"
+    with serve(keys=(KeyConfig("user", KEY),), audit_log=log, limits=Limits(max_queued=2)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def channel(gateway: Gateway) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as opened:
+        yield opened
+
+
+def test_a_chat_says_the_same_whole_in_a_stream_and_over_http(gateway: Gateway, channel: grpc.Channel) -> None:
+    whole = call(channel, "Chat", **chat())
+    assert whole.text == "2 + 2 = 4."
+    assert (whole.finish_reason, whole.model, whole.completion_tokens > 3) == ("stop", "demo", True)
+    chunks = list(call(channel, "StreamChat", **chat()))
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert len(chunks) > 5
+    assert chunks[-1].end.completion_tokens == whole.completion_tokens
+    body = {"messages": [{"role": "user", "content": "What is 2+2?"}], "temperature": 0}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers, trust_env=False)
+    assert answer.json()["choices"][0]["message"]["content"] == whole.text
+
+
+def test_a_completion_stops_at_its_limit(channel: grpc.Channel) -> None:
+    whole = call(channel, "Complete", prompt="What is 2+2?", sampling={**LONG, "max_tokens": 5})
+    assert (whole.finish_reason, whole.completion_tokens) == ("length", 5)
+
+
+def test_a_batch_has_an_answer_or_an_error_for_each_item(channel: grpc.Channel) -> None:
+    items = [{"chat": chat()}, {"chat": chat(temperature=-5)}, {}, {"complete": {"prompt": "x", "sampling": LONG}}]
+    items[3]["complete"]["sampling"] = {"max_tokens": 3, "options": {"ignore_eos": True}}
+    answers = {item.index: item for item in call(channel, "Batch", items=items, concurrency=2)}
+    assert sorted(answers) == [0, 1, 2, 3]
+    assert answers[0].answer.text == "2 + 2 = 4."
+    assert (answers[1].error.http_status, answers[1].error.code) == (400, "invalid_value")
+    assert answers[2].error.http_status == 400
+    assert answers[3].answer.completion_tokens == 3
+
+
+@pytest.mark.parametrize("key", [None, "sk-wrong"])
+def test_a_call_without_the_key_is_refused(channel: grpc.Channel, key: str | None) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "ListModels", key=key)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_models_are_listed(channel: grpc.Channel) -> None:
+    assert list(call(channel, "ListModels").models) == ["demo"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({**chat(), "model": "other"}, grpc.StatusCode.NOT_FOUND),
+        (chat(top_p=7), grpc.StatusCode.INVALID_ARGUMENT),
+        (chat(options={"stream": False}), grpc.StatusCode.INVALID_ARGUMENT),
+        (chat(options={"slot_save": 1}), grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_what_cannot_be_answered_has_its_status(channel: grpc.Channel, *, fields: Any, code: grpc.StatusCode) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "Chat", **fields)
+    assert caught.value.code() is code
+    assert caught.value.details()
+
+
+def test_a_cancelled_call_and_a_deadline_free_the_slot(gateway: Gateway, channel: grpc.Channel) -> None:
+    stream = call(channel, "StreamComplete", prompt="x", sampling=LONG)
+    next(stream)
+    assert busy(gateway) == 1
+    stream.cancel()
+    until(lambda: busy(gateway) == 0, 2)
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "Complete", prompt="x", sampling=LONG, timeout=0.03)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    until(lambda: busy(gateway) == 0, 2)
+
+
+def test_what_the_queue_does_not_take_says_when_to_come_again(gateway: Gateway, channel: grpc.Channel) -> None:
+    def ask(_: int) -> tuple[grpc.StatusCode, dict[str, str]]:
+        try:
+            call(channel, "Complete", prompt="x", sampling={**LONG, "max_tokens": 300})
+        except grpc.RpcError as error:
+            return error.code(), dict(error.trailing_metadata())
+        return grpc.StatusCode.OK, {}
+
+    with ThreadPoolExecutor(24) as pool:
+        outcomes = list(pool.map(ask, range(24)))
+    codes = {code for code, _ in outcomes}
+    assert codes == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    refused = [metadata for code, metadata in outcomes if code is grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert all(int(metadata["retry-after"]) >= 1 for metadata in refused)
+    until(lambda: busy(gateway) == 0)
+
+
+def test_calls_are_in_the_audit_log(gateway: Gateway, channel: grpc.Channel) -> None:
+    call(channel, "ListModels")
+    path: Path | None = gateway.config.audit_log
+    assert path is not None
+    until(lambda: '"path":"/v1/models"' in path.read_text())
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {"key": "user", "method": "GRPC", "status": 200}.items() <= records[-1].items()
+
+
+def test_reflection_and_health_need_no_key(channel: grpc.Channel) -> None:
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert SERVICE in database.get_services()
+    names = [method.name for method in DescriptorPool(database).FindServiceByName(SERVICE).methods]
+    assert names == [method.name for method in find_service().methods]
+    stub = health_pb2_grpc.HealthStub(channel)
+    for service in ("", SERVICE):
+        asked = health_pb2.HealthCheckRequest(service=service)
+        assert stub.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_what_has_begun_ends_before_the_gateway_does() -> None:
+    with serve() as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        stream = call(channel, "StreamComplete", prompt="x", sampling={**LONG, "max_tokens": 200})
+        next(stream)
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(gateway.stop)
+            chunks = list(stream)
+            stopping.result()
+    assert chunks[-1].end.completion_tokens == 200
+
+
+def test_embeddings_come_as_numbers() -> None:
+    model = ModelConfig("demo", "demo", server_options={"embeddings": True})
+    with serve(models=(model,)) as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        answer = call(channel, "Embed", input=["a", "b"])
+    assert [len(one.values) > 8 for one in answer.embeddings] == [True, True]

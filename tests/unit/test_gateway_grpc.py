@@ -1,0 +1,82 @@
+"""What the binary protocol makes of requests and refusals, and how it holds a worker back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from llcuda.errors import UsageError
+from llcuda.gateway import grpc_messages
+from llcuda.gateway.grpc_call import CallExchange
+from llcuda.gateway.grpc_messages import make
+from llcuda.gateway.grpc_translation import make_body, to_status, trailing_metadata
+from llcuda.gateway.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Source:
+    def __init__(self) -> None:
+        self.is_paused = False
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+
+def test_a_source_waits_while_much_is_held() -> None:
+    async def run() -> None:
+        exchange, source = CallExchange("/completion", b"{}", headers={}), Source()
+        exchange.follow(source)
+        exchange.write(bytes(60_000))
+        assert not source.is_paused
+        exchange.write(bytes(60_000), is_last=True)
+        assert source.is_paused
+        task = asyncio.create_task(asyncio.sleep(0))
+        assert [len(piece) async for piece in exchange.pieces(task)] == [60_000, 60_000]
+        assert not source.is_paused
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("http", "expected"),
+    [(400, "INVALID_ARGUMENT"), (401, "UNAUTHENTICATED"), (403, "PERMISSION_DENIED"), (404, "NOT_FOUND"),
+     (413, "INVALID_ARGUMENT"), (429, "RESOURCE_EXHAUSTED"), (499, "CANCELLED"), (500, "INTERNAL"),
+     (501, "UNIMPLEMENTED"), (502, "INTERNAL"), (503, "UNAVAILABLE"), (504, "DEADLINE_EXCEEDED")],
+)  # fmt: skip
+def test_every_status_has_its_own(http: int, expected: str) -> None:
+    assert to_status(http) is grpc.StatusCode[expected]
+
+
+def test_a_refusal_says_its_code_and_when_to_come_again() -> None:
+    error = RefusedError(429, "full", code="queue_full", headers={"Retry-After": "3", "Allow": "POST"})
+    assert trailing_metadata(error) == (("llcuda-code", "queue_full"), ("retry-after", "3"))
+
+
+def test_only_what_was_set_is_asked_for_and_whole_numbers_stay_whole() -> None:
+    sampling = {"temperature": 0, "stop": ["x"], "options": {"mirostat": 2, "ignore_eos": True, "min_p": 0.5}}
+    body = json.loads(make_body(make("CompletionRequest")(prompt="p", sampling=sampling)))
+    expected = {"mirostat": 2, "ignore_eos": True, "min_p": 0.5, "temperature": 0, "stop": ["x"]}
+    assert body == {**expected, "prompt": "p", "stream": True}
+    assert type(body["mirostat"]) is int
+
+
+def test_an_option_that_the_protocol_has_no_place_for_is_refused() -> None:
+    request = make("CompletionRequest")(prompt="p", sampling={"options": {"n_probs": 3}})
+    with pytest.raises(RefusedError, match="n_probs"):
+        make_body(request)
+
+
+def test_a_descriptor_that_was_not_compiled_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_messages, "_PATH", tmp_path / "llcuda.binpb")
+    with pytest.raises(UsageError) as caught:
+        grpc_messages.find_service.__wrapped__()
+    assert "tools.binaries.protocol" in caught.value.hint

@@ -1,0 +1,106 @@
+"""A gateway that tells what it does: the real one, with a line on standard output for all that a harness wants to time.
+
+``python -m tests.watched_gateway JSON`` serves until SIGTERM, or until standard input ends. The times are those of
+CLOCK_MONOTONIC, which is the same for every process. ``{"forgets": true}`` lets it forget, whenever a worker is ready,
+that it was ever started anew: a harness kills more often than five times a minute. ``{"choice": "random"}`` has it
+choose workers by lot, for comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llcuda.gateway import admission
+from llcuda.gateway.admission import Admission
+from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway.gateway import Gateway
+from llcuda.gateway.restarts import Restarts
+from llcuda.gateway.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llcuda.gateway.balance import Prompt, WorkerView
+
+
+def say(event: str, **facts: Any) -> None:
+    sys.stdout.write(json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n")
+    sys.stdout.flush()
+
+
+def read_config(wishes: dict[str, Any]) -> GatewayConfig:
+    model = ModelConfig("demo", "demo", device="cpu", **wishes.get("model", {}))
+    keys = tuple(KeyConfig(**key) for key in wishes.get("keys", ()))
+    limits = Limits(**wishes.get("limits", {}))
+    return GatewayConfig(models=(model,), port=0, keys=keys, limits=limits, **wishes.get("gateway", {}))
+
+
+def watch_worker(*, forgets: bool) -> None:
+    """Tell when a worker is given a request, gives a slot back, fails, or has another state."""
+    take, note_failure, note_state, release = Worker.take, Worker.note_failure, Worker.note_state, Admission.release
+
+    def tell_take(self: Worker, prompt: Prompt, now: float) -> None:
+        take(self, prompt, now)
+        say("take", worker=self.server.name, busy=self.busy)
+
+    def tell_failure(self: Worker) -> None:
+        note_failure(self)
+        say("failure", worker=self.server.name)
+
+    def tell_state(self: Worker) -> None:
+        server: Any = self.server
+        if forgets and server.state == "ready":
+            server._past = Restarts()
+        facts = {"pid": server.pid, "socket": str(server.socket_path), "key": server.api_key, "slots": server.slots}
+        say("state", worker=server.name, state=server.state, **facts)
+        note_state(self)
+
+    def tell_release(self: Admission, worker: Worker, *, seconds: float | None = None) -> None:
+        say("release", worker=worker.server.name, busy=worker.busy - 1)
+        release(self, worker, seconds=seconds)
+
+    replace(Worker, take=tell_take, note_failure=tell_failure, note_state=tell_state)
+    replace(Admission, release=tell_release)
+
+
+def replace(owner: object, **methods: Callable[..., Any]) -> None:
+    for name, method in methods.items():
+        setattr(owner, name, method)
+
+
+def choose_by_lot(views: Sequence[WorkerView | None]) -> int | None:
+    free = [index for index, view in enumerate(views) if view is not None and view.busy < view.slots]
+    return random.choice(free) if free else None
+
+
+def end_with_input() -> None:
+    """Whoever started this is gone."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    wishes = json.loads(sys.argv[1])
+    watch_worker(forgets=wishes.get("forgets", False))
+    if wishes.get("choice") == "random":
+        replace(admission, choose_worker=choose_by_lot)
+    threading.Thread(target=end_with_input, daemon=True).start()
+    Gateway(read_config(wishes)).run(on_ready=lambda url: say("listening", url=url, rss=read_rss(os.getpid())))
+
+
+def read_rss(pid: int) -> float:
+    """Return the MiB that a process has resident."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+if __name__ == "__main__":
+    main()
