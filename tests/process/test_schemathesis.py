@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="schemathesis needs Python 3.11")
 
 # For a longer run by hand: LLCUDA_TEST_SCHEMATHESIS_SECONDS=300.
-SECONDS = int(os.environ.get("LLCUDA_TEST_SCHEMATHESIS_SECONDS", "30"))
+SECONDS = int(os.environ.get("LLCUDA_TEST_SCHEMATHESIS_SECONDS", "25"))
 KEY = "sk-user"
 # The administrator's addresses refuse this key: they would start the workers anew again and again.
 KEYS = (KeyConfig("user", KEY), KeyConfig("root", "sk-root", is_admin=True))
@@ -68,6 +68,8 @@ def write_document(gateway: Gateway, target: Path) -> dict[str, Any]:
 @pytest.mark.timeout(SECONDS * 2 + 120)
 def test_nothing_that_the_document_says_is_wrong(gateway: Gateway, tmp_path: Path) -> None:
     document = write_document(gateway, tmp_path / "openapi.json")
+    # 414 for a name that is too long for a target is a refusal like any other, and missing in its list.
+    (tmp_path / "schemathesis.toml").write_text('[checks.negative_data_rejection]\nexpected-statuses = ["4xx", "5xx"]\n')
     options = {
         "--url": gateway.url,
         "--header": f"Authorization: Bearer {KEY}",
