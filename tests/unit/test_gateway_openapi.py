@@ -13,10 +13,10 @@ from llcuda.gateway.field_checks import described
 from llcuda.gateway.field_tables import FIELDS
 from llcuda.gateway.fields import check_fields
 from llcuda.gateway.offload import parse_choice
-from llcuda.gateway.openapi import make_document
+from llcuda.gateway.openapi import PREFIXED, make_document
 from llcuda.gateway.openapi_fields import describe_body
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import ALIASES, ROUTES
+from llcuda.gateway.routes import ALIASES, ROUTES, find_routes
 
 if TYPE_CHECKING:
     from llcuda.gateway.endpoints import Endpoint
@@ -42,6 +42,8 @@ VALUES: tuple[Any, ...] = (
     {"format": {"type": "json_schema", "schema": {}}}, [TOOL], [{"function": None}], [{"function": 1}],
     [{"content": "x"}], [{"content": None}], [{"content": 1}], [{"content": [PICTURE]}], [{"content": [1]}],
     [PICTURE], {"prompt_string": "x"}, {"prompt_string": 1}, {"content": []},
+    {"prompt_string": "x", "multimodal_data": {}}, {"prompt_string": "x", "multimodal_data": ["http://x"]},
+    {"prompt_string": "x", "multimodal_data": ["file:x"]}, {"prompt_string": "x", "multimodal_data": ["data:x:y"]},
     {"prompt_string": "x", "multimodal_data": ["AA=="]}, {"prompt_string": "x", "multimodal_data": [1]}, ["text"],
 )  # fmt: skip
 
@@ -57,7 +59,7 @@ def is_taken(endpoint: Endpoint, body: dict[str, Any]) -> bool:
 def test_it_is_whole_and_refers_to_nothing_that_is_not_there() -> None:
     text = json.dumps(DOCUMENT)
     assert DOCUMENT["openapi"] == "3.1.0"
-    assert DOCUMENT["paths"].keys() == ROUTES.keys() | ALIASES.keys()
+    assert DOCUMENT["paths"].keys() == ROUTES.keys() | ALIASES.keys() | PREFIXED.keys()
     for line in text.split('"$ref": "#/')[1:]:
         place: Any = DOCUMENT
         for step in line.partition('"')[0].split("/"):
@@ -66,16 +68,27 @@ def test_it_is_whole_and_refers_to_nothing_that_is_not_there() -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-@pytest.mark.parametrize("path", sorted(ROUTES))
+@pytest.mark.parametrize("path", sorted({*ROUTES, *PREFIXED}))
 def test_each_address_says_who_may_ask_and_how_a_refusal_looks(path: str) -> None:
-    route = ROUTES[path]
-    operation = DOCUMENT["paths"][path][route.method.lower()]
-    assert ("401" in operation["responses"]) != route.is_public
-    assert (operation.get("security") == []) == route.is_public
-    assert {"400", "413", "431", "500"} <= operation["responses"].keys()
-    assert ("requestBody" in operation) == (path in ENDPOINTS or route.endpoint == "offload")
-    operations = [each for methods in DOCUMENT["paths"].values() for each in methods.values()]
-    assert len({each["operationId"] for each in operations}) == len(operations)
+    routes = find_routes(path)
+    described = {name for name in DOCUMENT["paths"][path] if name != "parameters"}
+    assert described == {method.lower() for method in routes}
+    for method, route in routes.items():
+        operation = DOCUMENT["paths"][path][method.lower()]
+        assert ("401" in operation["responses"]) != route.is_public
+        assert (operation.get("security") == []) == route.is_public
+        assert {"400", "413", "431", "500"} <= operation["responses"].keys()
+        assert ("requestBody" in operation) == (path in ENDPOINTS or route.endpoint == "offload")
+
+
+def test_no_two_operations_have_one_name() -> None:
+    names = [
+        operation["operationId"]
+        for methods in DOCUMENT["paths"].values()
+        for method, operation in methods.items()
+        if method != "parameters"
+    ]
+    assert len(set(names)) == len(names)
 
 
 def test_those_that_generate_can_stream() -> None:

@@ -100,7 +100,9 @@ def _check_prompt_object(name: str, value: dict[str, Any]) -> None:
         _check_parts(name, value["content"])
     elif type(value.get("prompt_string")) is not str:
         raise invalid(name, value, "a string, a list of tokens, or an object with a prompt_string")
-    data = value.get("multimodal_data") or []
+    data = value.get("multimodal_data")
+    if data is None:
+        return
     if type(data) is not list:
         raise invalid(f"{name}.multimodal_data", data, "a list of media as base64")
     for media in data:

@@ -60,7 +60,8 @@ OWN_BODIES: dict[str, Schema] = {
 }
 """The bodies of the gateway's own addresses, by their endpoint."""
 
-_JSON, _TEXT = "application/json", {"type": "string"}
+_JSON, _EVENTS = "application/json", "text/event-stream"
+_TEXT: Schema = {"type": "string"}
 
 
 def _object(*required: str) -> Schema:
@@ -70,6 +71,7 @@ def _object(*required: str) -> Schema:
 # By endpoint: the status, the type of the content, and its schema.
 _OWN: dict[str, tuple[int, str, Schema]] = {
     "health": (200, _JSON, _object("status")),
+    "model": (200, _JSON, _object("id", "object")),
     "models": (200, _JSON, _object("object", "data")),
     "props": (200, _JSON, _object("model_path")),
     "slots": (200, _JSON, {"type": "array", "items": _object("worker")}),
@@ -79,10 +81,15 @@ _OWN: dict[str, tuple[int, str, Schema]] = {
     "status": (200, _JSON, _object("version", "models")),
     "offload": (202, _JSON, _object("model", "change")),
     "reload": (202, _JSON, _object("status")),
+    "upgrade_plan": (200, _JSON, _object()),
+    "upgrade": (200, _EVENTS, {}),
+    "rollback": (200, _EVENTS, {}),
+    "benchmark": (200, _EVENTS, {}),
     "chat_streams": (200, _JSON, {"type": "array", "maxItems": 0}),
 }
 _MORE: dict[str, tuple[int, ...]] = {
-    "props": (404,), "offload": (404, 409), "reload": (409,), "chat_folder": (404,), "chat_page": (404, 406),
+    "model": (404,), "props": (404,), "offload": (404, 409), "upgrade": (409,), "rollback": (409,),
+    "benchmark": (404, 409, 429, 502, 504), "reload": (409,), "chat_folder": (404,), "chat_page": (404, 406),
 }  # fmt: skip
 
 
@@ -111,7 +118,7 @@ def _describe_model(route: ModelRoute) -> dict[str, Any]:
     # What is within is llama-server's; an answer of tokens or vectors may be a list.
     content: dict[str, Any] = {_JSON: {"schema": {"type": ["object", "array"]}}}
     if route.kind == "generate":
-        content["text/event-stream"] = {"schema": _TEXT}
+        content[_EVENTS] = {}  # OpenAPI 3.1 has no schema for events
     return {"200": {"description": "The answer, as a stream of events where `stream` is true", "content": content}}
 
 
@@ -119,10 +126,7 @@ def _describe_own(route: OwnRoute) -> dict[str, Any]:
     known = _OWN.get(route.endpoint)
     if known is None:
         # Pages and the like: what they hold is for browsers.
-        return {
-            "200": {"description": "The answer"},
-            "304": {"description": "What the browser has is right"},
-            "308": {"description": "It is elsewhere"},
-        }
+        texts = {"200": "The answer", "304": "What the browser has is right", "308": "It is elsewhere"}
+        return {status: {"description": text} for status, text in texts.items()}
     status, kind, schema = known
     return {str(status): {"description": "The answer", "content": {kind: {"schema": schema}}}}

@@ -27,9 +27,11 @@ _PARTS: Schema = {
     "description": "Media must be data: URLs; nothing is fetched.",
 }
 _MIXED: Schema = {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, _TOKEN]}}
+# A data: URL, or base64: neither another URL nor a file.
+_MEDIUM: Schema = {"type": "string", "pattern": "^(data:|(?!http)[^:]*$)"}
 _MEDIA_PROMPT: Schema = {
     "type": "object",
-    "properties": {"multimodal_data": {"anyOf": [{"type": "array", "items": _TEXT}, {"type": "null"}]}},
+    "properties": {"multimodal_data": {"anyOf": [{"type": "array", "items": _MEDIUM}, {"type": "null"}]}},
     "anyOf": [
         {"required": ["prompt_string"], "properties": {"prompt_string": _TEXT}},
         {"required": ["content"], "properties": {"content": _PARTS}},
