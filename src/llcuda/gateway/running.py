@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
-from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError, UsageError
+from llcuda.errors import LlcudaError, PortInUseError, UsageError
 from llcuda.gateway.access import Access
 from llcuda.gateway.administration import Administration
 from llcuda.gateway.audit import AuditLog
@@ -16,10 +15,9 @@ from llcuda.gateway.chat_files import ARCHIVE_NAME
 from llcuda.gateway.chat_page import ChatPage
 from llcuda.gateway.checks import load_tls
 from llcuda.gateway.connection import Connection
-from llcuda.gateway.fleet import Fleet
+from llcuda.gateway.loading import Loading, until
 from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.own import OwnAnswers
-from llcuda.gateway.served import ServedModel
 from llcuda.gateway.service import GatewayService
 from llcuda.gateway.status import Status
 from llcuda.gateway.tracing import open_tracer
@@ -28,15 +26,13 @@ from llcuda.native import binaries_dir
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.config import GatewayConfig
     from llcuda.gateway.grpc_server import GrpcServer
-    from llcuda.gateway.replica import Replica
 
 __all__ = ["Running", "reload_logged", "run_until_stopped"]
 
 _BACKLOG = 1024
 _TICK_SECONDS = 1.0
-_DRAIN_LOOK_SECONDS = 0.02
 _FAREWELL_SECONDS = 1.0
 
 
@@ -54,11 +50,8 @@ class Running:
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
         self._tracer = open_tracer(config)
-        self.models = {model.name: ServedModel(model, config.limits) for model in config.models}
-        self.fleets: dict[str, Fleet] = {}
-        for model in config.models:
-            before = sum(fleet.config.workers for fleet in self.fleets.values())
-            self.fleets[model.name] = self._make_fleet(model, workers_before=before)
+        self._loading = loading = Loading(config)
+        self.models, self.fleets = loading.models, loading.fleets
         self._administration = Administration(
             models=self.models,
             fleets=self.fleets,
@@ -82,7 +75,7 @@ class Running:
         try:
             self._server = server = await self._listen()
             grpc = self._make_grpc()
-            await self._start_models()
+            await self._loading.start()
             if grpc is not None:
                 await grpc.listen(self.config)
                 self.grpc = grpc
@@ -149,50 +142,6 @@ class Running:
         if self._own is not None:
             self._own.config = config
 
-    def _make_fleet(self, config: ModelConfig, *, workers_before: int) -> Fleet:
-        model = self.models[config.name]
-
-        async def drain(replica: Replica) -> None:
-            worker = model.find_worker(replica)
-            if worker is not None:
-                await _until(lambda: not worker.busy)
-
-        def follow(_replica: Replica) -> None:
-            model.follow(self.fleets[config.name].replicas)
-
-        hang_timeout = self.config.hang_timeout
-        fleet = Fleet(config, workers_before=workers_before, hang_timeout=hang_timeout, drain=drain, on_change=follow)
-        model.start = lambda: self._ensure_started(fleet)
-        return fleet
-
-    async def _ensure_started(self, fleet: Fleet) -> None:
-        """Start a model on demand; where memory is short, in the place of the one that was not used for longest."""
-        try:
-            await fleet.ensure_started()
-        except OutOfMemoryError:
-            idle = [model for model in self.models.values() if model.name != fleet.config.name and self._is_idle(model)]
-            if not idle:
-                raise
-            oldest = min(idle, key=lambda model: model.last_used)
-            getLogger("llcuda").warning("unloading %s to make room for %s", oldest.name, fleet.config.name)
-            await self.fleets[oldest.name].unload()
-            fleet.last_error = None
-            await fleet.ensure_started()
-
-    def _is_idle(self, model: ServedModel) -> bool:
-        """Tell whether a model that can be started again is loaded, and nobody asks it."""
-        return model.config.on_demand and bool(self.fleets[model.name].replicas) and not model.is_busy
-
-    async def _unload_idle(self) -> None:
-        for model in self.models.values():
-            limit = model.config.idle_timeout
-            if limit is not None and self._is_idle(model) and self._loop.time() - model.last_used > limit:
-                try:
-                    await self.fleets[model.name].unload()
-                except LlcudaError as error:
-                    getLogger("llcuda").warning("the model %s could not be unloaded: %s", model.name, error)
-
-
     async def _listen(self) -> asyncio.Server:
         config, loop = self.config, self._loop
         tls = load_tls(config.tls_certificate, config.tls_key)
@@ -246,13 +195,6 @@ class Running:
             trace=self._tracer.record if self._tracer else None,
         )
 
-    async def _start_models(self) -> None:
-        starts = [fleet.start() for fleet in self.fleets.values() if not fleet.config.on_demand]
-        results = await asyncio.gather(*starts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
     async def _tick(self) -> None:
         while True:
             self._status.note_second()
@@ -260,7 +202,7 @@ class Running:
             if self._service is not None:
                 self._service.check_times()
             await self._tell_health()
-            await self._unload_idle()
+            await self._loading.unload_idle()
 
     async def _tell_health(self) -> None:
         if self.grpc is not None and not self.is_stopping:
@@ -292,11 +234,11 @@ class Running:
         calls = asyncio.ensure_future(self.grpc.stop(grace)) if self.grpc is not None else None
         for connection in tuple(service.connections):
             connection.close()
-        await _until(lambda: not service.connections, seconds=grace)
+        await until(lambda: not service.connections, seconds=grace)
         for connection in tuple(service.connections):
             connection.give_up()
         # A moment for what they were told to be sent.
-        await _until(lambda: not service.connections, seconds=_FAREWELL_SECONDS)
+        await until(lambda: not service.connections, seconds=_FAREWELL_SECONDS)
         for connection in tuple(service.connections):
             connection.abort()
         if calls is not None:
@@ -313,14 +255,6 @@ async def run_until_stopped(running: Running, *, on_ready: Callable[[], object])
         raise
     on_ready()
     await running.wait_closed()
-
-
-async def _until(condition: Callable[[], bool], *, seconds: float = math.inf) -> None:
-    """Return when it is so, or the time is over."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not condition() and loop.time() < end:  # noqa: ASYNC110 - a look at an end that comes once
-        await asyncio.sleep(_DRAIN_LOOK_SECONDS)
 
 
 async def reload_logged(running: Running, read_config: Callable[[], GatewayConfig] | None = None) -> None:
