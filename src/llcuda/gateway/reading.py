@@ -12,16 +12,8 @@ from llcuda.gateway.checks import check_config
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.keys import check_key, check_private, read_key_file, read_private
 from llcuda.gateway.naming import name_model, place_model, split_model
-from llcuda.gateway.options import (
-    KEY_OPTIONS,
-    MODEL_OPTIONS,
-    OPTIONS,
-    PREFIX,
-    Option,
-    check_value,
-    parse_flag,
-    parse_variable,
-)
+from llcuda.gateway.option_values import check_value, parse_flag, parse_variable
+from llcuda.gateway.options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS, PREFIX, Option
 from llcuda.options import suggest_names
 
 if TYPE_CHECKING:
