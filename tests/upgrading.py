@@ -24,7 +24,7 @@ from tests.processes import children_of
 from tests.unit.test_engine_devices import T4, devices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 ROOT = Path(__file__).parents[1]
 ADMIN, USER = "sk-admin", "sk-user"
@@ -75,7 +75,7 @@ def post(url: str, path: str = PATH, *, body: Any = None, key: str = ADMIN) -> h
     return httpx.post(url + path, json=body, headers=headers(key), timeout=60, trust_env=False)
 
 
-def follow(url: str, path: str = PATH, *, body: Any = None) -> Iterator[dict[str, Any]]:
+def follow(url: str, path: str = PATH, *, body: Any = None) -> Generator[dict[str, Any], None, None]:
     """Ask for it, and yield the events as they come."""
     body = {"consent": True} if body is None else body
     with httpx.stream("POST", url + path, json=body, headers=headers(), timeout=120, trust_env=False) as answer:

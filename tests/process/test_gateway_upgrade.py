@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ROLLBACK = "/api/admin/rollback-gpu"
 pytestmark = pytest.mark.usefixtures("upgradable")
 KEYS = (KeyConfig("root", ADMIN, is_admin=True), KeyConfig("user", USER))
+BODIES: list[Any] = [
+    {}, [], {"consent": 1}, {"consent": "true"}, {"consent": False}, {"consent": True, "force": True},
+]  # fmt: skip
 STEPS = ["download", "unpack", "prove", "activate", "reload"]
 
 
@@ -190,7 +193,7 @@ def test_a_model_that_is_gone_by_then_takes_the_install_back_and_the_old_workers
 
 def test_what_is_no_consent_changes_nothing(bundle: Path) -> None:
     with gateway(bundle, workers=1) as running:
-        for body in ({}, {"consent": 1}, {"consent": "true"}, {"consent": False}, {"consent": True, "force": True}, []):
+        for body in BODIES:
             for path in (PATH, ROLLBACK):
                 answer = post(running.url, path, body=body)
                 assert answer.status_code == 400, body

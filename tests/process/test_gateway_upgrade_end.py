@@ -99,7 +99,7 @@ def serving(config: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         try:
             assert process.stdout is not None
             found = None
-            said = []
+            said: list[str] = []
             while found is None:
                 line = process.stdout.readline()
                 assert line, said

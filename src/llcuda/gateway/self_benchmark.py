@@ -1,4 +1,4 @@
-"""A short measured load from within the gateway: through its own queue and workers, behind everybody's requests."""
+"""A short measured load from within the gateway: on its own workers, whenever nobody else waits for them."""
 
 from __future__ import annotations
 

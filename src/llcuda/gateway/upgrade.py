@@ -104,8 +104,9 @@ class Upgrade:
 
     async def wait_ended(self) -> None:
         """Return when nothing is under way; to be called when the workers have been stopped."""
-        if self._task is not None:
-            await asyncio.wait({self._task})
+        under_way = {*self._children, *((self._task,) if self._task else ())}
+        if under_way:
+            await asyncio.wait(under_way)
 
     async def _ask_for_plan(self) -> dict[str, Any]:
         try:
