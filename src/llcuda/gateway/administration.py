@@ -32,14 +32,15 @@ class Administration:
         fleets: Mapping[str, Fleet],
         source: Callable[[], str | None],
         reload: Callable[[], Awaitable[None]],
+        grace: Callable[[], float],
         metrics: GatewayMetrics,
     ) -> None:
-        """Take bundles from ``source``; ``reload`` replaces every worker of the ``fleets``."""
+        """Take bundles from ``source``; ``reload`` replaces all workers of the ``fleets``, within ``grace`` seconds."""
 
         def describe() -> list[dict[str, Any]]:
             return [describe_model(model) for model in models.values()]
 
-        self._upgrade = Upgrade(source=source, reload=reload, fleets=fleets, describe=describe)
+        self._upgrade = Upgrade(source=source, reload=reload, fleets=fleets, describe=describe, grace=grace)
         self._benchmark = SelfBenchmark(models, describe=describe)
         self._gpus = GpuMetrics()
         metrics.add_gauges(self._gpus.read)

@@ -116,6 +116,11 @@ class Admission:
         self.waiting = 0
         self.waiting_tokens = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a request that came now would have a slot at once."""
+        return not self.waiting and any(worker.is_free for worker in self._workers())
+
     async def acquire(self, job: Job) -> Worker:
         """Wait for a slot and return its worker, which :meth:`release` gives back.
 

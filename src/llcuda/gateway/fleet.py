@@ -227,6 +227,9 @@ class Fleet:
         """Drain and stop the replicas, all at the same time, and forget them."""
         await asyncio.gather(*(self._stop_one(replica, grace) for replica in replicas))
         self.replicas = tuple(replica for replica in self.replicas if replica not in replicas)
+        if self._on_change is not None:
+            for replica in replicas:
+                self._on_change(replica)  # it is forgotten only now
 
     async def _stop_one(self, replica: Replica, grace: float) -> None:
         replica.drain()

@@ -94,7 +94,8 @@ class GpuMetrics:
     def _await_interest(self) -> None:
         if monotonic() - self._asked_at > _INTEREST:
             self._asked.clear()
-            self._asked.wait()
+            if not self._stopped.is_set():  # it is set before the other one, which may just have been cleared
+                self._asked.wait()
 
 
 def choose_pause(failures: int) -> float:

@@ -72,12 +72,16 @@ async def _follow(process: Process, on_step: Callable[[dict[str, Any]], object] 
 
 
 async def _end(process: Process) -> None:
-    """Let it clear up, for a moment, and reap it."""
+    """Let it clear up, for a moment, reap it, and close its pipes."""
     assert process.stdin is not None  # noqa: S101 - it is a pipe
+    assert process.stdout is not None  # noqa: S101 - it is one, too
     process.stdin.close()
-    with suppress(asyncio.TimeoutError):
+    try:
         await asyncio.wait_for(process.wait(), _KILL_AFTER)
-        return
-    with suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
+    except asyncio.TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    # Only what was read to its end is closed; nobody else holds the other end.
+    while await process.stdout.read(_MAX_LINE_BYTES):
+        pass

@@ -57,6 +57,7 @@ class Running:
             fleets=self.fleets,
             source=lambda: str(self.config.gpu_bundle or "") or None,
             reload=self.reload,
+            grace=lambda: self.config.grace_timeout,
             metrics=self._metrics,
         )
         self._server: asyncio.Server | None = None

@@ -1,4 +1,4 @@
-"""A short measured load from within the gateway: through its own queue and workers, behind everybody's requests."""
+"""A short measured load from within the gateway: on its own workers, whenever nobody else waits for them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ TIME_LIMIT = 60.0
 _MAX_PROMPTS, _MAX_TOKENS, _MAX_AT_ONCE, _MAX_LEVELS = 200, 1024, 64, 8
 _WARM_UP_TOKENS = 8
 _REPORT_INTERVAL = 0.2
+_CANCEL_INTERVAL = 0.5
 _TEXT = (
     "A river begins as water that has nowhere else to go. It falls as rain on high ground, gathers between the stones, "
     "and runs where the land lets it. Smaller streams join it on its way down, each with the soil and the leaves of "
@@ -229,8 +230,11 @@ async def _run_together(work: Sequence[Coroutine[Any, Any, object]], *, end: flo
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        # Before Python 3.12, wait_for() loses a cancellation that comes together with what it waits for.
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=_CANCEL_INTERVAL)
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -52,15 +52,18 @@ class Upgrade:
         reload: Callable[[], Awaitable[None]],
         fleets: Mapping[str, Fleet],
         describe: Callable[[], list[dict[str, Any]]],
+        grace: Callable[[], float],
     ) -> None:
         """Take bundles from ``source``.
 
-        ``reload`` replaces every worker of the ``fleets``; ``describe`` says what the models run on.
+        ``reload`` replaces every worker of the ``fleets``; ``describe`` says what the models run on. ``grace`` is how
+        many seconds answers that have begun are given, where workers are replaced once more.
         """
         self._source = source
         self._reload = reload
         self._fleets = fleets
         self._describe = describe
+        self._grace = grace
         self._task: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[dict[str, Any]]] = set()
         self._plan: dict[str, Any] | None = None
@@ -101,8 +104,9 @@ class Upgrade:
 
     async def wait_ended(self) -> None:
         """Return when nothing is under way; to be called when the workers have been stopped."""
-        if self._task is not None:
-            await asyncio.wait({self._task})
+        under_way = {*self._children, *((self._task,) if self._task else ())}
+        if under_way:
+            await asyncio.wait(under_way)
 
     async def _ask_for_plan(self) -> dict[str, Any]:
         try:
@@ -172,13 +176,13 @@ class Upgrade:
         for name, fleet in self._fleets.items():
             if fleet.replicas != before[name]:
                 # Some are new already; they are to run what was in use before, as the others do.
-                await _reload_logged(fleet)
+                await _reload_logged(fleet, self._grace())
         return True
 
 
-async def _reload_logged(fleet: Fleet) -> None:
+async def _reload_logged(fleet: Fleet, grace: float) -> None:
     try:
-        await fleet.reload()
+        await fleet.reload(grace)
     except LlcudaError as error:
         getLogger("llcuda").warning("the workers of %s could not be replaced again: %s", fleet.config.name, error)
 

@@ -6,6 +6,7 @@
  * FAKE_NVML_CUDA      12040 for CUDA 12.4; without it there is no libcuda
  * FAKE_NVML_GPU<n>    "name|major.minor|MiB|slices": -1 slices for a GPU that knows no MIG, or "!15" for one whose
  *                     handle cannot be had, with the error; the first number that is not set ends the list
+ * FAKE_NVML_LOAD      the share of the time that they compute, in percent; without it they do not know
  * FAKE_NVML_LOG       a file that gets a line for each nvmlInit_v2 and nvmlShutdown
  *
  * Compiled with -DOLD it lacks what drivers of 2018 lacked: MIG, and the question of libcuda.
@@ -132,6 +133,18 @@ int nvmlDeviceGetMemoryInfo(const Device *device, unsigned long long sizes[3]) {
     sizes[2] = 100ULL * MIB;
     sizes[1] = sizes[0] - sizes[2];
     return SUCCESS;
+}
+
+int nvmlDeviceGetUtilizationRates(const Device *device, unsigned rates[2]) {
+    (void)device;
+    rates[0] = (unsigned)number("FAKE_NVML_LOAD", 0);
+    rates[1] = 1;
+    return rates[0] ? SUCCESS : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetTemperature(const Device *device, int sensor, unsigned *celsius) {
+    *celsius = 40 + device->gpu;
+    return sensor ? INVALID_ARGUMENT : SUCCESS;
 }
 
 int nvmlDeviceGetCudaComputeCapability(const Device *device, int *major, int *minor) {

@@ -1,0 +1,36 @@
+"""What tests of GPU upgrades run with: a T4 that is not there, and bundles of its backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.bundles import LIBRARY
+from tests.process.test_offload_real import compile_backends
+from tests.upgrading import put_gpu, write_backend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
+    """The folder of the backends that work, and that do not."""
+    return compile_backends(tmp_path_factory.mktemp("backends"), binaries)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, compiled: Path, binaries: Path) -> Path:
+    """A bundle that works, beside its index."""
+    return write_backend(tmp_path / "bundle", compiled / "fake" / LIBRARY, binaries=binaries)
+
+
+@pytest.fixture
+def upgradable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a T4 into this machine, with nothing installed for it."""
+    for name in ("LLCUDA_OFFLINE", "HF_HUB_OFFLINE", "LOCAL_LLAMA_INFERENCE_NO_AUTO_INSTALL", "AUTO_UPGRADE_GPU"):
+        monkeypatch.delenv(name, raising=False)
+    put_gpu(monkeypatch.setattr)
+    monkeypatch.setenv("GGML_FAKE_GPU", "4096")
+    monkeypatch.setenv("LLCUDA_HOME", str(tmp_path / "home"))
