@@ -134,16 +134,16 @@ def test_users_go_first_and_none_is_sent_away_for_it() -> None:
 
 def test_while_users_wait_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_benchmark, "TIME_LIMIT", 3.0)
-    with gateway(slots=1) as running, ThreadPoolExecutor(3) as users:
+    with gateway(slots=1) as running, ThreadPoolExecutor(8) as users:
         end = threading.Event()
         statuses: list[int] = []
 
         def keep_asking() -> None:
             while not end.is_set():
-                statuses.append(ask(running.url, 200))  # much longer than it takes to ask again
+                statuses.append(ask(running.url, 200))  # so that there is always somebody who waits
 
-        asked = [users.submit(keep_asking) for _ in range(3)]
-        wait_until(lambda: len(statuses) > 3)
+        asked = [users.submit(keep_asking) for _ in range(8)]
+        wait_until(lambda: len(statuses) > 8)
         *_, last = follow(running.url, PATH, body={"prompts": 8, "max_tokens": 8})
         end.set()
         for one in asked:
@@ -151,7 +151,7 @@ def test_while_users_wait_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -
         measured = sum(one["requests"] for one in last["result"]["results"])
         assert measured <= 1
         assert set(statuses) == {200}
-        assert len(statuses) > 6
+        assert len(statuses) > 12
 
 
 def test_an_end_of_the_gateway_ends_it() -> None:

@@ -249,3 +249,20 @@ def test_a_plan_that_takes_too_long_is_given_up(bundle: Path, monkeypatch: pytes
         with gateway(f"{server.url}/plain", workers=1) as running:
             assert "did not answer within 0.5 seconds" in find_plan(running.url)["reason"]
             assert list_installers(os.getpid()) == []
+
+
+def test_with_a_llama_server_of_ones_own_nothing_is_installed(
+    tmp_path: Path, bundle: Path, binaries: Path, *, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "llama-server"
+    own.write_text(f'#!/bin/sh\nexec {binaries / "llama-server"} "$@"\n')
+    own.chmod(0o755)
+    monkeypatch.setenv("LLAMA_SERVER_PATH", str(own))
+    with gateway(bundle, workers=1) as running:
+        plan = find_plan(running.url)
+        assert plan["possible"] is False
+        assert plan["reason"].startswith("The llama-server in use is one of your own")
+        *_, last = follow(running.url)
+        assert (last["step"], last["rolled_back"]) == ("failed", False)
+        assert "one of your own" in last["message"]
+    assert BinaryInstaller().list_installed() == ()

@@ -1,4 +1,4 @@
-"""The gauges of the GPUs with stand-ins for the driver: an NVML compiled here, and a program in the place of nvidia-smi."""
+"""The gauges of the GPUs with stand-ins for the driver: an NVML compiled here, and a program in nvidia-smi's place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llcuda.devices.machine import Machine
 
 ROW = "0, Tesla T4, GPU-f4b1, 449, 15360, 37, 52\n"
-FACTS = {"cards": "nvidia/nvidia", "nodes": "nvidia0 nvidiactl", "driver": "550.120"}
+FACTS: dict[str, Any] = {"cards": "nvidia/nvidia", "nodes": "nvidia0 nvidiactl", "driver": "550.120"}
 ROOT = Path(__file__).parents[2]
 
 

@@ -30,7 +30,7 @@ def test_a_name_may_have_a_comma() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\n", "No devices were found\n", "0, Tesla T4, GPU-1, 1, 2, 3\n", "x, Tesla T4, GPU-1, 1, 2, 3, 4\n", "GPU-1\n"],
+    ["", "\n", "No devices were found\n", "0, T4, GPU-1, 1, 2, 3\n", "x, T4, GPU-1, 1, 2, 3, 4\n", "GPU-1\n"],
 )
 def test_what_is_no_row_is_left_out(text: str) -> None:
     assert parse_usage(text) == ()

@@ -34,6 +34,7 @@ _INTERVAL = 0.2
 """Seconds between two lines of the same step."""
 _PATIENCE = 2.0
 """Seconds to clear up in, after which the process ends all the same."""
+_OWN_SERVER = "the llama-server in use is one of your own, and chooses its devices itself"
 _MESSAGES = {
     "download": "downloading the bundle",
     "unpack": "unpacking it and comparing every file with its digest",
@@ -139,7 +140,7 @@ def _find_obstacle(
     bundle: Bundle, installed: list[InstalledBundle], carried: str | None, *, is_own_server: bool
 ) -> str:
     if is_own_server:
-        return "The llama-server in use is one of your own, and chooses its devices itself."
+        return f"{_OWN_SERVER[0].upper()}{_OWN_SERVER[1:]}."
     if any(one.sha256 == bundle.sha256 for one in installed):
         return f"The CUDA backend {bundle.profile} is installed already; a reload takes it into use."
     if bundle.profile == carried:
@@ -172,7 +173,10 @@ def _is_own_server() -> bool:
 def _install(source: str | None, lines: _Lines) -> dict[str, Any]:
     installer = BinaryInstaller(source=source, progress=False, on_step=lines.tell)
     before = {bundle.sha256 for bundle in installer.list_installed()}
-    installed = installer.install(_find_backend(installer))
+    plan = _find_backend(installer)
+    if _is_own_server():
+        raise InstallError(plan.bundle.name, _OWN_SERVER)
+    installed = installer.install(plan)
     return {"installed": describe_installed(installed), "changed": installed.sha256 not in before}
 
 
