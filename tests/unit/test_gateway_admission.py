@@ -82,6 +82,22 @@ def test_slots_are_given_at_once_and_then_first_come_first_served() -> None:
     run(scenario)
 
 
+def test_it_is_open_while_a_slot_is_free_and_nobody_waits() -> None:
+    async def test() -> None:
+        queue = Queue(1)
+        seen = [queue.admission.is_open]
+        worker = await queue.ask()
+        seen.append(queue.admission.is_open)
+        waiting = queue.ask()
+        await turn()
+        queue.admission.release(worker)
+        seen.append(queue.admission.is_open)
+        queue.admission.release(await waiting)
+        assert [*seen, queue.admission.is_open] == [True, False, False, True]
+
+    run(test)
+
+
 def test_a_higher_priority_goes_first_and_within_one_the_order_holds() -> None:
     async def scenario() -> None:
         queue = Queue(1, max_queued=10)
