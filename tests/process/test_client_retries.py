@@ -27,7 +27,8 @@ LATER = answer({"error": {"message": "full"}}, status=429, headers="Retry-After:
 @pytest.mark.parametrize("kind", sorted(CLIENTS))
 def test_a_full_queue_is_come_back_to(kind: str) -> None:
     config = GatewayConfig(models=(ModelConfig("demo", "demo", slots=1),), port=0, limits=Limits(max_queued=0))
-    with Gateway(config) as gateway, InferenceClient(url=gateway.url) as other, CLIENTS[kind](url=gateway.url) as client:
+    with Gateway(config) as gateway, CLIENTS[kind](url=gateway.url) as client:
+        other = InferenceClient(url=gateway.url)
         busy = other.stream_complete("What is 2+2?", max_tokens=900, ignore_eos=True, n_probs=100)
         next(busy)
         with CLIENTS[kind](url=gateway.url, max_retries=0) as once, pytest.raises(ResponseError) as refused:
@@ -44,6 +45,7 @@ def test_a_full_queue_is_come_back_to(kind: str) -> None:
         assert client.infer("What is 2+2?", temperature=0).text == "2 + 2 = 4."
         assert time.monotonic() - began >= 1
         timer.join()
+        other.close()
 
 
 @pytest.mark.parametrize("kind", sorted(CLIENTS))
@@ -64,7 +66,12 @@ def test_a_model_that_is_being_loaded_is_waited_for(kind: str) -> None:
 def test_closing_ends_what_waits_and_the_client_goes_on(ask: Callable[[Any], Any]) -> None:
     with StubServer([STREAM_HEAD, event(delta(content="a")), WAIT], chat("b")) as stub:
         client = InferenceClient(url=stub.url)
-        closer = threading.Thread(target=lambda: (wait_until(lambda: stub.requests), client.close()))
+
+        def close() -> None:
+            wait_until(lambda: stub.requests)
+            client.close()
+
+        closer = threading.Thread(target=close)
         closer.start()
         with pytest.raises(ConnectionFailedError, match="was closed"):
             ask(client)

@@ -68,7 +68,7 @@ def send(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     monkeypatch.setattr("llcuda.transport.deadline.monotonic", lambda: clock[0])
 
     def run(*answers: Any, timeout: float = 60.0, max_retries: int = 2, repeats: bool = True) -> Transport:
-        transport: Any = (Transport if request.param == "sync" else AsyncTransport)(list(answers), clock)
+        transport: Transport = (Transport if request.param == "sync" else AsyncTransport)(list(answers), clock)
         sender: Any = (Sender if request.param == "sync" else AsyncSender)(transport, max_retries)
         sent = sender.send("GET", "/", body=None, deadline=Deadline(timeout), repeats=repeats)
         exchange = sent if request.param == "sync" else asyncio.run(sent)
