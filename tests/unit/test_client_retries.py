@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -68,13 +68,14 @@ def send(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     monkeypatch.setattr("llcuda.transport.deadline.monotonic", lambda: clock[0])
 
     def run(*answers: Any, timeout: float = 60.0, max_retries: int = 2, repeats: bool = True) -> Transport:
-        transport: Transport = (Transport if request.param == "sync" else AsyncTransport)(list(answers), clock)
+        transport: Any = (Transport if request.param == "sync" else AsyncTransport)(list(answers), clock)
         sender: Any = (Sender if request.param == "sync" else AsyncSender)(transport, max_retries)
         sent = sender.send("GET", "/", body=None, deadline=Deadline(timeout), repeats=repeats)
         exchange = sent if request.param == "sync" else asyncio.run(sent)
-        assert exchange is transport.made[-1]
-        assert [one.closed for one in transport.made] == [True] * (len(transport.made) - 1) + [False]
-        return transport
+        made: list[Exchange] = transport.made
+        assert exchange is made[-1]
+        assert [one.closed for one in made] == [True] * (len(made) - 1) + [False]
+        return cast("Transport", transport)
 
     return run
 
