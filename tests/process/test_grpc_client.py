@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,14 +13,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from llcuda.errors import ConnectionFailedError, PortInUseError, RequestTimeoutError, ResponseError
 from llcuda.gateway import Gateway, GatewayConfig, GrpcClient, KeyConfig, Limits, ModelConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 KEY = "sk-user"
@@ -29,6 +32,13 @@ ANSWER = "2 + 2 = 4."
 def serve(**options: Any) -> Gateway:
     models = options.pop("models", (ModelConfig("demo", "demo", slots=2),))
     return Gateway(GatewayConfig(models=models, port=0, grpc_port=0, **options))
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.005)
 
 
 def connect(gateway: Gateway, *, key: str | None = KEY, **options: Any) -> GrpcClient:
@@ -113,10 +123,7 @@ def test_who_stops_reading_frees_the_slot(gateway: Gateway, client: GrpcClient) 
     stream.close()
     assert gateway._running is not None
     (worker,) = gateway._running.models["demo"].workers
-    end = time.monotonic() + 10
-    while worker.busy:
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    until(lambda: not worker.busy)
 
 
 def test_two_hundred_calls_on_a_small_queue_are_answered_or_sent_away_in_time() -> None:
@@ -152,14 +159,38 @@ def test_a_port_that_is_taken_is_said_to_be() -> None:
             Gateway(config).start()
 
 
-def test_the_health_follows_the_models(gateway: Gateway) -> None:
-    import grpc  # noqa: PLC0415 - this test alone speaks it itself
-    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+def test_the_health_follows_the_workers() -> None:
+    with serve() as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
 
-    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        assert check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
-    assert httpx.get(f"{gateway.url}/health").status_code == 200
+        def read_health() -> int:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            return int(answer.status)
+
+        assert read_health() == health_pb2.HealthCheckResponse.SERVING
+        assert gateway._running is not None
+        (replica,) = gateway._running.fleets["demo"].replicas
+        assert replica.pid is not None
+        os.kill(replica.pid, signal.SIGSTOP)
+        try:
+            until(lambda: read_health() == health_pb2.HealthCheckResponse.NOT_SERVING)
+        finally:
+            os.kill(replica.pid, signal.SIGCONT)
+        until(lambda: read_health() == health_pb2.HealthCheckResponse.SERVING)
+
+
+def test_it_is_spoken_over_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    key.chmod(0o600)
+    with serve(tls_certificate=certificate, tls_key=key) as gateway:
+        with connect(gateway, key=None, certificate=certificate) as client:
+            assert client.infer("What is 2+2?", temperature=0).text == ANSWER
+        with connect(gateway, key=None, timeout=5) as plain, pytest.raises(ConnectionFailedError):
+            plain.infer("What is 2+2?")
 
 
 def test_the_command_prints_what_it_prints_over_http(gateway: Gateway) -> None:

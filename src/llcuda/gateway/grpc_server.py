@@ -169,11 +169,13 @@ class GrpcServer:
 
     async def _batch(self, request: Any, context: Any) -> None:
         try:
-            self._begin(context, "/v1/chat/completions")  # whose key it is, before anything else is said
+            exchange = self._begin(context, "/v1/chat/completions")  # whose key it is, before anything else is said
+            if len(request.items) > _MAX_ITEMS:
+                error = RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value")
+                self._service.refuse(exchange, error)
+                raise error
         except RefusedError as error:
             await _abort(context, error)
-        if len(request.items) > _MAX_ITEMS:
-            await _abort(context, RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value"))
         waiting = iter(enumerate(request.items))
         lock = asyncio.Lock()
 
