@@ -1,4 +1,4 @@
-"""What tests of GPU upgrades run with: a T4 that is not there, and bundles of its backend."""
+"""What several files of tests run with: a gateway for clients; a T4 that is not there, and bundles of its backend."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.bundles import LIBRARY
+from tests.process.gateways import gateway
 from tests.process.test_offload_real import compile_backends
 from tests.upgrading import put_gpu, write_backend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from llcuda.gateway.gateway import Gateway
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Gateway]:
+    """A gateway that answers whoever has the key of ``tests.process.gateways``."""
+    with gateway() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import pytest
 
-from tests.process.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, gateway, is_busy
+from tests.process.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, is_busy
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 LIKELIEST = {"temperature": 0}
 TOOL: Any = {"name": "add", "description": "Add.", "input_schema": PARAMETERS}
 ASKED: Any = {"model": "demo", "messages": MESSAGES, "max_tokens": 60, "extra_body": LIKELIEST}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Gateway]:
-    with gateway() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.grpc_messages import SERVICE, find_service, make
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 KEY = "sk-user"
@@ -46,13 +46,6 @@ def call(channel: grpc.Channel, name: str, *, key: str | None = KEY, timeout: fl
 
 def chat(**sampling: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "What is 2+2?"}], "sampling": {"temperature": 0, **sampling}}
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def busy(gateway: Gateway) -> int:
@@ -135,11 +128,11 @@ def test_a_cancelled_call_and_a_deadline_free_the_slot(gateway: Gateway, channel
     next(stream)
     assert busy(gateway) == 1
     stream.cancel()
-    until(lambda: busy(gateway) == 0, 2)
+    wait_until(lambda: busy(gateway) == 0, timeout=2)
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, "Complete", prompt="x", sampling=LONG, timeout=0.03)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    until(lambda: busy(gateway) == 0, 2)
+    wait_until(lambda: busy(gateway) == 0, timeout=2)
 
 
 def test_what_the_queue_does_not_take_says_when_to_come_again(gateway: Gateway, channel: grpc.Channel) -> None:
@@ -156,14 +149,14 @@ def test_what_the_queue_does_not_take_says_when_to_come_again(gateway: Gateway, 
     assert codes == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     refused = [metadata for code, metadata in outcomes if code is grpc.StatusCode.RESOURCE_EXHAUSTED]
     assert all(int(metadata["retry-after"]) >= 1 for metadata in refused)
-    until(lambda: busy(gateway) == 0)
+    wait_until(lambda: busy(gateway) == 0)
 
 
 def test_calls_are_in_the_audit_log(gateway: Gateway, channel: grpc.Channel) -> None:
     call(channel, "ListModels")
     path: Path | None = gateway.config.audit_log
     assert path is not None
-    until(lambda: '"path":"/v1/models"' in path.read_text())
+    wait_until(lambda: '"path":"/v1/models"' in path.read_text())
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert {"key": "user", "method": "GRPC", "status": 200}.items() <= records[-1].items()
 

@@ -31,12 +31,6 @@ def add(a: int, b: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Gateway]:
-    with gateway() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def connect(running: Gateway) -> Iterator[Callable[..., Any]]:
     """Make any of LangChain's models; they leave it to us to close their connections."""
     with httpx.Client() as http:

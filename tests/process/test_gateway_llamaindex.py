@@ -35,12 +35,6 @@ def add(a: int, b: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Gateway]:
-    with gateway() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def connect(running: Gateway) -> Iterator[Callable[..., OpenAILike]]:
     with httpx.Client() as http:
 

@@ -22,12 +22,6 @@ LONG: dict[str, Any] = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Gateway]:
-    with gateway() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def client(running: Gateway) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
         yield client

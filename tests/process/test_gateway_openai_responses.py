@@ -8,7 +8,7 @@ import openai
 import pydantic
 import pytest
 
-from tests.process.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, QUESTION, gateway
+from tests.process.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, QUESTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,12 +20,6 @@ RESPONSE_TOOL: Any = {"type": "function", "name": "add", "strict": True, "parame
 
 class Sum(pydantic.BaseModel):
     answer: int
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Gateway]:
-    with gateway() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

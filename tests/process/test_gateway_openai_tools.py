@@ -8,7 +8,7 @@ import openai
 import pydantic
 import pytest
 
-from tests.process.gateways import KEY, MESSAGES, PARAMETERS, gateway
+from tests.process.gateways import KEY, MESSAGES, PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,6 @@ NAMED: Any = {"type": "function", "function": {"name": "add"}}
 
 class Sum(pydantic.BaseModel):
     answer: int
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Gateway]:
-    with gateway() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

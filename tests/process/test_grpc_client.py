@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from llcuda.errors import ConnectionFailedError, PortInUseError, RequestTimeoutError, ResponseError
 from llcuda.gateway import Gateway, GatewayConfig, GrpcClient, KeyConfig, Limits, ModelConfig
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 KEY = "sk-user"
@@ -32,13 +32,6 @@ ANSWER = "2 + 2 = 4."
 def serve(**options: Any) -> Gateway:
     models = options.pop("models", (ModelConfig("demo", "demo", slots=2),))
     return Gateway(GatewayConfig(models=models, port=0, grpc_port=0, **options))
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def connect(gateway: Gateway, *, key: str | None = KEY, **options: Any) -> GrpcClient:
@@ -123,7 +116,7 @@ def test_who_stops_reading_frees_the_slot(gateway: Gateway, client: GrpcClient) 
     stream.close()
     assert gateway._running is not None
     (worker,) = gateway._running.models["demo"].workers
-    until(lambda: not worker.busy)
+    wait_until(lambda: not worker.busy)
 
 
 def test_two_hundred_calls_on_a_small_queue_are_answered_or_sent_away_in_time() -> None:
@@ -172,10 +165,10 @@ def test_the_health_follows_the_workers() -> None:
         assert replica.pid is not None
         os.kill(replica.pid, signal.SIGSTOP)
         try:
-            until(lambda: read_health() == health_pb2.HealthCheckResponse.NOT_SERVING)
+            wait_until(lambda: read_health() == health_pb2.HealthCheckResponse.NOT_SERVING)
         finally:
             os.kill(replica.pid, signal.SIGCONT)
-        until(lambda: read_health() == health_pb2.HealthCheckResponse.SERVING)
+        wait_until(lambda: read_health() == health_pb2.HealthCheckResponse.SERVING)
 
 
 def test_it_is_spoken_over_tls(tmp_path: Path) -> None:
