@@ -31,8 +31,10 @@ def measure(kind: str, count: int) -> FaultFigures:
 def describe(kind: str, figures: FaultFigures) -> dict[str, Any]:
     """Return one row."""
     row: dict[str, Any] = {"kind": kind, "count": len(figures.noticed_ms)}
-    for name in ("noticed_ms", "ejected_ms", "back_ms"):
+    for name in ("dying_ms", "noticed_ms", "ejected_ms", "back_ms"):
         values = getattr(figures, name)
+        if not values:
+            continue
         row[name] = " / ".join(f"{percentile(values, share):.1f}" for share in (0.5, 0.99, 1.0))
     late = sum(value > MAX_EJECTED_MS[_REAL.get(kind, kind)] for value in figures.ejected_ms)
     answers = sum(figures.answers.values())

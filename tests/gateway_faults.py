@@ -3,7 +3,7 @@
 ========  ==========================================================  ==========================================
 kind      what is done to a worker                                    what is to be noticed
 ========  ==========================================================  ==========================================
-kill      SIGKILL                                                     its death
+kill      SIGKILL                                                     its death, which is when it fails
 stop      SIGSTOP, then SIGCONT                                       its silence, and that it is back
 error     it answers every request with a 500                         its first answer
 garbage   it answers every request with what is no HTTP               its first answer
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import tempfile
 import time
@@ -52,6 +53,8 @@ class FaultFigures:
     """What became of one kind; times in milliseconds."""
 
     kind: str
+    dying_ms: list[float] = field(default_factory=list)
+    """From SIGKILL until the process had ended: the kernel takes it off a core and takes its memory back first."""
     noticed_ms: list[float] = field(default_factory=list)
     """From the failure until the gateway knew it."""
     ejected_ms: list[float] = field(default_factory=list)
@@ -96,14 +99,28 @@ def _let_fail(kind: str, gateway: Watched, load: Clients, *, figures: FaultFigur
 
 
 def _kill(_kind: str, gateway: Watched, *, figures: FaultFigures, worker: str, begin: int) -> None:
-    failed = time.monotonic()
-    os.kill(gateway.pid(worker), signal.SIGKILL)
+    pid = gateway.pid(worker)
+    killed = time.monotonic()
+    died = _kill_and_await(pid)
+    figures.dying_ms.append((died - killed) * 1000)
     noticed = gateway.wait("state", worker=worker, begin=begin, state="waiting").at
     broken = gateway.find("failure", worker=worker, begin=begin)
-    noticed = min(noticed, broken.at) if broken else noticed
+    # Its sockets may be closed a moment before it has ended.
+    noticed = max(died, min(noticed, broken.at) if broken else noticed)
     ready = gateway.wait("state", worker=worker, begin=begin, state="ready").at
-    _note(gateway, figures, worker=worker, begin=begin, times=(failed, noticed, ready))
-    figures.back_ms.append((_await_take(gateway, worker, begin=begin, after=ready) - failed) * 1000)
+    _note(gateway, figures, worker=worker, begin=begin, times=(died, noticed, ready))
+    figures.back_ms.append((_await_take(gateway, worker, begin=begin, after=ready) - killed) * 1000)
+
+
+def _kill_and_await(pid: int) -> float:
+    """Kill a process that is not our child, and return when it had ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        select.select([descriptor], [], [])
+        return time.monotonic()
+    finally:
+        os.close(descriptor)
 
 
 def _stop(_kind: str, gateway: Watched, *, figures: FaultFigures, worker: str, begin: int) -> None:
