@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway_load import ask, build_body, read_children
+from gateway_processes import UnavailableError, await_answer, find_port, run_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,55 +48,6 @@ class Rival:
     key: str = ""
 
 
-class UnavailableError(Exception):
-    """Something cannot be installed or started here."""
-
-
-@contextlib.contextmanager
-def _process(command: list[str], *, folder: Path, name: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in a group of its own, and end the group; what it prints is in ``NAME.log``."""
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _await_answer(
-    process: subprocess.Popen[bytes], address: str, *, path: str = "/health", patience: float = _PATIENCE
-) -> None:
-    """Wait until it answers."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise UnavailableError(f"it ended with status {process.returncode}")
-        with contextlib.suppress(OSError, ValueError):
-            if ask(address, path)[0] == _HTTP_OK:
-                return
-        time.sleep(0.02)
-    raise UnavailableError(f"it did not answer within {patience:g} s")
-
-
-def _find_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 @contextlib.contextmanager
 def _stubs(place: Workplace, name: str, *, host: str = "", alone: bool = False) -> Iterator[list[str]]:
     """Run as many stubs as there are workers, or one with the slots of all, and return their addresses."""
@@ -108,13 +57,13 @@ def _stubs(place: Workplace, name: str, *, host: str = "", alone: bool = False) 
         for number in range(workers):
             path = place.folder / f"{name}{number}.sock"
             path.unlink(missing_ok=True)
-            port = _find_port() if host else 0
+            port = find_port() if host else 0
             command = [sys.executable, "-s", "-m", "tests.stub_engine", "--parallel", str(slots)]
             command += ["--host", host or str(path), "--port", str(port)]
             log = f"{name}-stub{number}"
-            process = stack.enter_context(_process(command, folder=place.folder, name=log, PYTHONPATH=str(_ROOT)))
+            process = stack.enter_context(run_process(command, folder=place.folder, name=log, PYTHONPATH=str(_ROOT)))
             addresses.append(f"{host}:{port}" if host else f"unix:{path}")
-            _await_answer(process, addresses[-1])
+            await_answer(process, addresses[-1])
         yield addresses
 
 
@@ -139,14 +88,14 @@ def run_llcuda(place: Workplace) -> Iterator[Rival]:
     from tests.stub_engine import write_executable  # noqa: PLC0415 - the tests are not a package of ours
 
     server = write_executable(place.folder / "bin" / "llama-server")
-    key, keys, port = os.urandom(16).hex(), place.folder / "keys", _find_port()
+    key, keys, port = os.urandom(16).hex(), place.folder / "keys", find_port()
     keys.touch(mode=0o600)
     keys.write_text(f"bench:{key}\n", encoding="utf-8")
     command = [sys.executable, "-m", "llcuda", "serve", "-m", "demo", "--device", "cpu", "--port", str(port)]
     command += ["--workers", str(place.workers), "--slots", str(place.slots), "--api-key-file", str(keys)]
     environment = {"LLAMA_SERVER_PATH": str(server), "PYTHONPATH": str(_ROOT / "src")}
-    with _process(command, folder=place.folder, name="llcuda", **environment) as process:
-        _await_answer(process, f"127.0.0.1:{port}")
+    with run_process(command, folder=place.folder, name="llcuda", **environment) as process:
+        await_answer(process, f"127.0.0.1:{port}")
         stubs = tuple(f"unix:{path}" for path in sorted(_find_sockets(process.pid)))
         yield Rival("llcuda", (f"127.0.0.1:{port}",), stubs, (process.pid,), key)
 
@@ -202,14 +151,14 @@ def run_nginx(place: Workplace) -> Iterator[Rival]:
     if program is None:
         raise UnavailableError("it is not installed (apt-get install nginx-light)")
     with _stubs(place, "nginx") as stubs:
-        port, config = _find_port(), place.folder / "nginx.conf"
+        port, config = find_port(), place.folder / "nginx.conf"
         servers = " ".join(f"server {stub};" for stub in stubs)
         # Otherwise root's worker becomes somebody who cannot enter the folder.
         user = "user root;" if os.geteuid() == 0 else ""
         config.write_text(_NGINX.format(folder=place.folder, port=port, servers=servers, user=user), encoding="utf-8")
         command = [program, "-p", str(place.folder), "-c", str(config)]
-        with _process(command, folder=place.folder, name="nginx") as process:
-            _await_answer(process, f"127.0.0.1:{port}")
+        with run_process(command, folder=place.folder, name="nginx") as process:
+            await_answer(process, f"127.0.0.1:{port}")
             pids = (process.pid, *read_children(process.pid))
             yield Rival("nginx", (f"127.0.0.1:{port}",), tuple(stubs), pids)
 
@@ -218,10 +167,10 @@ def run_nginx(place: Workplace) -> Iterator[Rival]:
 def run_aiohttp(place: Workplace) -> Iterator[Rival]:
     """Run the proxy that is written with aiohttp."""
     with _stubs(place, "aiohttp", alone=True) as stubs:
-        port, script = _find_port(), Path(__file__).with_name("gateway_aiohttp.py")
+        port, script = find_port(), Path(__file__).with_name("gateway_aiohttp.py")
         command = [sys.executable, str(script), stubs[0][5:], str(port)]
-        with _process(command, folder=place.folder, name="aiohttp") as process:
-            _await_answer(process, f"127.0.0.1:{port}")
+        with run_process(command, folder=place.folder, name="aiohttp") as process:
+            await_answer(process, f"127.0.0.1:{port}")
             yield Rival("aiohttp", (f"127.0.0.1:{port}",), tuple(stubs), (process.pid,))
 
 
@@ -252,13 +201,13 @@ def run_litellm(place: Workplace) -> Iterator[Rival]:
     """Run LiteLLM's proxy with one worker."""
     program = install_litellm(place.litellm)
     with _stubs(place, "litellm", host="127.0.0.1", alone=True) as stubs:
-        port, config, key = _find_port(), place.folder / "litellm.yaml", f"sk-{os.urandom(24).hex()}"
+        port, config, key = find_port(), place.folder / "litellm.yaml", f"sk-{os.urandom(24).hex()}"
         config.write_text(_LITELLM.format(stub=stubs[0], key=key), encoding="utf-8")
         command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         quiet = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        with _process(command, folder=place.folder, name="litellm", **quiet) as process:
+        with run_process(command, folder=place.folder, name="litellm", **quiet) as process:
             address = f"127.0.0.1:{port}"
-            _await_answer(process, address, path="/health/liveliness", patience=_LITELLM_PATIENCE)
+            await_answer(process, address, path="/health/liveliness", patience=_LITELLM_PATIENCE)
             pids = (process.pid, *read_children(process.pid))
             yield Rival("litellm", (address,), tuple(stubs), pids, key)
 

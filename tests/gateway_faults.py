@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
 import tempfile
 import time
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.gateway_clients import asking, real_wishes, stub_wishes
+from tests.processes import time_until_gone
 from tests.stub_faults import FAULTS
 from tests.watching import watched
 
@@ -101,7 +101,9 @@ def _let_fail(kind: str, gateway: Watched, load: Clients, *, figures: FaultFigur
 def _kill(_kind: str, gateway: Watched, *, figures: FaultFigures, worker: str, begin: int) -> None:
     pid = gateway.pid(worker)
     killed = time.monotonic()
-    died = _kill_and_await(pid)
+    os.kill(pid, signal.SIGKILL)
+    time_until_gone([pid])
+    died = time.monotonic()
     figures.dying_ms.append((died - killed) * 1000)
     noticed = gateway.wait("state", worker=worker, begin=begin, state="waiting").at
     broken = gateway.find("failure", worker=worker, begin=begin)
@@ -110,17 +112,6 @@ def _kill(_kind: str, gateway: Watched, *, figures: FaultFigures, worker: str, b
     ready = gateway.wait("state", worker=worker, begin=begin, state="ready").at
     _note(gateway, figures, worker=worker, begin=begin, times=(died, noticed, ready))
     figures.back_ms.append((_await_take(gateway, worker, begin=begin, after=ready) - killed) * 1000)
-
-
-def _kill_and_await(pid: int) -> float:
-    """Kill a process that is not our child, and return when it had ended."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        os.kill(pid, signal.SIGKILL)
-        select.select([descriptor], [], [])
-        return time.monotonic()
-    finally:
-        os.close(descriptor)
 
 
 def _stop(_kind: str, gateway: Watched, *, figures: FaultFigures, worker: str, begin: int) -> None:

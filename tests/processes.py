@@ -52,6 +52,11 @@ def is_gone(pid: int) -> bool:
     return read_stat(pid) is None
 
 
+def policies_of(pid: int) -> set[int]:
+    """Return how the kernel schedules the threads of the process: ``os.SCHED_OTHER``, ``os.SCHED_BATCH``, and so on."""
+    return {os.sched_getscheduler(int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()}
+
+
 def children_of(pid: int) -> list[int]:
     """Return the pids of the children."""
     found = []

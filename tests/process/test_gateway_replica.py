@@ -20,7 +20,7 @@ from llcuda.gateway.fleet import Fleet
 from llcuda.gateway.folder import SocketFolder, list_parents
 from llcuda.gateway.loads import prepare_loads
 from llcuda.gateway.replica import Replica
-from tests.processes import children_of, is_gone, killed_at_the_end, wait_until
+from tests.processes import children_of, is_gone, killed_at_the_end, policies_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -88,6 +88,16 @@ def test_it_starts_answers_and_stops(folder: SocketFolder) -> None:
             pid = replica.pid
         assert is_gone(pid)
         assert states == ["starting", "ready", "stopping", "stopped"]
+
+    run(test())
+
+
+def test_it_computes_as_a_batch_job_and_does_not_interrupt_the_gateway(folder: SocketFolder) -> None:
+    async def test() -> None:
+        async with running(DEMO, folder) as (replica, _):
+            assert replica.pid
+            assert policies_of(replica.pid) == {os.SCHED_BATCH}
+            assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
     run(test())
 

@@ -16,6 +16,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,16 @@ from llcuda.server import ServerManager
 from llcuda.server.log import MAX_LINE_BYTES
 from llcuda.server.progress import find_child, measure_progress
 from tests.fake_llama_server import FAULTS
-from tests.processes import allowed_ms, children_of, is_alive, is_gone, killed_at_the_end, time_until_gone, wait_until
+from tests.processes import (
+    allowed_ms,
+    children_of,
+    is_alive,
+    is_gone,
+    killed_at_the_end,
+    policies_of,
+    time_until_gone,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +145,25 @@ def test_the_child_gets_its_own_folder_as_directory_and_no_secrets(
     assert b"GGML_NO_BACKTRACE=1" in environment
     library_path = next(entry for entry in environment if entry.startswith(b"LD_LIBRARY_PATH="))
     assert library_path.partition(b"=")[2].split(b":")[0] == bytes(fake_server.parent)
+
+
+def test_it_is_scheduled_like_any_other_program_unless_it_is_told_otherwise(manager: ServerManager) -> None:
+    start(manager)
+    assert manager.server_pid
+    assert policies_of(manager.server_pid) == {os.SCHED_OTHER}
+
+
+@pytest.mark.parametrize(("before", "after"), [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")])
+def test_a_batch_job_keeps_a_policy_that_somebody_chose(before: str, after: str) -> None:
+    def test() -> set[int]:
+        os.sched_setscheduler(0, getattr(os, before), os.sched_param(0))
+        with ServerManager(is_batch=True) as manager:
+            start(manager)
+            assert manager.server_pid
+            return policies_of(manager.server_pid)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(test).result() == {getattr(os, after)}
 
 
 def test_an_explicit_port_is_used(manager: ServerManager) -> None:

@@ -54,9 +54,14 @@ class ServerManager:
     from any thread. The server listens on loopback, and answers only who has ``api_key``.
     """
 
-    def __init__(self, *, on_exit: Callable[[], object] | None = None) -> None:
-        """Start nothing yet. ``on_exit`` is called whenever a server has ended, on a thread of its own: be quick."""
+    def __init__(self, *, on_exit: Callable[[], object] | None = None, is_batch: bool = False) -> None:
+        """Start nothing yet. ``on_exit`` is called whenever a server has ended, on a thread of its own: be quick.
+
+        ``is_batch`` makes a server that computes on the CPU a batch job for the kernel (``SCHED_BATCH``), so that it
+        does not interrupt whoever serves its answers on the same cores.
+        """
         self._on_exit = on_exit
+        self._is_batch = is_batch
         self._lock = threading.RLock()  # held for moments only, never while waiting; reentrant for signal handlers
         self._state = "stopped"
         self._child: Child | None = None
@@ -279,6 +284,7 @@ class ServerManager:
                 log=log,
                 socket_path=host if is_socket_path(host) else None,
                 on_exit=self._on_exit,
+                is_batch=self._is_batch and backend is None,
             )
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
             self._finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
