@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -29,6 +30,16 @@ def wait_until(condition: Callable[[], object], *, timeout: float = PATIENCE, wh
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what or condition}")
         time.sleep(0.001)
+
+
+async def until(condition: Callable[[], object], *, timeout: float = PATIENCE) -> None:
+    """Return as soon as the condition holds, and let the event loop run meanwhile."""
+
+    async def wait() -> None:
+        while not condition():  # noqa: ASYNC110 - it looks at what no event tells
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(wait(), timeout)
 
 
 def read_stat(pid: int) -> tuple[str, int, int] | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import openai
 import pytest
 
 from tests.bundles import LIBRARY
-from tests.process.gateways import gateway
+from tests.process.gateways import KEY, gateway
 from tests.process.test_offload_real import compile_backends
 from tests.upgrading import put_gpu, write_backend
 
@@ -23,6 +24,13 @@ def running() -> Iterator[Gateway]:
     """A gateway that answers whoever has the key of ``tests.process.gateways``."""
     with gateway() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def client(running: Gateway) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of that gateway, which asks once."""
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from llcuda.gateway.config import Limits
 from llcuda.gateway.connection import Connection
 from llcuda.gateway.refusals import RefusedError
+from tests.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -115,11 +116,6 @@ class Client:
 
     async def rest(self) -> bytes:
         return await self.reader.read()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for happens in the code under test
-        await asyncio.sleep(0.001)
 
 
 def with_echo(scenario: Callable[[Echo, Callable[[], Awaitable[Client]]], Awaitable[None]], **limits: Any) -> None:

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import openai
 import pytest
 
 from tests.process.gateways import ANSWER, KEY, MESSAGES, QUESTION, gateway
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llcuda.gateway.gateway import Gateway
-
-
-@pytest.fixture(scope="module")
-def client(running: Gateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
-        yield client
 
 
 class TestChat:

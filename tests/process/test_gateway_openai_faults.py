@@ -14,17 +14,10 @@ from tests.process.gateways import ANSWER, KEY, MESSAGES, gateway, is_busy
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from llcuda.gateway.gateway import Gateway
 
 LONG: dict[str, Any] = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
-
-
-@pytest.fixture(scope="module")
-def client(running: Gateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
-        yield client
 
 
 class TestErrors:

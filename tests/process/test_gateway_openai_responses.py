@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import openai
 import pydantic
-import pytest
 
-from tests.process.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, QUESTION
+from tests.process.gateways import ANSWER, MESSAGES, PARAMETERS, QUESTION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llcuda.gateway.gateway import Gateway
+    import openai
 
 RESPONSE_TOOL: Any = {"type": "function", "name": "add", "strict": True, "parameters": PARAMETERS}
 
 
 class Sum(pydantic.BaseModel):
     answer: int
-
-
-@pytest.fixture(scope="module")
-def client(running: Gateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
-        yield client
 
 
 class TestResponses:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import openai
 import pydantic
 import pytest
 
-from tests.process.gateways import KEY, MESSAGES, PARAMETERS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llcuda.gateway.gateway import Gateway
+from tests.process.gateways import MESSAGES, PARAMETERS
 
 TOOL: Any = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": PARAMETERS}}
 NAMED: Any = {"type": "function", "function": {"name": "add"}}
@@ -21,12 +16,6 @@ NAMED: Any = {"type": "function", "function": {"name": "add"}}
 
 class Sum(pydantic.BaseModel):
     answer: int
-
-
-@pytest.fixture(scope="module")
-def client(running: Gateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
-        yield client
 
 
 class TestTools:

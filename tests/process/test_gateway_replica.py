@@ -20,12 +20,11 @@ from llcuda.gateway.fleet import Fleet
 from llcuda.gateway.folder import SocketFolder, list_parents
 from llcuda.gateway.loads import prepare_loads
 from llcuda.gateway.replica import Replica
-from tests.processes import children_of, is_gone, killed_at_the_end, policies_of, wait_until
+from tests.processes import PATIENCE, children_of, is_gone, killed_at_the_end, policies_of, until, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Iterator
 
-PATIENCE = 20.0
 DEMO = ModelConfig("demo", "demo", device="cpu", slots=2, ctx_size=512)
 
 
@@ -54,14 +53,6 @@ async def running(
         await replica.stop()
     assert replica.state == "stopped"
     assert not replica.socket_path.exists()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async def wait() -> None:
-        while not condition():  # noqa: ASYNC110 - it looks at what no event tells
-            await asyncio.sleep(0.005)
-
-    await asyncio.wait_for(wait(), PATIENCE)
 
 
 async def answer(replica: Replica) -> str:

@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +21,10 @@ from llcuda.errors import ModelNotFoundError, OutOfMemoryError, PortInUseError, 
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.routes import ROUTES
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
 ADMIN, USER = "sk-admin", "sk-user"
 KEYS = (KeyConfig("admin", ADMIN, is_admin=True), KeyConfig("user", USER, max_in_flight=16))
@@ -77,13 +77,6 @@ def serving(key: str | None = None, **options: Any) -> Iterator[Asker]:
             yield asker
         finally:
             asker.http.close()
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def replicas(asker: Asker, model: str = "demo") -> Any:
@@ -212,7 +205,7 @@ def test_beyond_what_may_wait_the_answer_is_429_at_once() -> None:
         first = asker.events(ENDLESS)
         next(first)
         asked = [pool.submit(asker.chat) for _ in range(12)]
-        until(lambda: sum(one.done() for one in asked) == 10)
+        wait_until(lambda: sum(one.done() for one in asked) == 10)
         refused = [one.result() for one in asked if one.done()]
         assert {answer.status_code for answer in refused} == {429}
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
@@ -229,7 +222,7 @@ def test_a_key_is_held_to_its_share() -> None:
         refused = asker.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_in_flight")
         events.close()
-        until(lambda: not any(worker.busy for worker in workers(asker)))
+        wait_until(lambda: not any(worker.busy for worker in workers(asker)))
         assert asker.chat().status_code == 200
 
 
@@ -246,7 +239,7 @@ def test_a_client_that_goes_away_frees_its_slot(is_stream: bool) -> None:  # noq
                 else:
                     with pytest.raises(httpx.TimeoutException):
                         other.post("/completion", json=LONG, timeout=0.05)
-            until(lambda: not any(slot["is_processing"] for slot in asker.http.get("/slots").json()))
+            wait_until(lambda: not any(slot["is_processing"] for slot in asker.http.get("/slots").json()))
         assert asker.metrics()["llcuda_cancelled_total"] == 5
         assert asker.chat().status_code == 200
 
@@ -276,8 +269,8 @@ def test_no_request_is_lost_while_workers_are_killed() -> None:
             before = len(answers)
             victim = replicas(asker)[number % 2]
             os.kill(victim.pid, signal.SIGKILL)
-            until(lambda victim=victim: victim.state == "ready" and victim.pid)  # type: ignore[misc]
-            until(lambda before=before: len(answers) > before + 20)  # type: ignore[misc]
+            wait_until(lambda victim=victim: victim.state == "ready" and victim.pid)  # type: ignore[misc]
+            wait_until(lambda before=before: len(answers) > before + 20)  # type: ignore[misc]
     assert {answer.status_code for answer in answers} == {200}
 
 
@@ -286,11 +279,11 @@ def test_a_worker_that_is_stopped_is_not_asked_and_comes_back() -> None:
         first, _second = replicas(asker)
         with under_load(asker, clients=1) as answers:
             os.kill(first.pid, signal.SIGSTOP)
-            until(lambda: first.state == "silent")
+            wait_until(lambda: first.state == "silent")
             os.kill(first.pid, signal.SIGCONT)
-            until(lambda: first.state == "ready")
+            wait_until(lambda: first.state == "ready")
             before = len(answers)
-            until(lambda: len(answers) > before + 20)
+            wait_until(lambda: len(answers) > before + 20)
         assert {answer.status_code for answer in answers} == {200}
 
 
@@ -312,7 +305,7 @@ def test_a_stream_whose_worker_dies_ends_with_an_error() -> None:
             (busy,) = [worker for worker in workers(asker) if worker.busy]
             os.kill(busy.server.pid, signal.SIGKILL)
             assert "broke off" in list(events)[-1]["error"]["message"]
-            until(lambda busy=busy: busy.server.state == "ready")  # type: ignore[misc]
+            wait_until(lambda busy=busy: busy.server.state == "ready")  # type: ignore[misc]
 
 
 def test_a_reload_replaces_every_worker_and_loses_nothing() -> None:
@@ -321,7 +314,7 @@ def test_a_reload_replaces_every_worker_and_loses_nothing() -> None:
         with under_load(asker) as answers:
             asker.gateway.reload()
             seen = len(answers)
-            until(lambda: len(answers) > seen + 20)
+            wait_until(lambda: len(answers) > seen + 20)
         after = {replica.pid for replica in replicas(asker)}
         assert len(before | after) == 4
         assert {answer.status_code for answer in answers} == {200}
@@ -370,7 +363,7 @@ def test_a_model_that_nobody_asks_is_unloaded_and_loaded_again() -> None:
         assert asker.http.get("/health").json() == {"status": "ok"}
         for _ in range(2):
             assert asker.chat().status_code == 200
-            until(lambda: not replicas(asker))
+            wait_until(lambda: not replicas(asker))
 
 
 def test_where_memory_is_short_the_model_that_was_not_used_for_longest_makes_room(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ import pytest
 
 from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 ADMIN, USER = "sk-admin", "sk-user"
@@ -41,7 +41,7 @@ class Asker:
 
     def finish(self) -> Any:
         """Return the change when it is over."""
-        until(lambda: self.model()["offload"]["change"]["state"] != "running")
+        wait_until(lambda: self.model()["offload"]["change"]["state"] != "running")
         return self.model()["offload"]["change"]
 
     def pids(self) -> set[int]:
@@ -61,13 +61,6 @@ def serving(*models: ModelConfig, keys: tuple[KeyConfig, ...] = KEYS) -> Iterato
             yield asker
         finally:
             asker.http.close()
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -133,7 +126,8 @@ class TestTheStatus:
         before = asker.status()
         assert asker.chat().status_code == 200
         assert asker.chat(temperature=-1).status_code == 400
-        until(lambda: sum(asker.status()["counted"]["requests"].values()) > sum(before["counted"]["requests"].values()))
+        answered = sum(before["counted"]["requests"].values())
+        wait_until(lambda: sum(asker.status()["counted"]["requests"].values()) > answered)
         counted = asker.status()["counted"]
         assert counted["requests"]["200"] == before["counted"]["requests"].get("200", 0) + 1
         assert counted["rejected"]["invalid_value"] == before["counted"]["rejected"].get("invalid_value", 0) + 1
@@ -150,9 +144,9 @@ class TestTheStatus:
             lines = answer.iter_lines()
             next(lines)
             assert sum(worker["busy"] for worker in asker.model()["workers"]) == 1
-            until(lambda: asker.status()["recent"]["seconds"]["busy"][-1] == 1)
+            wait_until(lambda: asker.status()["recent"]["seconds"]["busy"][-1] == 1)
             assert asker.status()["recent"]["tokens"] > made
-        until(lambda: not any(worker["busy"] for worker in asker.model()["workers"]))
+        wait_until(lambda: not any(worker["busy"] for worker in asker.model()["workers"]))
 
 
 @contextmanager
@@ -183,7 +177,7 @@ class TestAnotherPlace:
                 assert (answer.status_code, answer.json()["change"]["state"]) == (202, "running")
                 assert asker.finish()["state"] == "done"
                 seen = len(statuses)
-                until(lambda: len(statuses) > seen + 10)
+                wait_until(lambda: len(statuses) > seen + 10)
             assert set(statuses) == {200}
             assert len(before | asker.pids()) == 4
             model = asker.model()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from logging import getLogger
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.errors import LlcudaError, OutOfMemoryError
@@ -44,7 +45,7 @@ class Loading:
 
     async def unload_idle(self) -> None:
         """Unload what nobody has asked for as long as its ``idle_timeout``."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         for model in self.models.values():
             limit = model.config.idle_timeout
             if limit is not None and self._is_idle(model) and now - model.last_used > limit:

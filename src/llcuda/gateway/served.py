@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.gateway.admission import Admission
@@ -24,7 +24,7 @@ class ServedModel:
         """Have no workers yet."""
         self.config = config
         self.name = config.name
-        self.last_used = asyncio.get_running_loop().time()
+        self.last_used = monotonic()
         self.workers: list[Worker] = []
         self.start: Callable[[], Awaitable[None]] | None = None
         self.admission = Admission(
@@ -43,7 +43,7 @@ class ServedModel:
 
     async def ensure_started(self) -> None:
         """Start the model, if it is not. Raises why it cannot be."""
-        self.last_used = asyncio.get_running_loop().time()
+        self.last_used = monotonic()
         if self.start is not None:
             await self.start()
 
