@@ -33,9 +33,9 @@ KEYED = Access(GatewayConfig(MODELS, keys=KEYS), port=8090)
 TLS = Access(GatewayConfig(MODELS, tls_certificate=Path("c.pem"), tls_key=Path("k.pem")), port=8090)
 
 
-def refused(access: Access, headers: dict[str, str]) -> RefusedError:
+def refused(access: Access, headers: dict[str, str], *, method: str = "GET") -> RefusedError:
     with pytest.raises(RefusedError) as caught:
-        access.check_origin(headers)
+        access.check_origin(headers, method=method)
     return caught.value
 
 
@@ -187,6 +187,27 @@ def test_the_page_of_another_site_is_refused(origin: str) -> None:
 @pytest.mark.parametrize("site", ["cross-site", "Cross-Site", " cross-site "])
 def test_what_another_site_asks_without_an_origin_is_refused(site: str) -> None:
     assert refused(OPEN, {"host": "localhost:8090", "sec-fetch-site": site}).status == 403
+
+
+LINK = {"host": "localhost:8090", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+
+
+def test_a_link_on_another_site_may_be_followed() -> None:
+    OPEN.check_origin({**LINK, "sec-fetch-dest": "document"}, method="GET")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("POST", {**LINK, "sec-fetch-dest": "document"}),
+        ("GET", {**LINK, "sec-fetch-dest": "iframe"}),
+        ("GET", {**LINK, "sec-fetch-dest": "document", "sec-fetch-mode": "no-cors"}),
+        ("GET", {**LINK, "sec-fetch-dest": "document", "origin": "https://evil.example"}),
+        ("GET", LINK),
+    ],
+)
+def test_what_looks_like_a_link_and_is_none_is_refused(method: str, headers: dict[str, str]) -> None:
+    assert refused(OPEN, headers, method=method).status == 403
 
 
 def test_an_origin_of_ours_that_the_browser_calls_another_site_is_refused() -> None:

@@ -69,14 +69,17 @@ class Access:
         # Only what passed is kept: an error is raised anew.
         self._check = lru_cache(_REMEMBERED)(self._check_host_and_origin)
 
-    def check_origin(self, headers: Mapping[str, str]) -> None:
+    def check_origin(self, headers: Mapping[str, str], *, method: str = "POST") -> None:
         """Let pass what was asked of this gateway, by a program, its own pages or those of ``allowed_origins``.
 
+        Whoever follows a link on another site's page is let in too: that page sees nothing of where it led.
         Raises RefusedError: 400 for a Host that is missing or is none, 421 for one that is not ours, 403 for the page
         of another site.
         """
         site = headers.get("sec-fetch-site")
         is_foreign = site is not None and site.strip().lower() == "cross-site"
+        if is_foreign and method == "GET" and _is_followed_link(headers):
+            is_foreign = False
         self._check(headers.get("host"), headers.get("origin"), is_foreign)
 
     def cors_headers(self, headers: Mapping[str, str], *, preflight: bool = False) -> dict[str, str]:
@@ -153,6 +156,11 @@ def check_content_type(headers: Mapping[str, str]) -> None:
     if value != "application/json" and not _JSON.fullmatch(value):
         remedy = "with curl, add -H 'Content-Type: application/json'"
         raise RefusedError(415, f"the body must be sent as JSON: {remedy}", code="invalid_content_type")
+
+
+def _is_followed_link(headers: Mapping[str, str]) -> bool:
+    """Whether a browser will show the answer in a tab, and not in a frame of the page that had the link."""
+    return (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
 
 
 def _to_caller(key: KeyConfig) -> Caller:

@@ -70,7 +70,7 @@ class GatewayService:
 
     def check_head(self, exchange: Exchange) -> None:
         """Raise RefusedError for a request that is not worth its body."""
-        self._access.check_origin(exchange.headers)
+        self._access.check_origin(exchange.headers, method=exchange.method)
         is_preflight = exchange.method == "OPTIONS"
         if self.config.allowed_origins:
             lines = self._access.cors_headers(exchange.headers, preflight=is_preflight).items()
