@@ -54,6 +54,27 @@ def _parse_size(line: bytes) -> int | None:
     return int(digits, 16)
 
 
+@lru_cache(32)  # llama-server's streams all have the same: 0.3 us instead of 3
+def _parse_head(head: bytes) -> tuple[str, int, dict[str, str]]:
+    """Return version, status and headers; raises ValueError with the reason."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    found = _STATUS_LINE.match(first)
+    if found is None:
+        raise ValueError("the answer is not HTTP/1.1")
+    return found[1], int(found[2]), _parse_headers(lines)
+
+
+def _parse_headers(lines: list[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
+        if not colon or not name or not _TOKEN.issuperset(name):
+            raise ValueError("the head of the answer has a line that is no header")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
 class ResponseReader:
     """Read one response: feed it what the connection gives, get what belongs to the body.
 
@@ -110,7 +131,7 @@ class ResponseReader:
                 self._held = data
                 self._check_start(data)
                 return b""
-            self._read_head(data[:end].decode("latin-1"))
+            self._read_head(data[:end])
             data = data[end + 4 :]
         self._held = b""
         return data
@@ -120,28 +141,16 @@ class ResponseReader:
         if not b"HTTP/1.".startswith(data[:7]):
             raise self._error("the answer is not HTTP/1.1")
 
-    def _read_head(self, head: str) -> None:
-        first, *lines = head.split("\r\n")
-        found = _STATUS_LINE.match(first)
-        if found is None:
-            raise self._error("the answer is not HTTP/1.1")
-        version, status = found[1], int(found[2])
+    def _read_head(self, head: bytes) -> None:
+        try:
+            version, status, headers = _parse_head(head)
+        except ValueError as error:
+            raise self._error(str(error)) from None
         if status == _SWITCHING_PROTOCOLS or status < _FIRST_INTERIM:
             raise self._error(f"the server answered with status {status}")
-        headers = self._read_headers(lines)
         if status >= _FIRST_FINAL:
-            self.status, self.headers = status, headers
+            self.status, self.headers = status, dict(headers)
             self._choose_body(version)
-
-    def _read_headers(self, lines: list[str]) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            name, value = name.lower(), value.strip(" \t")
-            if not colon or not name or not _TOKEN.issuperset(name):
-                raise self._error("the head of the answer has a line that is no header")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return headers
 
     def _choose_body(self, version: str) -> None:
         """Decide how the body ends (RFC 9112, section 6.3)."""
@@ -240,6 +249,9 @@ class ResponseReader:
             line, data = data[:line_end], data[line_end + 2 :]
             if not line:
                 break
-            self._read_headers([line.decode("latin-1")])
+            try:
+                _parse_headers([line.decode("latin-1")])
+            except ValueError as error:
+                raise self._error(str(error)) from None
         self.keep_alive = self.keep_alive and not data
         self._finish()
