@@ -19,12 +19,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -360,6 +362,7 @@ int main(int count, char **arguments) {
         else if (option == 'r') rate = strtod(optarg, NULL);
         else return 2;
     }
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) die("prctl");  // nobody would read the report
     if (count - optind < 2 || count - optind > MAX_ADDRESSES) return 2;
     parse_address(arguments[optind]);
     build_request(path, header, arguments[optind + 1]);
@@ -382,16 +385,19 @@ int main(int count, char **arguments) {
     int64_t last = seconds > 0 ? end + (int64_t)(drain * 1e9) : INT64_MAX;
     while (true) {
         int64_t time = now();
-        bool over = time >= end || started + unsent >= requests;
-        if (over && (started == finished || time >= last)) break;
         if (rate > 0) {
-            for (; !over && due <= time && started + unsent < requests; due += (int64_t)(1e9 / rate)) {
+            for (; time < end && due <= time && started + unsent < requests; due += (int64_t)(1e9 / rate)) {
                 if (free_list) start_free(due);
                 else unsent++;
             }
         } else {
-            while (!over && free_list && started < requests) start_free(now());
+            // The time is looked at each time: a connection that fails at once is free again.
+            while (free_list && started < requests && now() < end) start_free(now());
         }
+        // What fails at once is finished by now.
+        time = now();
+        bool over = time >= end || started + unsent >= requests;
+        if (over && (started == finished || time >= last)) break;
         int64_t wake = over ? last : rate > 0 && due < end ? due : end;
         if (wake != INT64_MAX) {
             struct itimerspec when = {.it_value = {wake / 1000000000, wake % 1000000000}};
