@@ -207,11 +207,8 @@ class ResponseReader:
                 if line_end < 0:
                     self._check_line(end - at)
                     break
-                size = _parse_size(data[at:line_end])
+                left = self._read_size(data[at:line_end])
                 at = line_end + 2
-                if size is None:
-                    raise self._error("a chunk of the answer has no size")
-                left = size
                 if not left:
                     self._mode = _TRAILER
                     self._read_trailer(data[at:])
@@ -230,6 +227,12 @@ class ResponseReader:
             at, left = stop + 2, -1
         self._left, self._held = left, data[at:]
         return body[0] if len(body) == 1 else b"".join(body)
+
+    def _read_size(self, line: bytes) -> int:
+        size = _parse_size(line)
+        if size is None:
+            raise self._error("a chunk of the answer has no size")
+        return size
 
     def _check_line(self, length: int) -> None:
         if length > MAX_LINE_BYTES:
