@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway import describe_machine
 from gateway_load import Load, compile_load
@@ -26,7 +26,6 @@ from gateway_processes import await_answer, find_port, run_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
 _SLOTS = 4
 _DRAIN = 5.0

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import llcuda
+from tests.certificates import write_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,13 +174,7 @@ def test_the_audit_log_says_who_asked_and_nothing_of_what(tmp_path: Path) -> Non
 
 
 def test_https_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    key.chmod(0o600)
+    certificate, key = write_certificate(tmp_path)
     with serve("-m", "demo", "--tls-certificate", str(certificate), "--tls-key", str(key)) as served:
         assert served.url.startswith("https://")
         trusted = ssl.create_default_context(cafile=str(certificate))

@@ -14,7 +14,6 @@ from tests.process.gateways import ANSWER, KEY, MESSAGES, gateway, is_busy
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
-
     from llcuda.gateway.gateway import Gateway
 
 LONG: dict[str, Any] = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}

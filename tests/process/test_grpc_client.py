@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from llcuda.errors import ConnectionFailedError, PortInUseError, RequestTimeoutError, ResponseError
 from llcuda.gateway import Gateway, GatewayConfig, GrpcClient, KeyConfig, Limits, ModelConfig
+from tests.certificates import write_certificate
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -172,13 +173,7 @@ def test_the_health_follows_the_workers() -> None:
 
 
 def test_it_is_spoken_over_tls(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    key.chmod(0o600)
+    certificate, key = write_certificate(tmp_path)
     with serve(tls_certificate=certificate, tls_key=key) as gateway:
         with connect(gateway, key=None, certificate=certificate) as client:
             assert client.infer("What is 2+2?", temperature=0).text == ANSWER

@@ -57,7 +57,7 @@ def refused(access: Access, headers: dict[str, str], *, method: str = "GET") -> 
     ],
 )
 def test_a_host_that_is_ours_passes(host: str) -> None:
-    OPEN.check_origin({"host": host})
+    OPEN.check_origin({"host": host}, method="GET")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_request_without_a_host_is_refused() -> None:
     ],
 )
 def test_our_own_pages_and_those_allowed_pass(headers: dict[str, str]) -> None:
-    OPEN.check_origin(headers)
+    OPEN.check_origin(headers, method="GET")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_an_origin_of_ours_that_the_browser_calls_another_site_is_refused() -> N
 
 
 def test_with_tls_our_own_origin_is_https() -> None:
-    TLS.check_origin({"host": "localhost:8090", "origin": "https://localhost:8090"})
+    TLS.check_origin({"host": "localhost:8090", "origin": "https://localhost:8090"}, method="GET")
     assert refused(TLS, {"host": "localhost:8090", "origin": "http://localhost:8090"}).status == 403
 
 
@@ -235,20 +235,21 @@ def test_a_page_is_told_beforehand_that_it_may_send_a_key() -> None:
 
 def test_a_name_that_is_listened_on_is_ours() -> None:
     access = Access(GatewayConfig(MODELS, host="MyHost", keys=KEYS), port=8090)
-    access.check_origin({"host": "myhost:8090"})
+    access.check_origin({"host": "myhost:8090"}, method="GET")
     assert refused(access, {"host": "myhost2:8090"}).status == 421
 
 
 def test_what_was_refused_is_refused_again_and_what_passed_passes_again() -> None:
     for _ in range(3):
-        OPEN.check_origin({"host": "localhost:8090"})
+        OPEN.check_origin({"host": "localhost:8090"}, method="GET")
         assert refused(OPEN, {"host": "evil.example"}).status == 421
 
 
 def test_what_is_remembered_is_bounded() -> None:
     access = Access(GatewayConfig(MODELS), port=8090)
     for number in range(1000):
-        access.check_origin({"host": f"10.0.{number // 256}.{number % 256}", "sec-fetch-site": "x" * number})
+        headers = {"host": f"10.0.{number // 256}.{number % 256}", "sec-fetch-site": "x" * number}
+        access.check_origin(headers, method="GET")
     assert access._check.cache_info().currsize <= 128
 
 

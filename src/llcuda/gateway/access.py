@@ -69,7 +69,7 @@ class Access:
         # Only what passed is kept: an error is raised anew.
         self._check = lru_cache(_REMEMBERED)(self._check_host_and_origin)
 
-    def check_origin(self, headers: Mapping[str, str], *, method: str = "POST") -> None:
+    def check_origin(self, headers: Mapping[str, str], *, method: str) -> None:
         """Let pass what was asked of this gateway, by a program, its own pages or those of ``allowed_origins``.
 
         Whoever follows a link on another site's page is let in too: that page sees nothing of where it led.
@@ -77,9 +77,7 @@ class Access:
         of another site.
         """
         site = headers.get("sec-fetch-site")
-        is_foreign = site is not None and site.strip().lower() == "cross-site"
-        if is_foreign and method == "GET" and _is_followed_link(headers):
-            is_foreign = False
+        is_foreign = site is not None and site.strip().lower() == "cross-site" and not _is_link(method, headers)
         self._check(headers.get("host"), headers.get("origin"), is_foreign)
 
     def cors_headers(self, headers: Mapping[str, str], *, preflight: bool = False) -> dict[str, str]:
@@ -158,9 +156,10 @@ def check_content_type(headers: Mapping[str, str]) -> None:
         raise RefusedError(415, f"the body must be sent as JSON: {remedy}", code="invalid_content_type")
 
 
-def _is_followed_link(headers: Mapping[str, str]) -> bool:
+def _is_link(method: str, headers: Mapping[str, str]) -> bool:
     """Whether a browser will show the answer in a tab, and not in a frame of the page that had the link."""
-    return (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+    fetched = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return method == "GET" and fetched == ("navigate", "document")
 
 
 def _to_caller(key: KeyConfig) -> Caller:

@@ -42,9 +42,7 @@ _TIMINGS = re.compile(rb'"timings":\{"cache_n":(\d+),"prompt_n":(\d+),[^}]*?"pre
 
 def read_usage(data: bytes) -> tuple[int, int]:
     """Return the tokens of prompt and answer that the end of an answer names, 0 where it names none."""
-    prompt = completion = 0
-    if b"tokens" in data:
-        prompt, completion = _find_last(_PROMPT_TOKENS, data), _find_last(_COMPLETION_TOKENS, data)
+    prompt, completion = _find_last(_PROMPT_TOKENS, data), _find_last(_COMPLETION_TOKENS, data)
     if not prompt and not completion and (timings := _TIMINGS.findall(data)):
         cached, read, predicted = map(int, timings[-1])
         return cached + read, predicted
@@ -52,7 +50,7 @@ def read_usage(data: bytes) -> tuple[int, int]:
 
 
 def _find_last(names: tuple[bytes, ...], data: bytes) -> int:
-    """Return the number that the name among them which the API has was last given; from the end, where it is near."""
+    """Return the number that was last given to one of the names, of which each API has its own."""
     for name in names:
         at = data.rfind(name)
         if at >= 0 and (number := _NUMBER.match(data, at + len(name))):

@@ -54,7 +54,7 @@ def _parse_size(line: bytes) -> int | None:
     return int(digits, 16)
 
 
-@lru_cache(32)  # llama-server's streams all have the same: 0.3 us instead of 3
+@lru_cache(32)  # llama-server's streams all have the same: 1.5 us instead of 3.5
 def _parse_head(head: bytes) -> tuple[str, int, dict[str, str]]:
     """Return version, status and headers; raises ValueError with the reason."""
     first, *lines = head.decode("latin-1").split("\r\n")
