@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.grpc_messages import SERVICE, find_service, make
 from tests.processes import wait_until
+from tests.stub_engine import write_executable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +50,11 @@ def chat(**sampling: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "What is 2+2?"}], "sampling": {"temperature": 0, **sampling}}
 
 
+def number_format(**more: int) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"answer": {"type": "integer", **more}}, "required": ["answer"]}
+    return {"type": "json_schema", "json_schema": {"schema": {**schema, "additionalProperties": False}}}
+
+
 def busy(gateway: Gateway) -> int:
     assert gateway._running is not None
     return sum(worker.busy for worker in gateway._running.models["demo"].workers)
@@ -64,6 +71,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 def channel(gateway: Gateway) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def gateways() -> Iterator[Gateway]:
+    models = ModelConfig("small", "demo", slots=1), ModelConfig("large", "demo", slots=3, on_demand=True)
+    with serve(models=models) as running:
+        yield running
 
 
 def test_a_chat_says_the_same_whole_in_a_stream_and_over_http(gateway: Gateway, channel: grpc.Channel) -> None:
@@ -94,6 +108,35 @@ def test_a_batch_has_an_answer_or_an_error_for_each_item(channel: grpc.Channel) 
     assert (answers[1].error.http_status, answers[1].error.code) == (400, "invalid_value")
     assert answers[2].error.http_status == 400
     assert answers[3].answer.completion_tokens == 3
+
+
+def test_a_whole_answer_that_does_not_hold_to_its_schema_is_no_answer(channel: grpc.Channel) -> None:
+    # llama-server's grammar leaves out of account what a number is to be a multiple of.
+    asked = chat(max_tokens=60, options={"response_format": number_format(multipleOf=997)})
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "Chat", **asked)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "does not hold to the schema" in caught.value.details()
+    assert dict(caught.value.trailing_metadata())["llcuda-code"] == "schema_mismatch"
+    (item,) = call(channel, "Batch", items=[{"chat": asked}])
+    assert (item.error.http_status, item.error.code) == (502, "schema_mismatch")
+    held = call(channel, "Chat", **chat(max_tokens=60, options={"response_format": number_format()}))
+    assert json.loads(held.text).keys() == {"answer"}
+
+
+@pytest.mark.parametrize("named", ["small", "", "large"])
+def test_a_batch_fills_the_slots_of_the_models_that_it_names(gateways: Gateway, named: str) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{gateways.grpc_port}") as channel:
+        items = [{"complete": {"prompt": "x", "sampling": LONG, "model": named or None}} for _ in range(6)]
+        stream = call(channel, "Batch", key=None, items=items)
+        running = gateways._running
+        assert running is not None
+        model = running.models[named or "small"]
+        most = {"small": 1, "large": 3}[model.name]
+        wait_until(lambda: sum(worker.busy for worker in model.workers) == most)
+        assert not model.admission.waiting
+        stream.cancel()
+        wait_until(lambda: not model.is_busy)
 
 
 @pytest.mark.parametrize("key", [None, "sk-wrong"])
@@ -150,6 +193,29 @@ def test_what_the_queue_does_not_take_says_when_to_come_again(gateway: Gateway, 
     refused = [metadata for code, metadata in outcomes if code is grpc.StatusCode.RESOURCE_EXHAUSTED]
     assert all(int(metadata["retry-after"]) >= 1 for metadata in refused)
     wait_until(lambda: busy(gateway) == 0)
+
+
+def test_a_caller_that_does_not_read_holds_its_worker_back_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_SERVER_PATH", str(write_executable(tmp_path / "llama-server")))
+    text, tokens = "x" * 8192, 6000
+    wishes = json.dumps({"tokens": tokens, "token_ms": 0.5, "text": text})
+    with serve() as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        stream = call(channel, "StreamComplete", key=None, prompt=wishes)
+        pieces = [next(stream).text]
+        assert gateway._running is not None
+        assert gateway._running.grpc is not None
+        (exchange,) = gateway._running.grpc._tasks.values()
+        passed = [0, exchange.bytes_out]
+        while passed[-1] != passed[-2]:  # gRPC's own window takes some MiB first
+            time.sleep(0.5)
+            passed.append(exchange.bytes_out)
+        assert exchange._is_waiting
+        assert passed[-1] < tokens * len(text) // 2
+        assert exchange._held_bytes < 1 << 20
+        pieces += [chunk.text for chunk in stream]
+    assert "".join(pieces) == tokens * text
 
 
 def test_calls_are_in_the_audit_log(gateway: Gateway, channel: grpc.Channel) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from llcuda.client.answers import ChatAnswer
 from llcuda.errors import UsageError
 from llcuda.gateway import grpc_messages
 from llcuda.gateway.grpc_call import CallExchange
 from llcuda.gateway.grpc_messages import make
-from llcuda.gateway.grpc_translation import make_body, to_status, trailing_metadata
+from llcuda.gateway.grpc_translation import add_whole, make_body, to_status, trailing_metadata
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -63,16 +64,35 @@ def test_a_refusal_says_its_code_and_when_to_come_again() -> None:
 
 def test_only_what_was_set_is_asked_for_and_whole_numbers_stay_whole() -> None:
     sampling = {"temperature": 0, "stop": ["x"], "options": {"mirostat": 2, "ignore_eos": True, "min_p": 0.5}}
-    body = json.loads(make_body(make("CompletionRequest")(prompt="p", sampling=sampling)))
-    expected = {"mirostat": 2, "ignore_eos": True, "min_p": 0.5, "temperature": 0, "stop": ["x"]}
-    assert body == {**expected, "prompt": "p", "stream": True}
+    request = make("CompletionRequest")(prompt="p", sampling=sampling)
+    body = json.loads(make_body(request, streams=False))
+    assert body == {"mirostat": 2, "ignore_eos": True, "min_p": 0.5, "temperature": 0, "stop": ["x"], "prompt": "p"}
+    assert json.loads(make_body(request, streams=True)) == {**body, "stream": True}
     assert type(body["mirostat"]) is int
 
 
 def test_an_option_that_the_protocol_has_no_place_for_is_refused() -> None:
     request = make("CompletionRequest")(prompt="p", sampling={"options": {"n_probs": 3}})
     with pytest.raises(RefusedError, match="n_probs"):
-        make_body(request)
+        make_body(request, streams=False)
+
+
+def test_a_whole_chat_is_read_as_a_stream_is() -> None:
+    message = {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage, "model": "demo"}
+    answer = ChatAnswer(started=0.0, schema=None)
+    add_whole(answer, json.dumps(body).encode())
+    result = answer.result()
+    assert (result.text, result.reasoning, result.finish_reason) == ("4", "2+2", "stop")
+    assert (result.prompt_tokens, result.tokens_generated) == (5, 2)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"choices": [{}]}', b'{"error": {"message": "no"}}'])
+def test_a_whole_answer_that_is_none_is_refused(body: bytes) -> None:
+    with pytest.raises(RefusedError, match="not understood") as caught:
+        add_whole(ChatAnswer(started=0.0, schema=None), body)
+    assert (caught.value.status, caught.value.code) == (502, "bad_answer")
 
 
 def test_a_descriptor_that_was_not_compiled_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,7 @@ import asyncio
 import errno
 import json
 import socket
-from contextlib import aclosing, asynccontextmanager
-from time import monotonic
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,16 +14,23 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from llcuda.client.answers import ChatAnswer, CompletionAnswer
 from llcuda.errors import PortInUseError, ResponseError, UsageError
 from llcuda.gateway.grpc_call import CallExchange
 from llcuda.gateway.grpc_messages import SERVICE, find_service, make
-from llcuda.gateway.grpc_translation import make_answer, make_body, to_status, trailing_metadata
+from llcuda.gateway.grpc_translation import (
+    add_whole,
+    begin_answer,
+    make_answer,
+    make_body,
+    read_item,
+    to_status,
+    trailing_metadata,
+)
 from llcuda.gateway.refusals import RefusedError
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
     from llcuda.client.answers import Answer
     from llcuda.gateway.config import GatewayConfig
@@ -117,7 +123,7 @@ class GrpcServer:
 
     async def _answer(self, request: Any, context: Any) -> Any:
         try:
-            return await self._gather(request, context)
+            return await self._answer_whole(request, context)
         except RefusedError as error:
             await _abort(context, error)
 
@@ -129,27 +135,20 @@ class GrpcServer:
         except RefusedError as error:
             await _abort(context, error)
 
-    async def _gather(self, request: Any, context: Any) -> Any:
-        pieces: list[str] = []
-        answer: Any = None
-        async with aclosing(self._generate(request, context)) as generated:
-            async for piece, end in generated:
-                pieces.append(piece)
-                answer = end
-        answer.text = "".join(pieces)
-        return answer
+    async def _answer_whole(self, request: Any, context: Any) -> Any:
+        """Return the Answer to a request, which was held against the schema it asked for. Raises RefusedError."""
+        answer, path = begin_answer(request)
+        exchange = self._begin(context, path)
+        self._add_body(exchange, request, streams=False)
+        await self._wait(exchange)
+        add_whole(answer, exchange.answer)
+        return make_answer(answer, worker=exchange.worker, model=exchange.model, text=True)
 
     async def _generate(self, request: Any, context: Any) -> AsyncGenerator[tuple[str, Any], None]:
         """Yield each piece of text with None, and at the end nothing with what it took. Raises RefusedError."""
-        is_chat = hasattr(request, "messages")
-        kind, path = (ChatAnswer, "/v1/chat/completions") if is_chat else (CompletionAnswer, "/completion")
-        answer: Answer = kind(started=monotonic(), schema=None)
+        answer, path = begin_answer(request)
         exchange = self._begin(context, path)
-        try:
-            exchange.add_body(make_body(request))
-        except RefusedError as error:
-            self._service.refuse(exchange, error)
-            raise
+        self._add_body(exchange, request, streams=True)
         decoder = EventDecoder()
         async with self._handling(exchange) as task:
             async for data in exchange.pieces(task):
@@ -159,6 +158,14 @@ class GrpcServer:
             await task
         _check(exchange)
         yield "", make_answer(answer, worker=exchange.worker, model=exchange.model, text=False)
+
+    def _add_body(self, exchange: CallExchange, request: Any, *, streams: bool) -> None:
+        """Give the exchange its body. Raises RefusedError, which is counted."""
+        try:
+            exchange.add_body(make_body(request, streams=streams))
+        except RefusedError as error:
+            self._service.refuse(exchange, error)
+            raise
 
     def _add(self, answer: Answer, event: bytes, *, exchange: CallExchange) -> str:
         try:
@@ -185,8 +192,7 @@ class GrpcServer:
                 async with lock:
                     await context.write(answered)
 
-        slots = sum(worker.slots for worker in self._service.find_model(None).workers)
-        count = min(request.concurrency or max(1, slots), _MAX_CONCURRENCY)
+        count = min(request.concurrency or self._count_slots(request.items), _MAX_CONCURRENCY)
         tasks = [asyncio.ensure_future(work()) for _ in range(count)]
         try:
             await asyncio.gather(*tasks)
@@ -195,11 +201,18 @@ class GrpcServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _count_slots(self, items: Iterable[Any]) -> int:
+        """Return how many items can be answered at a time by the models that they name."""
+        slots = {}
+        for name in {read_item(item).model for item in items}:
+            with suppress(RefusedError):  # an item that names no model there is will be told so
+                model = self._service.find_model(name or None)
+                slots[model.name] = model.slots
+        return sum(slots.values()) or 1
+
     async def _answer_item(self, index: int, item: Any, context: Any) -> Any:
-        # An item that is empty is a completion without a prompt, and refused as such.
-        kind = item.WhichOneof("request") or "complete"
         try:
-            return make("BatchItem")(index=index, answer=await self._gather(getattr(item, kind), context))
+            return make("BatchItem")(index=index, answer=await self._answer_whole(read_item(item), context))
         except RefusedError as error:
             told = make("Error")(code=error.code or "", message=error.message, http_status=error.status)
             return make("BatchItem")(index=index, error=told)
@@ -222,13 +235,17 @@ class GrpcServer:
         try:
             exchange = self._begin(context, path, method=method)
             exchange.add_body(body)
-            async with self._handling(exchange) as task:
-                await asyncio.wait((task,))
-            _check(exchange)
+            await self._wait(exchange)
         except RefusedError as error:
             await _abort(context, error)
             raise
         return json.loads(exchange.answer), exchange
+
+    async def _wait(self, exchange: CallExchange) -> None:
+        """Wait for a whole answer. Raises RefusedError."""
+        async with self._handling(exchange) as task:
+            await asyncio.wait((task,))
+        _check(exchange)
 
     def _begin(self, context: Any, path: str, *, method: str = "POST") -> CallExchange:
         """Return the request, its head checked. Raises RefusedError, which is counted."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import json_format
 
+from llcuda.client.answers import ChatAnswer, CompletionAnswer
+from llcuda.errors import ResponseError
 from llcuda.gateway.grpc_messages import make
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
     from llcuda.client.answers import Answer
 
-__all__ = ["make_answer", "make_body", "to_status", "trailing_metadata"]
+__all__ = ["add_whole", "begin_answer", "make_answer", "make_body", "read_item", "to_status", "trailing_metadata"]
 
 _STATUSES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -47,19 +50,46 @@ def trailing_metadata(error: RefusedError) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs.items() if name in {"llcuda-code", "retry-after"})
 
 
-def make_body(request: Any) -> bytes:
-    """Return the body of a CompletionRequest or ChatRequest, which asks for a stream. Raises RefusedError."""
+def read_item(item: Any) -> Any:
+    """Return the request of a batch's item; an empty one is a completion without a prompt, and refused as such."""
+    return getattr(item, item.WhichOneof("request") or "complete")
+
+
+def make_body(request: Any, *, streams: bool) -> bytes:
+    """Return the body of a CompletionRequest or ChatRequest. Raises RefusedError."""
     is_chat = hasattr(request, "messages")
     fields: dict[str, Any] = _read_options(request.sampling)
     if request.HasField("model"):
         fields["model"] = request.model
     if is_chat:
         fields["messages"] = [{"role": one.role, "content": one.content} for one in request.messages]
-        fields["stream_options"] = {"include_usage": True}
     elif request.prompt:
         fields["prompt"] = request.prompt
-    fields["stream"] = True
+    if streams:
+        fields["stream"] = True
+        fields |= {"stream_options": {"include_usage": True}} if is_chat else {}
     return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def begin_answer(request: Any) -> tuple[Answer, str]:
+    """Return what gathers the answer to a CompletionRequest or ChatRequest, begun now, and the path that answers it."""
+    is_chat = hasattr(request, "messages")
+    kind, path = (ChatAnswer, "/v1/chat/completions") if is_chat else (CompletionAnswer, "/completion")
+    return kind(started=monotonic(), schema=None), path
+
+
+def add_whole(answer: Answer, body: bytes) -> None:
+    """Add the body of an answer that did not stream: an event that has all of it, but for where a chat's text stands.
+
+    Raises RefusedError (502, ``bad_answer``) for one that is not understood.
+    """
+    try:
+        data = json.loads(body)
+        for choice in data.get("choices", ()):
+            choice["delta"] = choice.pop("message")
+        answer.add(json.dumps(data).encode())
+    except (ResponseError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RefusedError(502, f"a worker's answer is not understood ({error})", code="bad_answer") from None
 
 
 def make_answer(answer: Answer, *, worker: str, model: str, text: bool) -> Any:

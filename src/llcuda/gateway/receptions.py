@@ -109,7 +109,6 @@ class PlainAnswer:
         self._pieces.append(data)
 
 
-
 class StreamedAnswer(PlainAnswer):
     """A stream that goes to the client chunk by chunk, as bytes."""
 

@@ -101,9 +101,7 @@ def choose_levels(asked: Asked, slots: int) -> tuple[int, ...]:
 class SelfBenchmark:
     """At most one measurement at a time, which ends when its client goes away."""
 
-    def __init__(
-        self, models: Mapping[str, ServedModel], *, describe: Callable[[], list[dict[str, Any]]]
-    ) -> None:
+    def __init__(self, models: Mapping[str, ServedModel], *, describe: Callable[[], list[dict[str, Any]]]) -> None:
         """Measure one of ``models``; ``describe`` says what they run on."""
         self._models = models
         self._describe = describe

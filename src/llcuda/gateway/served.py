@@ -41,6 +41,11 @@ class ServedModel:
         """Whether it answers anybody, or anybody waits for it."""
         return bool(self.admission.waiting) or any(worker.busy for worker in self.workers)
 
+    @property
+    def slots(self) -> int:
+        """How many requests it answers at a time, or will once it is started."""
+        return sum(worker.slots for worker in self.workers) or self.config.workers * self.config.slots
+
     async def ensure_started(self) -> None:
         """Start the model, if it is not. Raises why it cannot be."""
         self.last_used = monotonic()
