@@ -252,9 +252,9 @@ class TestCollectorsThatFail:
         # A connection that breaks is tried again later and later, for as long as this.
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
         with Receiver(status=400) as receiver, serving(receiver) as client:
-            wait_for(lambda: client.get("/health").is_success and "takes no traces" in caplog.text)
+            wait_for(lambda: client.get("/health").is_success and f"{receiver.url} takes no traces" in caplog.text)
             receiver.status = 200
-            wait_for(lambda: client.get("/health").is_success and "takes traces again" in caplog.text)
+            wait_for(lambda: client.get("/health").is_success and f"{receiver.url} takes traces again" in caplog.text)
             wait_for(lambda: client.get("/health").is_success and receiver.spans)
 
     def test_sigterm_sends_what_is_left_and_a_silent_collector_holds_nothing_up(self) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from asyncio.subprocess import PIPE
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.errors import LlcudaError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["make_command", "run_child"]
+
+_Result = TypeVar("_Result")
 
 _MAX_LINE_BYTES = 1 << 20
 _KILL_AFTER = 3.0
@@ -41,22 +43,40 @@ async def run_child(
 
     Raises LlcudaError with the message and the hint of what went wrong. Who is cancelled here ends the process.
     """
+    command = make_command(action, source)
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=_MAX_LINE_BYTES, start_new_session=True)
+    )
     try:
-        process = await asyncio.create_subprocess_exec(
-            *make_command(action, source), stdin=PIPE, stdout=PIPE, limit=_MAX_LINE_BYTES, start_new_session=True
-        )
+        process = await _see_through(starting)
+        last = await _follow(process, on_step)
     except OSError as error:
         raise LlcudaError(f"the installer cannot be started: {error.strerror or error}") from error
-    try:
-        last = await _follow(process, on_step)
     finally:
-        await asyncio.shield(_end(process))
+        if starting.exception() is None:
+            await _see_through(asyncio.ensure_future(_end(starting.result())))
     if "error" in last:
         raise LlcudaError(last["error"]["message"], hint=last["error"]["hint"])
     if "result" not in last:
         raise LlcudaError(f"the installer ended with status {process.returncode} and without a word")
     result: dict[str, Any] = last["result"]
     return result
+
+
+async def _see_through(task: asyncio.Task[_Result]) -> _Result:
+    """Return what a task does when it has ended, however often one is cancelled meanwhile: that is told afterwards.
+
+    A start that is broken off leaves its pipes open, and an end that is, the process.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:  # noqa: PERF203 - each round is one
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
 
 
 async def _follow(process: Process, on_step: Callable[[dict[str, Any]], object] | None) -> dict[str, Any]:
