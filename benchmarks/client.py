@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import socket
 import statistics
@@ -23,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from machine import describe_machine, format_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,16 +194,8 @@ def _import_once(code: str) -> float:
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return {"cpu": model, "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()}
-
-
 def _print_report(report: dict[str, Any]) -> None:
-    machine = report["machine"]
-    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, Python {machine['python']}\n")
+    print(f"{format_machine(report['machine'])}\n")
     print(f"{'CPU us':24}{'plain request':>16}{'16-token answer':>18}{'token, burst':>15}{'token, paced':>15}")
     ours = report["clients"]["llcuda"]
     for name, figures in report["clients"].items():

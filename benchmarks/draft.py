@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from machine import describe_machine, format_machine
 
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "src").is_dir():
@@ -112,16 +112,8 @@ def _summarize_kind(speeds: list[float], plain: list[float]) -> dict[str, float]
     }
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return {"cpu": model, "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()}
-
-
 def _print_report(report: dict[str, Any]) -> None:
-    machine = report["machine"]
-    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, Python {machine['python']}")
+    print(format_machine(report["machine"]))
     print(f"{report['model']} on {report['device']}, {report['rounds']} rounds\n")
     print(f"{'draft':30}{'acceptance':>12}{'fresh tokens/s':>16}{'ratio':>22}{'again tokens/s':>16}{'ratio':>22}")
     for name, figures in report["ways"].items():

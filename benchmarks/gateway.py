@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import signal
 import sys
@@ -32,18 +30,12 @@ from typing import TYPE_CHECKING, Any
 from gateway_load import compile_load
 from gateway_parts import PARTS, Run
 from gateway_rivals import RIVALS, Workplace, running
+from machine import describe_machine, format_machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OPEN_FILES = 16384
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return {"cpu": model, "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -98,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     machine = describe_machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, Python {machine['python']}")
+    print(format_machine(machine))
     report = measure(arguments)
     for note in report["notes"]:
         print(f"\n{note}")

@@ -18,9 +18,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway import describe_machine
 from gateway_load import Load, build_body, compile_load
 from gateway_rivals import Workplace, running
+from machine import describe_machine, format_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=16, help="lines of each table")
     arguments = parser.parse_args()
     machine = describe_machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, Python {machine['python']}")
+    print(format_machine(machine))
     with tempfile.TemporaryDirectory(prefix="llcuda-bench-") as name:
         folder = Path(name)
         load = compile_load(folder)

@@ -20,9 +20,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway import describe_machine
 from gateway_load import Load, compile_load
 from gateway_processes import await_answer, find_port, run_process
+from machine import describe_machine, format_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path.insert(0, str(_SOURCE))
     machine = describe_machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}, Python {machine['python']}")
+    print(format_machine(machine))
     with tempfile.TemporaryDirectory(prefix="llcuda-bench-") as name:
         rows = measure(arguments, Path(name))
     for kind in ("stream", "whole"):

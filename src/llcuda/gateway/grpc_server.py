@@ -27,6 +27,7 @@ from llcuda.gateway.grpc_translation import (
     trailing_metadata,
 )
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.whole import read_error
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
@@ -316,9 +317,8 @@ def _check(exchange: CallExchange) -> None:
 
 def _read_error(status: int, body: bytes) -> RefusedError:
     try:
-        error = json.loads(body)["error"]
-        return RefusedError(status, str(error["message"]), code=str(error.get("type", "worker_failed")))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return read_error(status, json.loads(body))
+    except ValueError:
         return RefusedError(status, "a worker answered with an error", code="worker_failed")
 
 

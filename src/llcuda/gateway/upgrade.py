@@ -146,6 +146,7 @@ class Upgrade:
             raise LlcudaError(_STOPPED)
         child = asyncio.ensure_future(run_child(action, self._source(), on_step=on_step))
         self._children.add(child)
+        child.add_done_callback(self._children.discard)
         try:
             if not (await asyncio.wait({child}, timeout=seconds))[0]:
                 raise LlcudaError(f"the installer did not answer within {seconds:g} seconds")
@@ -155,7 +156,6 @@ class Upgrade:
         finally:
             child.cancel()
             await asyncio.wait({child})
-            self._children.discard(child)
 
     async def _replace_workers(self, feed: Feed) -> None:
         if self._is_stopping:
