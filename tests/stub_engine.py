@@ -143,11 +143,17 @@ class Connection(asyncio.Protocol):
         self.run = run = Run(self._engine, self, asked)
         self._engine.submit(run)
 
+    @property
+    def holds(self) -> bool:
+        """Whether it was given what it has not said."""
+        return bool(self._held)
+
     def write(self, data: bytes) -> None:
         """Write a piece of an answer."""
         if self._count == _MAX_REQUESTS:
             data = data.replace(stub_answers.KEEP_ALIVE, stub_answers.CLOSE, 1)
-        if self._engine.faults.name == "silent":
+        fault = self._engine.faults.name
+        if fault == "silent" or (fault == "stuck" and self._url != b"/health"):
             self._held += data
         else:
             self.transport.write(data)
@@ -178,7 +184,8 @@ def _close_idle(connections: set[Connection]) -> None:
     """Close the connections that nobody has used, and look again in a second."""
     loop = asyncio.get_running_loop()
     for connection in tuple(connections):
-        if connection.run is None and not connection.closes and loop.time() - connection.used > _MAX_IDLE_SECONDS:
+        is_done = connection.run is None and not connection.closes and not connection.holds
+        if is_done and loop.time() - connection.used > _MAX_IDLE_SECONDS:
             connection.transport.close()
     loop.call_later(1, _close_idle, connections)
 

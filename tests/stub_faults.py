@@ -5,6 +5,7 @@ error     what is asked for gets a 500
 garbage   what is asked for gets something that is no HTTP, and the connection stays
 cut       every answer breaks off, those that have begun at once, and no other begins
 silent    everything is taken, and nothing said, to the health check neither; it is said afterwards
+stuck     the same, but the health check is answered
 ========  ==========================================================================================
 
 An empty name ends it. The times at which a request met a fault are in ``GET /stub``, which is always answered.
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS", "Faults"]
 
-FAULTS = ("error", "garbage", "cut", "silent")
+FAULTS = ("error", "garbage", "cut", "silent", "stuck")
 _GARBAGE = b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n"
 
 
@@ -45,7 +46,7 @@ class Faults:
             if name == "cut" and connection.run is not None:
                 self._note()
                 connection.transport.abort()
-            if name != "silent":
+            if name not in {"silent", "stuck"}:
                 connection.say_what_was_held()
 
     def answer(self, connection: Connection) -> bool:
@@ -59,7 +60,7 @@ class Faults:
             connection.transport.write(_GARBAGE)
         elif self.name == "cut":
             connection.transport.abort()
-        return self.name != "silent"
+        return self.name not in {"silent", "stuck"}
 
     def _note(self) -> None:
         self.met.append(time.monotonic())

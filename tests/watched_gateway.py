@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway import admission
-from llcuda.gateway.admission import Admission
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.restarts import Restarts
-from llcuda.gateway.worker import Worker
+from llcuda.gateway.worker import Slot, Worker
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
-    from llcuda.gateway.balance import Prompt, WorkerView
+    from llcuda.gateway.admission import Job
+    from llcuda.gateway.balance import WorkerView
 
 
 def say(event: str, **facts: Any) -> None:
@@ -45,11 +46,12 @@ def read_config(wishes: dict[str, Any]) -> GatewayConfig:
 
 def watch_worker(*, forgets: bool) -> None:
     """Tell when a worker is given a request, gives a slot back, fails, or has another state."""
-    take, note_failure, note_state, release = Worker.take, Worker.note_failure, Worker.note_state, Admission.release
+    take, note_failure, note_state, give_back = Worker.take, Worker.note_failure, Worker.note_state, Worker.give_back
 
-    def tell_take(self: Worker, prompt: Prompt, now: float) -> None:
-        take(self, prompt, now)
+    def tell_take(self: Worker, job: Job, owner: asyncio.Task[Any], *, now: float) -> Slot:
+        slot = take(self, job, owner, now=now)
         say("take", worker=self.server.name, busy=self.busy)
+        return slot
 
     def tell_failure(self: Worker) -> None:
         note_failure(self)
@@ -63,12 +65,12 @@ def watch_worker(*, forgets: bool) -> None:
         say("state", worker=server.name, state=server.state, **facts)
         note_state(self)
 
-    def tell_release(self: Admission, worker: Worker, *, seconds: float | None = None) -> None:
-        say("release", worker=worker.server.name, busy=worker.busy - 1)
-        release(self, worker, seconds=seconds)
+    def tell_release(self: Worker, slot: Slot) -> None:
+        if slot in self.taken:
+            say("release", worker=self.server.name, busy=self.busy - 1)
+        give_back(self, slot)
 
-    replace(Worker, take=tell_take, note_failure=tell_failure, note_state=tell_state)
-    replace(Admission, release=tell_release)
+    replace(Worker, take=tell_take, note_failure=tell_failure, note_state=tell_state, give_back=tell_release)
 
 
 def replace(owner: object, **methods: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from llcuda.gateway.admission import Admission, Callers, DrainRate, Job
 from llcuda.gateway.balance import read_prompt
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.worker import Worker
+from llcuda.gateway.worker import Slot, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,8 +24,13 @@ class FakeServer:
     state: str = "ready"
     api_key: str = "key"
     socket_path: Path = field(default_factory=lambda: Path("/nonesuch.sock"))
+    hang_timeout: float = 10.0
+    pid: int | None = None
 
     def note_life(self) -> None:
+        """Nothing is watched here."""
+
+    def give_up(self, reason: str) -> None:
         """Nothing is watched here."""
 
 
@@ -45,7 +50,7 @@ class Queue:
     def server(self, index: int = 0) -> Any:
         return self.workers[index].server
 
-    def ask(self, **options: Any) -> asyncio.Task[Worker]:
+    def ask(self, **options: Any) -> asyncio.Task[Slot]:
         return asyncio.ensure_future(self.admission.acquire(Job(**options)))
 
 
@@ -58,7 +63,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-def refusal_of(task: asyncio.Task[Worker]) -> RefusedError:
+def refusal_of(task: asyncio.Task[Slot]) -> RefusedError:
     error = task.exception()
     assert isinstance(error, RefusedError)
     return error
@@ -72,8 +77,8 @@ def test_slots_are_given_at_once_and_then_first_come_first_served() -> None:
         waiting = [queue.ask() for _ in range(3)]
         await turn()
         assert queue.admission.waiting == 3
-        for number, holder in enumerate([*holders, queue.workers[0]]):
-            queue.admission.release(holder)
+        for number in range(3):
+            (holders[number] if number < 2 else waiting[0].result()).release()
             await turn()
             assert [task.done() for task in waiting] == [at <= number for at in range(3)]
         assert queue.admission.waiting == 0
@@ -86,13 +91,13 @@ def test_it_is_open_while_a_slot_is_free_and_nobody_waits() -> None:
     async def test() -> None:
         queue = Queue(1)
         seen = [queue.admission.is_open]
-        worker = await queue.ask()
+        slot = await queue.ask()
         seen.append(queue.admission.is_open)
         waiting = queue.ask()
         await turn()
-        queue.admission.release(worker)
+        slot.release()
         seen.append(queue.admission.is_open)
-        queue.admission.release(await waiting)
+        (await waiting).release()
         assert [*seen, queue.admission.is_open] == [True, False, False, True]
 
     run(test)
@@ -101,18 +106,18 @@ def test_it_is_open_while_a_slot_is_free_and_nobody_waits() -> None:
 def test_a_higher_priority_goes_first_and_within_one_the_order_holds() -> None:
     async def scenario() -> None:
         queue = Queue(1, max_queued=10)
-        worker = await queue.admission.acquire(Job())
+        slot = await queue.admission.acquire(Job())
         order: list[str] = []
 
         async def ask(name: str, priority: int) -> None:
             taken = await queue.admission.acquire(Job(priority=priority))
             order.append(name)
-            queue.admission.release(taken)
+            taken.release()
 
         tasks = [asyncio.ensure_future(ask(name, priority)) for name, priority in
                  [("a", 0), ("b", 0), ("c", 5), ("d", -1), ("e", 5)]]  # fmt: skip
         await turn()
-        queue.admission.release(worker)
+        slot.release()
         await asyncio.gather(*tasks)
         assert order == ["c", "e", "a", "b", "d"]
 
@@ -122,8 +127,8 @@ def test_a_higher_priority_goes_first_and_within_one_the_order_holds() -> None:
 def test_beyond_the_bound_the_answer_is_429_with_the_time_that_the_queue_takes() -> None:
     async def scenario() -> None:
         queue = Queue(1, max_queued=2)
-        worker = await queue.admission.acquire(Job())
-        queue.admission.release(worker, seconds=7.0)
+        (await queue.admission.acquire(Job())).release()
+        queue.admission.note_answer(7.0)
         await queue.admission.acquire(Job())
         waiting = [queue.ask() for _ in range(2)]
         await turn()
@@ -160,19 +165,19 @@ def test_many_tokens_fill_the_queue_as_many_requests_do() -> None:
 def test_who_goes_away_while_waiting_leaves_nothing() -> None:
     async def scenario() -> None:
         queue = Queue(1)
-        worker = await queue.admission.acquire(Job())
+        slot = await queue.admission.acquire(Job())
         waiting = [queue.ask() for _ in range(3)]
         await turn()
         waiting[0].cancel()
         await turn()
         assert (queue.admission.waiting, len(queue.admission._heap)) == (2, 2)
-        queue.admission.release(worker)
+        slot.release()
         await turn()
         assert waiting[1].done()
         waiting[2].cancel()
         await turn()
-        queue.admission.release(waiting[1].result())
-        assert (worker.busy, queue.admission.waiting) == (0, 0)
+        waiting[1].result().release()
+        assert (slot.worker.busy, queue.admission.waiting) == (0, 0)
 
     run(scenario)
 
@@ -180,15 +185,15 @@ def test_who_goes_away_while_waiting_leaves_nothing() -> None:
 def test_a_slot_that_was_given_in_the_moment_its_owner_left_goes_to_the_next() -> None:
     async def scenario() -> None:
         queue = Queue(1)
-        worker = await queue.admission.acquire(Job())
+        slot = await queue.admission.acquire(Job())
         first, second = queue.ask(), queue.ask()
         await turn()
-        queue.admission.release(worker)  # the first has the slot now, and does not know it yet
+        slot.release()  # the first has the slot now, and does not know it yet
         first.cancel()
         await turn()
         assert first.cancelled()
-        assert second.result() is worker
-        assert worker.busy == 1
+        assert second.result().worker is slot.worker
+        assert slot.worker.busy == 1
 
     run(scenario)
 
@@ -196,12 +201,13 @@ def test_a_slot_that_was_given_in_the_moment_its_owner_left_goes_to_the_next() -
 def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
     async def scenario() -> None:
         queue = Queue(1)
-        worker = await queue.admission.acquire(Job())
+        slot = await queue.admission.acquire(Job())
         late = queue.ask(deadline=asyncio.get_running_loop().time() + 0.05)
         await asyncio.wait([late])
         assert (refusal_of(late).status, refusal_of(late).code) == (504, "deadline")
-        queue.admission.release(worker, seconds=30.0)
-        worker = await queue.admission.acquire(Job())
+        slot.release()
+        queue.admission.note_answer(30.0)
+        await queue.admission.acquire(Job())
         with pytest.raises(RefusedError, match="would pass"):
             await queue.admission.acquire(Job(deadline=asyncio.get_running_loop().time() + 10))
 
@@ -230,7 +236,7 @@ def test_a_worker_that_will_answer_again_is_waited_for(state: str) -> None:
         assert not task.done()
         queue.server().state = "ready"
         queue.workers[0].note_state()
-        assert await task is queue.workers[0]
+        assert (await task).worker is queue.workers[0]
 
     run(scenario)
 
@@ -256,11 +262,11 @@ def test_a_worker_that_failed_rests_and_is_used_again() -> None:
         queue = Queue(1, 1)
         queue.workers[0].note_failure()
         assert not queue.workers[0].is_free
-        assert await queue.admission.acquire(Job()) is queue.workers[1]
+        assert (await queue.admission.acquire(Job())).worker is queue.workers[1]
         task = queue.ask()
         await asyncio.sleep(0.1)
         assert not task.done()
-        assert await task is queue.workers[0]
+        assert (await task).worker is queue.workers[0]
 
     run(scenario)
 
@@ -272,7 +278,7 @@ def test_what_fails_at_the_same_time_is_one_failure() -> None:
             queue.workers[0].note_failure()
         assert queue.workers[0].failed == 8
         began = time.monotonic()
-        assert await queue.admission.acquire(Job()) is queue.workers[0]
+        assert (await queue.admission.acquire(Job())).worker is queue.workers[0]
         assert 0.3 < time.monotonic() - began < 5
 
     run(scenario)
@@ -298,9 +304,10 @@ def test_a_second_try_goes_to_another_worker_where_there_is_one() -> None:
         queue = Queue(2, 2)
         for _ in range(2):
             job = Job(excluded=queue.workers[0])
-            assert await queue.admission.acquire(job) is queue.workers[1]
+            assert (await queue.admission.acquire(job)).worker is queue.workers[1]
         alone = Queue(1)
-        assert await alone.admission.acquire(Job(excluded=alone.workers[0])) is alone.workers[0]
+        slot = await alone.admission.acquire(Job(excluded=alone.workers[0]))
+        assert slot.worker is alone.workers[0]
 
     run(scenario)
 
@@ -309,10 +316,10 @@ def test_a_conversation_goes_back_to_its_worker() -> None:
     async def scenario() -> None:
         queue = Queue(4, 4)
         first = read_prompt({"messages": [{"role": "user", "content": "hello"}]})
-        worker = await queue.admission.acquire(Job(prompt=first))
+        worker = (await queue.admission.acquire(Job(prompt=first))).worker
         other = read_prompt({"messages": [{"role": "user", "content": "bye"}]})
-        assert await queue.admission.acquire(Job(prompt=other)) is not worker
-        assert await queue.admission.acquire(Job(prompt=first)) is worker
+        assert (await queue.admission.acquire(Job(prompt=other))).worker is not worker
+        assert (await queue.admission.acquire(Job(prompt=first))).worker is worker
 
     run(scenario)
 
@@ -329,15 +336,122 @@ def test_the_drain_rate_follows_what_is_measured() -> None:
 
 
 def test_a_key_has_as_many_requests_under_way_as_it_may() -> None:
-    callers = Callers()
-    callers.enter("ann", 2)
-    callers.enter("ann", 2)
-    callers.enter("bob", 2)
-    with pytest.raises(RefusedError) as refused:
-        callers.enter("ann", 2)
-    assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
-    callers.leave("ann")
-    callers.enter("ann", 2)
-    for name in ("ann", "ann", "bob"):
-        callers.leave(name)
-    assert not callers._in_flight
+    async def scenario() -> None:
+        callers = Callers()
+        end = asyncio.Event()
+
+        async def ask(name: str) -> None:
+            with callers.count(name, 2):
+                await end.wait()
+
+        under_way = [asyncio.ensure_future(ask(name)) for name in ("ann", "ann", "bob")]
+        await turn()
+        with pytest.raises(RefusedError) as refused:
+            await ask("ann")
+        assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
+        under_way[0].cancel()
+        await turn()
+        another = asyncio.ensure_future(ask("ann"))
+        await turn()
+        assert not another.done()
+        end.set()
+        await asyncio.gather(*under_way[1:], another)
+        assert not callers._under_way
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("leaving", [(0, 1), (1, 0), (0, 1, 2), (2, 1, 0)])
+def test_whoever_leaves_in_the_same_turn_leaves_nothing(leaving: tuple[int, ...]) -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+
+        async def ask() -> None:
+            with await queue.admission.acquire(Job()):
+                await asyncio.sleep(60)
+
+        tasks = [asyncio.ensure_future(ask()) for _ in range(3)]
+        await turn()
+        for number in leaving:
+            tasks[number].cancel()
+        await turn()
+        stays = [number for number in range(3) if number not in leaving]
+        assert queue.workers[0].busy == len(stays)
+        assert queue.admission.waiting == 0
+        for number in stays:
+            tasks[number].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert queue.workers[0].busy == 0
+
+    run(scenario)
+
+
+def test_who_leaves_while_all_are_sent_away_does_not_keep_the_others() -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        queue.server().state = "waiting"
+        tasks = [queue.ask() for _ in range(3)]
+        await turn()
+        tasks[1].cancel()
+        queue.server().state = "failed"
+        queue.admission.dispatch()
+        await asyncio.wait(tasks)
+        assert [refusal_of(tasks[number]).status for number in (0, 2)] == [503, 503]
+        assert tasks[1].cancelled()
+        assert queue.admission.waiting == 0
+
+    run(scenario)
+
+
+def test_a_suspect_has_a_worker_to_itself_one_after_the_other() -> None:
+    async def scenario() -> None:
+        queue = Queue(2, 2)
+        beside = [await queue.admission.acquire(Job()) for _ in range(3)]
+        suspects = [queue.ask(is_suspect=True) for _ in range(2)]
+        await turn()
+        assert not any(task.done() for task in suspects)
+        next(slot for slot in beside if slot.worker.busy == 1).release()
+        await turn()
+        alone = suspects[0].result()
+        assert (alone.worker.busy, suspects[1].done()) == (1, False)
+        other = next(worker for worker in queue.workers if worker is not alone.worker)
+        waiting = queue.ask()
+        await turn()
+        assert (other.busy, alone.worker.busy, waiting.done()) == (2, 1, False)
+        alone.release()
+        await turn()
+        assert suspects[1].result().worker is alone.worker
+        assert not waiting.done()
+        suspects[1].result().release()
+        await turn()
+        assert waiting.result().worker is alone.worker
+
+    run(scenario)
+
+
+def test_a_suspect_that_leaves_keeps_nobody_from_the_worker_it_waited_for() -> None:
+    async def scenario() -> None:
+        queue = Queue(2)
+        slot = await queue.admission.acquire(Job())
+        suspect, other = queue.ask(is_suspect=True), queue.ask()
+        await turn()
+        assert not other.done()
+        suspect.cancel()
+        await turn()
+        assert other.result().worker is slot.worker
+
+    run(scenario)
+
+
+def test_what_belongs_to_a_task_that_has_ended_is_taken_back() -> None:
+    async def scenario() -> None:
+        queue = Queue(1)
+        slot = await queue.ask()  # its task has ended, and nobody gives it back
+        waiting = queue.ask()
+        await turn()
+        assert (queue.workers[0].drop_lost(), queue.admission.drop_lost()) == (1, 0)
+        await turn()
+        assert waiting.result() is not slot
+        assert queue.workers[0].busy == 1
+
+    run(scenario)

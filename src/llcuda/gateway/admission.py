@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections import Counter
+from collections import defaultdict, deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.balance import Prompt, WorkerView, choose_worker
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from llcuda.gateway.worker import Worker
+    from llcuda.gateway.worker import Slot, Worker
 
-__all__ = ["Admission", "Callers", "DrainRate", "Job"]
+__all__ = ["Admission", "Callers", "DrainRate", "Job", "current_task"]
 
 _MAX_RETRY_AFTER = 600
 _LONGEST_WAIT_FOR_A_WORKER = 60.0
@@ -30,6 +31,8 @@ class Job:
     """One request as the queue sees it."""
 
     prompt: Prompt = field(default_factory=Prompt)
+    prompt_tokens: int = 0
+    """Estimated."""
     tokens: int = 0
     """Estimated, of prompt and answer."""
     priority: int = 0
@@ -37,6 +40,8 @@ class Job:
     """The loop's time after which nobody waits for the answer any more."""
     excluded: Worker | None = None
     """The worker that has failed at it."""
+    is_suspect: bool = False
+    """Whether it may be what ended a worker: it has a worker to itself, and no other suspect is answered meanwhile."""
     queued: float = 0.0
     """Seconds that it has waited."""
 
@@ -62,44 +67,67 @@ class DrainRate:
 
 
 class Callers:
-    """How many requests each caller has under way."""
+    """The requests that each caller has under way."""
 
-    __slots__ = ("_in_flight",)
+    __slots__ = ("_under_way",)
 
     def __init__(self) -> None:
         """Start with none."""
-        self._in_flight: Counter[str] = Counter()
+        self._under_way: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
 
-    def enter(self, name: str, maximum: int | None) -> None:
-        """Count a request. Raises RefusedError where it is one too many."""
-        if maximum is not None and self._in_flight[name] >= maximum:
+    @contextmanager
+    def count(self, name: str, maximum: int | None) -> Iterator[None]:
+        """Count the request of the current task within the block. Raises RefusedError if it is one too many."""
+        mine = self._under_way[name]
+        if maximum is not None and len(mine) >= maximum:
             raise RefusedError(
                 429,
                 f"this key may have {maximum} requests at a time",
                 code="too_many_in_flight",
                 headers={"Retry-After": "1"},
             )
-        self._in_flight[name] += 1
+        owner = current_task()
+        mine.add(owner)
+        try:
+            yield
+        finally:
+            self._discard(name, owner)
 
-    def leave(self, name: str) -> None:
-        """Count it no more."""
-        self._in_flight[name] -= 1
-        if not self._in_flight[name]:
-            del self._in_flight[name]
+    def drop_lost(self) -> int:
+        """Forget the requests whose tasks have ended, and return how many there were: none, but for a mistake."""
+        lost = [(name, task) for name, tasks in self._under_way.items() for task in tasks if task.done()]
+        for name, task in lost:
+            self._discard(name, task)
+        return len(lost)
+
+    def _discard(self, name: str, owner: asyncio.Task[Any]) -> None:
+        mine = self._under_way[name]
+        mine.discard(owner)
+        if not mine:
+            del self._under_way[name]
+
+
+def current_task() -> asyncio.Task[Any]:
+    """Return the task that runs; whoever holds anything that is counted is one."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in one
+    return task
 
 
 @dataclass(order=True, slots=True)
 class _Entry:
     order: tuple[int, int]
     job: Job = field(compare=False)
-    turn: asyncio.Future[Worker] = field(compare=False)
+    owner: asyncio.Task[Any] = field(compare=False)
+    turn: asyncio.Future[Slot] = field(compare=False)
+    since: float = field(compare=False)
 
 
 class Admission:
     """The queue of one model.
 
-    First come, first served within a priority. A job whose deadline has passed, or would have by the time of its turn,
-    is not begun. ``workers`` is asked anew each time, so that it may change.
+    First come, first served within a priority; suspects wait in a queue of their own. A job whose deadline has passed,
+    or would have by the time of its turn, is not begun. ``workers`` is asked anew each time, so that it may change.
     """
 
     def __init__(
@@ -110,76 +138,124 @@ class Admission:
         self.max_queued = max_queued
         self.max_queued_tokens = max_queued_tokens
         self._heap: list[_Entry] = []
+        self._suspects: deque[_Entry] = deque()
+        self._reserved: Worker | None = None
+        """The worker that is given nothing more, until the first of the suspects can have it to itself."""
         self._numbers = count()
         self._loop = asyncio.get_running_loop()
         self._rate = DrainRate()
-        self.waiting = 0
-        self.waiting_tokens = 0
+        self._given_at = self._loop.time()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a slot."""
+        return len(self._heap) + len(self._suspects)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """The estimated tokens of the jobs that wait."""
+        return sum(entry.job.tokens for entry in self._entries())
 
     @property
     def is_open(self) -> bool:
         """Whether a request that came now would have a slot at once."""
         return not self.waiting and any(worker.is_free for worker in self._workers())
 
-    async def acquire(self, job: Job) -> Worker:
-        """Wait for a slot and return its worker, which :meth:`release` gives back.
+    @property
+    def waits_in_vain_since(self) -> float | None:
+        """The loop's time since when jobs have waited without one of them being given a slot; None if none waits."""
+        since = min((entry.since for entry in self._entries()), default=None)
+        return None if since is None else max(since, self._given_at)
 
-        Raises RefusedError: 429 with Retry-After where too many wait, 503 where no worker can be expected, 504 where
-        the deadline comes first.
+    async def acquire(self, job: Job) -> Slot:
+        """Wait for a slot and return it; it is given back at the end of a ``with`` block, in whatever way that ends.
+
+        Raises RefusedError: 429 with Retry-After if too many wait, 503 if no worker can be expected, 504 if the
+        deadline comes first.
         """
-        if not self.waiting:
-            worker = self._place(job)
-            if worker is not None:
-                return worker
+        if not self._heap and not job.is_suspect:
+            slot = self._place(job, current_task())
+            if slot is not None:
+                return slot
         entry = self._enqueue(job)
-        began = self._loop.time()
-        timer = self._loop.call_at(self._latest(job, began), self._give_up, entry)
+        timer = self._loop.call_at(self._latest(job, entry.since), self._give_up, entry)
         try:
+            self.dispatch()
             return await entry.turn
-        except asyncio.CancelledError:
-            if entry in self._heap:
-                self._remove(entry)
-            elif not entry.turn.cancelled() and entry.turn.exception() is None:
-                self.release(entry.turn.result())  # its turn came in the same moment
+        except BaseException:
+            self._withdraw(entry)
             raise
         finally:
             timer.cancel()
-            job.queued += self._loop.time() - began
+            job.queued += self._loop.time() - entry.since
 
-    def release(self, worker: Worker, *, seconds: float | None = None) -> None:
-        """Give a slot back, to whoever is next; it was used for ``seconds`` where a request was answered in it."""
-        worker.busy -= 1
-        if seconds is not None:
-            self._rate.record(seconds)
-        self.dispatch()
+    def note_answer(self, seconds: float) -> None:
+        """Note how long a request that was answered had its slot."""
+        self._rate.record(seconds)
 
     def dispatch(self) -> None:
         """Give free slots to those who wait; called when a slot or a worker has become free."""
+        self._dispatch_suspects()
         while self._heap:
             entry = self._heap[0]
-            worker = self._place(entry.job)
-            if worker is None:
-                if not any(candidate.is_expected for candidate in self._workers()):
-                    self._refuse_all()
-                return
-            self._leave(heapq.heappop(self._heap))
-            entry.turn.set_result(worker)
+            # Whoever has left while it waited takes itself out of the queue when its task runs next.
+            slot = None if entry.turn.done() else self._place(entry.job, entry.owner)
+            if slot is None and not entry.turn.done():
+                break
+            heapq.heappop(self._heap)
+            if slot is not None:
+                entry.turn.set_result(slot)
+        if self.waiting and not any(worker.is_expected for worker in self._workers()):
+            self._refuse_all()
+
+    def drop_lost(self) -> int:
+        """Forget the jobs whose tasks have ended, and return how many there were: none, but for a mistake."""
+        lost = [entry for entry in self._entries() if entry.owner.done()]
+        for entry in lost:
+            self._withdraw(entry)
+        return len(lost)
 
     def estimate_wait(self) -> float:
         """Return in how many seconds a request that came now would have its turn, by what was measured."""
         return self._rate.estimate(self.waiting + 1, slots=sum(worker.slots for worker in self._workers()))
 
-    def _place(self, job: Job) -> Worker | None:
-        workers = [worker for worker in self._workers() if worker is not job.excluded or self._is_alone(worker)]
-        if len(workers) == 1:
-            index = 0 if workers[0].is_free else None
+    def _entries(self) -> Iterator[_Entry]:
+        yield from self._heap
+        yield from self._suspects
+
+    def _place(self, job: Job, owner: asyncio.Task[Any]) -> Slot | None:
+        candidates = [
+            worker
+            for worker in self._workers()
+            if worker is not self._reserved and (worker is not job.excluded or self._is_alone(worker))
+        ]
+        if len(candidates) == 1:
+            index = 0 if candidates[0].is_free else None
         else:
-            index = choose_worker([_view(worker, job.prompt) for worker in workers])
-        if index is None:
-            return None
-        worker = workers[index]
-        worker.take(job.prompt, self._loop.time())
-        return worker
+            index = choose_worker([_view(worker, job.prompt) for worker in candidates])
+        return None if index is None else self._give(candidates[index], job, owner)
+
+    def _give(self, worker: Worker, job: Job, owner: asyncio.Task[Any]) -> Slot:
+        self._given_at = self._loop.time()
+        return worker.take(job, owner, now=self._given_at)
+
+    def _dispatch_suspects(self) -> None:
+        """Give the first suspect a worker of its own, once that has nothing else to do."""
+        while self._suspects and self._suspects[0].turn.done():
+            self._suspects.popleft()
+        if not self._suspects or any(worker.has_suspect for worker in self._workers()):
+            self._reserved = None
+            return
+        job = self._suspects[0].job
+        usable = [worker for worker in self._workers() if worker.is_usable]
+        if self._reserved not in usable:
+            # Of several, one that has not failed at it, and which is free soonest.
+            self._reserved = min(usable, key=lambda one: (one is job.excluded, one.busy), default=None)
+        worker = self._reserved
+        if worker is not None and not worker.busy:
+            self._reserved = None
+            entry = self._suspects.popleft()
+            entry.turn.set_result(self._give(worker, job, entry.owner))
 
     def _is_alone(self, worker: Worker) -> bool:
         return not any(other.is_expected for other in self._workers() if other is not worker)
@@ -191,20 +267,23 @@ class Admission:
             raise self._full(job)
         if self._loop.time() + self.estimate_wait() > job.deadline:
             raise self._late("would pass before")
-        entry = _Entry((-job.priority, next(self._numbers)), job, self._loop.create_future())
-        heapq.heappush(self._heap, entry)
-        self.waiting += 1
-        self.waiting_tokens += job.tokens
+        order = (-job.priority, next(self._numbers))
+        entry = _Entry(order, job, current_task(), self._loop.create_future(), since=self._loop.time())
+        if job.is_suspect:
+            self._suspects.append(entry)
+        else:
+            heapq.heappush(self._heap, entry)
         return entry
 
-    def _leave(self, entry: _Entry) -> None:
-        self.waiting -= 1
-        self.waiting_tokens -= entry.job.tokens
-
-    def _remove(self, entry: _Entry) -> None:
-        self._heap.remove(entry)
-        heapq.heapify(self._heap)
-        self._leave(entry)
+    def _withdraw(self, entry: _Entry) -> None:
+        """Take a job out of the queue, or give back the slot that it was given in the same moment."""
+        if entry in self._suspects:
+            self._suspects.remove(entry)
+        elif entry in self._heap:
+            self._heap.remove(entry)
+            heapq.heapify(self._heap)
+        elif entry.turn.done() and not entry.turn.cancelled() and entry.turn.exception() is None:
+            entry.turn.result().release()
         self.dispatch()
 
     def _latest(self, job: Job, now: float) -> float:
@@ -215,15 +294,13 @@ class Admission:
     def _give_up(self, entry: _Entry) -> None:
         if entry.turn.done():
             return
-        self._remove(entry)
         no_worker = not any(worker.is_ready for worker in self._workers())
         entry.turn.set_exception(self._unavailable() if no_worker else self._late("passed before"))
 
     def _refuse_all(self) -> None:
-        refused, self._heap = self._heap, []
-        for entry in refused:
-            self._leave(entry)
-            entry.turn.set_exception(self._unavailable())
+        for entry in self._entries():
+            if not entry.turn.done():
+                entry.turn.set_exception(self._unavailable())
 
     def _retry_after(self) -> dict[str, str]:
         seconds = self.estimate_wait() * (1 + 0.2 * random())  # noqa: S311 - so that they do not all come back at once

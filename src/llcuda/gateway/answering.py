@@ -14,6 +14,8 @@ from llcuda.gateway.field_schemas import asked_schema
 from llcuda.gateway.fields import check_fields, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.suspects import refuse
+from llcuda.gateway.timeouts import timeout
 from llcuda.gateway.upstream import UpstreamFailedError
 from llcuda.gateway.whole import WholeAnswer, count_texts, needs_whole, to_streamed, to_understood
 from llcuda.gateway.whole_schema import check_answer
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from llcuda.gateway.metrics import GatewayMetrics
     from llcuda.gateway.routes import ModelRoute
     from llcuda.gateway.served import ServedModel
-    from llcuda.gateway.worker import Worker
+    from llcuda.gateway.suspects import Suspects
+    from llcuda.gateway.worker import Slot, Worker
 
 __all__ = ["ModelRequest", "fetch", "write_error_event"]
 
@@ -40,6 +43,9 @@ class _Attempt:
     worker: Worker
     reception: PlainAnswer
     problem: str | None
+    """What went wrong with the worker; None if it answered, be it with an error."""
+    is_suspect: bool
+    """Whether the request may be what ended the worker."""
 
     @property
     def is_failure(self) -> bool:
@@ -69,18 +75,14 @@ class ModelRequest:
     async def answer(self, model: ServedModel, *, deadline: float) -> None:
         """Answer it with one of the model's workers. Raises RefusedError."""
         exchange = self._exchange
-        caller = exchange.caller
-        job = Job(
-            prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
-            tokens=len(self._body) // _CHARACTERS_PER_TOKEN + self._answer_tokens(),
-            priority=caller.priority if caller else 0,
-            deadline=deadline,
-        )
+        job = self._describe(model, deadline)
+        job.is_suspect = model.suspects.is_suspect(self._body)
         first = await self._try(model, job)
         if not first.is_failure or exchange.started or (first.problem is None and len(model.workers) == 1):
             await self._finish(first)
             return
         job.excluded = first.worker
+        job.is_suspect = job.is_suspect or first.is_suspect
         if first.problem is None:
             # What comes meanwhile goes elsewhere: the second answer, which shows whose fault it was, may take a minute.
             first.worker.note_failure()
@@ -103,41 +105,65 @@ class ModelRequest:
             raise RefusedError(502, "the worker broke off", code="worker_failed") from error
         self._pass_on(reception)
 
-    async def _take_turn(self, model: ServedModel, job: Job) -> Worker:
-        before, self._exchange.queued_at = job.queued, monotonic()
-        worker = await model.admission.acquire(job)
-        self._exchange.turn_at = monotonic()
-        self._exchange.worker = worker.server.name
-        self._exchange.queue_seconds = job.queued
-        self._metrics.queue_seconds.observe(job.queued - before)
-        return worker
+    def _describe(self, model: ServedModel, deadline: float) -> Job:
+        caller = self._exchange.caller
+        prompt_tokens = len(self._body) // _CHARACTERS_PER_TOKEN
+        return Job(
+            prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
+            prompt_tokens=prompt_tokens,
+            tokens=prompt_tokens + self._answer_tokens(),
+            priority=caller.priority if caller else 0,
+            deadline=deadline,
+        )
 
     async def _try(self, model: ServedModel, job: Job) -> _Attempt:
-        """Wait for a worker and let it answer."""
-        worker, reception = await self._take_turn(model, job), self._receive()
-        problem = await self._ask(model, worker, reception) or self._find_cut(reception)
-        attempt = _Attempt(worker, reception, problem)
-        if problem is not None:
-            worker.note_failure()
-        elif not attempt.is_failure:
-            worker.note_answer()
+        """Wait for a worker and let it answer. Raises RefusedError."""
+        exchange, before = self._exchange, job.queued
+        exchange.queued_at = monotonic()
+        with await model.admission.acquire(job) as slot:
+            exchange.turn_at = monotonic()
+            exchange.worker = slot.worker.server.name
+            exchange.queue_seconds = job.queued
+            self._metrics.queue_seconds.observe(job.queued - before)
+            attempt = await self._ask(slot)
+            # Before the slot is free: it is not to be given to somebody else at a worker that has just failed.
+            if attempt.problem is not None:
+                slot.worker.note_failure()
+            else:
+                model.admission.note_answer(monotonic() - exchange.turn_at)
+        if not attempt.is_failure:
+            attempt.worker.note_answer()
+        await self._judge(model.suspects, slot, attempt)
         return attempt
 
-    async def _ask(self, model: ServedModel, worker: Worker, reception: PlainAnswer) -> str | None:
-        """Let a worker answer in the slot that was taken; return what went wrong with it."""
-        exchange, upstream, began = self._exchange, worker.upstream, monotonic()
-        seconds = None
+    async def _judge(self, suspects: Suspects, slot: Slot, attempt: _Attempt) -> None:
+        """Note whether the request may be what ended a worker. Raises RefusedError if it is and no stream has begun."""
+        was_alone = slot.job.is_suspect
+        if attempt.is_suspect and was_alone and await slot.has_died():
+            suspects.prove(self._body)
+            if not self._exchange.started:
+                raise refuse()
+        elif attempt.is_suspect:
+            suspects.suspect(self._body)
+        elif was_alone and attempt.problem is None:
+            suspects.clear(self._body)
+
+    async def _ask(self, slot: Slot) -> _Attempt:
+        """Let the worker of a slot answer."""
+        exchange, worker, reception = self._exchange, slot.worker, self._receive()
+        upstream = worker.upstream
+        request = upstream.build("POST", exchange.path, self._body)
+        on_link = exchange.follow if self._streams else None
+        problem, was_sent = None, True
         try:
-            request = upstream.build("POST", self._exchange.path, self._body)
-            await upstream.exchange(request, reception, on_link=exchange.follow if self._streams else None)
-            seconds = monotonic() - began
+            await upstream.exchange(request, reception, on_link=on_link, on_life=slot.note_life)
+            problem = self._find_cut(reception)
         except UpstreamFailedError as error:
-            return str(error)
+            problem, was_sent = str(error), error.was_sent
         finally:
             exchange.follow(None)
             exchange.first_at = getattr(reception, "first_at", 0.0)
-            model.admission.release(worker, seconds=seconds)
-        return None
+        return _Attempt(worker, reception, problem, is_suspect=problem is not None and was_sent)
 
     def _find_cut(self, reception: PlainAnswer) -> str | None:
         if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
@@ -215,12 +241,13 @@ def _named_event(data: dict[str, Any]) -> str:
     return f"event: error\ndata: {json.dumps(data)}\n\n"
 
 
-async def fetch(worker: Worker, path: str, *, timeout: float = 2.0) -> PlainAnswer | None:
-    """Return a worker's answer to a GET, None where it has none."""
+async def fetch(worker: Worker, path: str, *, patience: float | None = 2.0) -> PlainAnswer | None:
+    """Return a worker's answer to a GET, None if it has none within so many seconds."""
     reception = PlainAnswer()
     upstream = worker.upstream
     try:
-        await asyncio.wait_for(upstream.exchange(upstream.build("GET", path, None), reception), timeout)
+        async with timeout(patience):
+            await upstream.exchange(upstream.build("GET", path, None), reception)
     except (UpstreamFailedError, asyncio.TimeoutError):
         return None
     return reception

@@ -191,6 +191,12 @@ class Connection(asyncio.Protocol):
         """Whether a request is being answered, or read."""
         return self._exchange is not None or self._reader.exchange is not None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has ended, and is counted still."""
+        connected = self._transport.get_extra_info("socket")
+        return connected is not None and connected.fileno() < 0
+
     def close(self) -> None:
         """Close a connection that has no request, or let the one that is read or answered be the last."""
         if self._exchange is not None:

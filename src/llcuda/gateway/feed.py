@@ -8,6 +8,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from llcuda.gateway.timeouts import timeout
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,7 +59,8 @@ class Feed:
 
     async def _wait(self) -> None:
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._news.wait(), _HEARTBEAT_INTERVAL)
+            async with timeout(_HEARTBEAT_INTERVAL):
+                await self._news.wait()
         self._news.clear()
 
     def _write(self, exchange: Exchange) -> None:

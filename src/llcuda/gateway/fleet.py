@@ -14,6 +14,7 @@ from llcuda.gateway.folder import SocketFolder
 from llcuda.gateway.loads import prepare_loads
 from llcuda.gateway.replica import Replica
 from llcuda.gateway.room import has_room, read_free_memory
+from llcuda.gateway.timeouts import timeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -235,7 +236,8 @@ class Fleet:
         replica.drain()
         if self._drain is not None and replica.state == "draining" and grace > 0:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._drain(replica), grace)
+                async with timeout(grace):
+                    await self._drain(replica)
         await replica.stop()
 
 

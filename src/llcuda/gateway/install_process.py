@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.errors import LlcudaError
+from llcuda.gateway.timeouts import timeout
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -97,7 +98,8 @@ async def _end(process: Process) -> None:
     assert process.stdout is not None  # noqa: S101 - it is one, too
     process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), _KILL_AFTER)
+        async with timeout(_KILL_AFTER):
+            await process.wait()
     except asyncio.TimeoutError:
         with suppress(ProcessLookupError):
             process.kill()

@@ -29,7 +29,9 @@ class Loading:
     def __init__(self, config: GatewayConfig) -> None:
         """Prepare; nothing is loaded yet."""
         self._hang_timeout = config.hang_timeout
-        self.models = {model.name: ServedModel(model, config.limits) for model in config.models}
+        self.models = {
+            model.name: ServedModel(model, config.limits, hang_timeout=config.hang_timeout) for model in config.models
+        }
         self.fleets: dict[str, Fleet] = {}
         for model in config.models:
             before = sum(fleet.config.workers for fleet in self.fleets.values())

@@ -71,7 +71,7 @@ class OwnAnswers:
         }
 
     async def _health(self, exchange: Exchange) -> None:
-        answering = [model.name for model in self._models.values() if model.choose_any() or model.config.on_demand]
+        answering = [model.name for model in self._models.values() if model.can_answer]
         missing = [name for name in self._models if name not in answering]
         if answering:
             _respond(exchange, {"status": "ok", **({"unavailable": missing} if missing else {})})

@@ -15,6 +15,7 @@ from llcuda.engine.start import settle
 from llcuda.errors import BinaryError, LlcudaError, ModelError, ServerError, ServerNotReadyError, UsageError
 from llcuda.gateway.heartbeat import Heartbeat
 from llcuda.gateway.restarts import Restarts
+from llcuda.gateway.timeouts import timeout
 from llcuda.server import ServerManager
 from llcuda.transport import parse_address
 
@@ -85,7 +86,7 @@ class Replica:
         """Why it last ended or did not start; kept when it runs again."""
         self.failed_at: float | None = None
         """When it failed, as ``time.monotonic`` counts; None where it has not since it was last ready."""
-        self._hang_timeout = hang_timeout
+        self.hang_timeout = hang_timeout
         self._on_change = on_change
         self._server = ServerManager(on_exit=self._tell_exit, is_batch=True)
         # One for a start, which may hang, and one for the stop that ends it.
@@ -96,6 +97,7 @@ class Replica:
         self._outcome: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
         self._left = asyncio.Event()
+        self._lost = asyncio.Event()
         self._heartbeat: Heartbeat | None = None
 
     @property
@@ -112,6 +114,12 @@ class Replica:
         """Take that bytes have come from it: what answers requests is not silent."""
         if self._heartbeat is not None:
             self._heartbeat.note_life()
+
+    def give_up(self, reason: str) -> None:
+        """Kill it and start it anew, though it answers its health check."""
+        if self.state in {"ready", "silent", "draining"}:
+            self._reason = reason
+            self._lost.set()
 
     async def start(self) -> None:
         """Start it, unless it runs, and return when it is ready; calls at the same time share one start.
@@ -197,6 +205,8 @@ class Replica:
         """Start the server, and return why it does not run, or None where it does or is not to."""
         self._past.note_start(monotonic())
         self._ended.clear()
+        self._lost.clear()
+        self._reason = f"it gave no sign of life for {self.hang_timeout:g} s"
         try:
             self.device_report = await self._run(partial(self._start_server, anew=self.device_report is not None))
         except LlcudaError as error:
@@ -214,7 +224,7 @@ class Replica:
     def _become_ready(self) -> None:
         self.failed_at = None
         self._heartbeat = Heartbeat(
-            parse_address(self._server.url), hang_timeout=self._hang_timeout, on_silence=self._note_silence
+            parse_address(self._server.url), hang_timeout=self.hang_timeout, on_silence=self._note_silence
         )
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(None)
@@ -225,14 +235,14 @@ class Replica:
         heartbeat = self._heartbeat
         if heartbeat is None or self._left.is_set():
             return None
-        beat = asyncio.ensure_future(heartbeat.run())
         ended = asyncio.ensure_future(self._wait_for_end())
-        await asyncio.wait({beat, ended}, return_when=asyncio.FIRST_COMPLETED)
+        watchers = {ended, asyncio.ensure_future(heartbeat.run()), asyncio.ensure_future(self._lost.wait())}
+        await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
         self._heartbeat = None
-        is_lost = beat.done() and not ended.done()
-        beat.cancel()
-        ended.cancel()
-        await asyncio.gather(beat, ended, return_exceptions=True)
+        is_lost = not ended.done()
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
         if self._left.is_set():
             return None
         return await self._kill() if is_lost else self._read_death()
@@ -244,8 +254,8 @@ class Replica:
 
     async def _kill(self) -> LlcudaError:
         self.last_error = error = ServerNotReadyError(
-            f"llama-server gave no sign of life for {self._hang_timeout:g} s and was killed",
-            timeout=self._hang_timeout,
+            f"llama-server was killed: {self._reason}",
+            timeout=self.hang_timeout,
             log_tail=self._server.log_tail,
         )
         if self.state != "draining":
@@ -265,7 +275,8 @@ class Replica:
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._left.wait(), seconds)
+            async with timeout(seconds):
+                await self._left.wait()
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,13 +1,14 @@
-"""How much of the machine's memory a process has."""
+"""How much of the machine a process has: of its memory, and of its processors' time."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["read_resident"]
+__all__ = ["read_main_thread_seconds", "read_resident"]
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def read_resident(pid: int | None, *, root: Path = Path("/proc")) -> int | None:
@@ -17,5 +18,15 @@ def read_resident(pid: int | None, *, root: Path = Path("/proc")) -> int | None:
     """
     try:
         return int((root / str(pid) / "statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def read_main_thread_seconds(pid: int | None, *, root: Path = Path("/proc")) -> float | None:
+    """Return the seconds for which the first thread of the process has run; None if there is no such process."""
+    try:
+        # The name of a program may hold blanks and parentheses; the figures follow its last one.
+        figures = (root / f"{pid}/task/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(figures[11]) + int(figures[12])) / _TICKS_PER_SECOND
     except (OSError, ValueError, IndexError):
         return None

@@ -202,13 +202,15 @@ class Running:
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
+                self._service.check_counts()
+            for model in self.models.values():
+                model.look()
             await self._tell_health()
             await self._loading.unload_idle()
 
     async def _tell_health(self) -> None:
         if self.grpc is not None and not self.is_stopping:
-            models = self.models.values()
-            await self.grpc.tell_health(can_answer=any(one.choose_any() or one.config.on_demand for one in models))
+            await self.grpc.tell_health(can_answer=any(model.can_answer for model in self.models.values()))
 
     async def _end(self, *, grace: float) -> None:
         service, server = self._service, self._server

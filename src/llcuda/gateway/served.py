@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.gateway.admission import Admission
+from llcuda.gateway.progress import Progress
+from llcuda.gateway.suspects import Suspects
 from llcuda.gateway.worker import Worker
 
 if TYPE_CHECKING:
@@ -20,13 +23,16 @@ __all__ = ["ServedModel"]
 class ServedModel:
     """A model by the name that requests call it, with one worker for each llama-server there is of it."""
 
-    def __init__(self, config: ModelConfig, limits: Limits) -> None:
-        """Have no workers yet."""
+    def __init__(self, config: ModelConfig, limits: Limits, *, hang_timeout: float = 10.0) -> None:
+        """Have no workers yet; ``hang_timeout`` seconds without any progress are too many."""
         self.config = config
         self.name = config.name
         self.last_used = monotonic()
         self.workers: list[Worker] = []
         self.start: Callable[[], Awaitable[None]] | None = None
+        self.suspects = Suspects(monotonic)
+        self._hang_timeout = hang_timeout
+        self._progress: dict[Worker, Progress] = {}
         self.admission = Admission(
             lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
         )
@@ -40,6 +46,18 @@ class ServedModel:
     def is_busy(self) -> bool:
         """Whether it answers anybody, or anybody waits for it."""
         return bool(self.admission.waiting) or any(worker.busy for worker in self.workers)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether requests wait, and for ``hang_timeout`` seconds none was given a slot, and nothing was answered."""
+        since = self.admission.waits_in_vain_since
+        last = max([since or 0.0, *(one.moved_at for one in self._progress.values())])
+        return since is not None and asyncio.get_running_loop().time() - last > self._hang_timeout
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether a request that comes now can be expected to be answered."""
+        return (self.choose_any() is not None or self.config.on_demand) and not self.is_stuck
 
     @property
     def slots(self) -> int:
@@ -61,6 +79,7 @@ class ServedModel:
         for gone in (worker for worker in before if worker not in self.workers):
             gone.draining = True
             gone.drop()
+        self._progress = {worker: self._progress.get(worker) or Progress(worker) for worker in self.workers}
         for worker in self.workers:
             worker.note_state()
         self.admission.dispatch()
@@ -68,6 +87,16 @@ class ServedModel:
     def find_worker(self, server: Server) -> Worker | None:
         """Return the worker of a server, None where it has none."""
         return next((worker for worker in self.workers if worker.server is server), None)
+
+    def look(self) -> None:
+        """See whether its workers get on; to be called once a second."""
+        for progress in self._progress.values():
+            progress.look()
+
+    def drop_lost(self) -> dict[str, int]:
+        """Take back what belongs to tasks that have ended, and return how much: nothing, but for a mistake."""
+        slots = sum(worker.drop_lost() for worker in self.workers)
+        return {"slot": slots, "queue": self.admission.drop_lost()}
 
     def choose_any(self) -> Worker | None:
         """Return a worker for what takes no slot: the least busy one that answers."""

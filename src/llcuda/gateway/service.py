@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -113,6 +114,20 @@ class GatewayService:
         for connection in tuple(self.connections):
             connection.check_time(now)
 
+    def check_counts(self) -> None:
+        """Take back what is counted and belongs to nobody any more, and say so; to be called once a second."""
+        lost = Counter({"caller": self._callers.drop_lost(), "connection": self._drop_lost_connections()})
+        for model in self._models.values():
+            lost.update(model.drop_lost())
+        for what, number in (+lost).items():
+            getLogger("llcuda.gateway").error("%d of what is counted as %s belonged to nobody", number, what)
+            self.metrics.repairs.labels(what).inc(number)
+
+    def _drop_lost_connections(self) -> int:
+        lost = {connection for connection in self.connections if connection.is_lost}
+        self.connections -= lost
+        return len(lost)
+
     @staticmethod
     def _find_route(exchange: Exchange) -> Route:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
@@ -140,8 +155,7 @@ class GatewayService:
     async def _ask_model(self, exchange: Exchange, route: ModelRoute) -> None:
         caller = exchange.caller
         name = caller.name if caller else ""
-        self._callers.enter(name, caller.max_in_flight if caller else None)
-        try:
+        with self._callers.count(name, caller.max_in_flight if caller else None):
             request = ModelRequest(exchange, route, self.metrics)
             model = self.find_model(request.fields.get("model"))
             exchange.model = model.name
@@ -150,8 +164,6 @@ class GatewayService:
                 await request.ask(model)
             else:
                 await request.answer(model, deadline=self._find_deadline(exchange))
-        finally:
-            self._callers.leave(name)
 
     def find_model(self, name: object) -> ServedModel:
         """Return the model that a request names; the first one where it names none."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llcuda.errors import ConnectionFailedError
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.timeouts import timeout
 from llcuda.transport.http1 import ResponseReader, build_head, build_request
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ _CONNECT_TIMEOUT = 2.0
 
 
 class UpstreamFailedError(Exception):
-    """A worker did not answer, or broke off; it stays within the gateway."""
+    """A worker did not answer, or broke off; it stays within the gateway.
+
+    ``was_sent`` says whether the worker may have read the request.
+    """
+
+    def __init__(self, reason: str, *, was_sent: bool = True) -> None:
+        """Keep the facts."""
+        self.was_sent = was_sent
+        super().__init__(reason)
 
 
 class Reception(Protocol):
@@ -40,8 +49,8 @@ class _Link(asyncio.Protocol):
 
     __slots__ = ("_done", "_on_life", "_reader", "_reception", "idle_since", "transport", "used")
 
-    def __init__(self, on_life: Callable[[], object]) -> None:
-        self._on_life = on_life
+    def __init__(self) -> None:
+        self._on_life: Callable[[], object]
         self._reception: Reception | None = None
         self._reader: ResponseReader | None = None
         self._done: asyncio.Future[None] | None = None
@@ -60,9 +69,11 @@ class _Link(asyncio.Protocol):
         reader = self._reader
         return reader is not None and reader.complete and reader.keep_alive and not self.transport.is_closing()
 
-    def send(self, request: bytes, reception: Reception, done: asyncio.Future[None]) -> None:
-        """Send a request; ``done`` is set at the end of its answer."""
-        self._reception, self._done = reception, done
+    def send(
+        self, request: bytes, reception: Reception, *, done: asyncio.Future[None], on_life: Callable[[], object]
+    ) -> None:
+        """Send a request; ``done`` is set at the end of its answer, ``on_life`` called whenever some of it comes."""
+        self._reception, self._done, self._on_life = reception, done, on_life
         self._reader = ResponseReader("")
         if self.transport.is_closing():
             # It was lost before anybody listened, and nobody will say so again.
@@ -131,23 +142,31 @@ class Upstream:
         return build_request(method, path, head=self._head, body=body)
 
     async def exchange(
-        self, request: bytes, reception: Reception, *, on_link: Callable[[asyncio.Transport], object] | None = None
+        self,
+        request: bytes,
+        reception: Reception,
+        *,
+        on_link: Callable[[asyncio.Transport], object] | None = None,
+        on_life: Callable[[], object] | None = None,
     ) -> None:
         """Send a request, hand its answer to ``reception``, and return at its end.
 
-        ``on_link`` is given the transport, for whoever wants to stop and go on reading it. A request that got not one
-        byte on a connection that was used before is sent once more on a new one: the server may close an idle
-        connection at any moment. Raises UpstreamFailedError, and the reception's RefusedError. Who is cancelled here
-        cuts the connection, and the server stops generating.
+        ``on_link`` is given the transport, for whoever wants to stop and go on reading it; ``on_life`` is called
+        whenever something comes. A request that got not one byte on a connection that was used before is sent once
+        more on a new one: the server may close an idle connection at any moment. Raises UpstreamFailedError, and the
+        reception's RefusedError. Whoever is cancelled here cuts the connection, and the server stops generating.
         """
         link = self._take()
+        was_sent = False
         if link is not None:
             try:
-                return await self._run(link, request, reception=reception, on_link=on_link)
+                return await self._run(link, request, reception=reception, on_link=on_link, on_life=on_life)
             except UpstreamFailedError:
                 if not link.is_untouched:
                     raise
-        return await self._run(await self._connect(), request, reception=reception, on_link=on_link)
+                was_sent = True
+        link = await self._connect(was_sent=was_sent)
+        return await self._run(link, request, reception=reception, on_link=on_link, on_life=on_life)
 
     def close(self) -> None:
         """Cut everything: requests that wait get UpstreamFailedError."""
@@ -162,13 +181,14 @@ class Upstream:
         *,
         reception: Reception,
         on_link: Callable[[asyncio.Transport], object] | None,
+        on_life: Callable[[], object] | None,
     ) -> None:
         done: asyncio.Future[None] = self._loop.create_future()
         self._busy.add(link)
         try:
             if on_link is not None:
                 on_link(link.transport)
-            link.send(request, reception, done)
+            link.send(request, reception, done=done, on_life=on_life or self._on_life)
             await done
         finally:
             self._busy.discard(link)
@@ -188,10 +208,10 @@ class Upstream:
             link.transport.abort()
         return None
 
-    async def _connect(self) -> _Link:
+    async def _connect(self, *, was_sent: bool) -> _Link:
         try:
-            connecting = self._loop.create_unix_connection(lambda: _Link(self._on_life), self._path)
-            _, link = await asyncio.wait_for(connecting, _CONNECT_TIMEOUT)
+            async with timeout(_CONNECT_TIMEOUT):
+                _, link = await self._loop.create_unix_connection(_Link, self._path)
         except (OSError, asyncio.TimeoutError) as error:
-            raise UpstreamFailedError(f"cannot connect: {error}") from None
+            raise UpstreamFailedError(f"cannot connect: {error}", was_sent=was_sent) from None
         return link

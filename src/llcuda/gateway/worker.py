@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from llcuda.gateway.balance import Prompt, PromptMemory
+from llcuda.gateway.balance import PromptMemory
 from llcuda.gateway.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Server", "Worker"]
+    from typing_extensions import Self
 
-_GONE = frozenset({"waiting", "failed", "stopping", "stopped"})
+    from llcuda.gateway.admission import Job
+
+__all__ = ["Server", "Slot", "Worker"]
+
+_DEAD = frozenset({"waiting", "failed"})
+_GONE = _DEAD | {"stopping", "stopped"}
+_LONGEST_DEATH = 5.0  # seconds for the kernel to end a process, and write its core
 _FIRST_REST, _LONGEST_REST = 0.5, 10.0  # seconds
 
 
@@ -26,13 +32,64 @@ class Server(Protocol):
     socket_path: Path
     api_key: str
     slots: int
+    hang_timeout: float
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of llama-server, while it runs."""
 
     def note_life(self) -> None:
         """Take note that it has said something."""
 
+    def give_up(self, reason: str) -> None:
+        """Kill it, and start it anew."""
+
+
+class Slot:
+    """A slot of a worker in the hands of one task, which gives it back at the end of a ``with`` block."""
+
+    __slots__ = ("_death", "_is_heard", "heard_at", "job", "owner", "worker")
+
+    def __init__(self, worker: Worker, job: Job, owner: asyncio.Task[Any], *, now: float) -> None:
+        """Belong to ``owner``, from the loop's time ``now`` on."""
+        self.worker = worker
+        self.job = job
+        self.owner = owner
+        self.heard_at = now
+        """The loop's time at which bytes of its answer last came, or when it was taken."""
+        self._is_heard = False
+        self._death = worker.death
+
+    def __enter__(self) -> Self:
+        """Hold it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        self.release()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Estimated tokens of a prompt that may still be read: 0 once something of the answer has come."""
+        return 0 if self._is_heard else self.job.prompt_tokens
+
+    def note_life(self) -> None:
+        """Take note that bytes of its answer have come."""
+        self._is_heard, self.heard_at = True, asyncio.get_running_loop().time()
+        self.worker.server.note_life()
+
+    async def has_died(self) -> bool:
+        """Tell whether its llama-server has ended since; a connection breaks off before the end of a process shows."""
+        await asyncio.wait((self._death,), timeout=_LONGEST_DEATH)
+        return self._death.done()
+
+    def release(self) -> None:
+        """Give it back to whoever is next; a second time does nothing."""
+        self.worker.give_back(self)
+
 
 class Worker:
-    """A llama-server with so many slots, of which ``busy`` are in use.
+    """A llama-server, and the slots of it that are taken.
 
     It rests after a failure, longer each time until it has answered again: a process that runs and answers its health
     check may still answer nothing else.
@@ -42,7 +99,11 @@ class Worker:
         """Connect to nothing yet; ``on_free`` is called when it can be used again."""
         self.server = server
         self.slots = server.slots
-        self.busy = 0
+        self.taken: set[Slot] = set()
+        self.is_settled = True
+        """Whether its llama-server was seen to have nothing to do since a slot was last taken."""
+        self.unread_tokens = 0
+        """Estimated tokens of prompts that it may still read for nobody."""
         self.memory = PromptMemory()
         self.last_new = 0.0
         self.answered = self.failed = 0
@@ -52,6 +113,13 @@ class Worker:
         self._upstream: Upstream | None = None
         self._rest = _FIRST_REST
         self._rests_until = 0.0
+        self.death: asyncio.Future[None] = self._loop.create_future()
+        """Done when its llama-server ends by itself; there is another one for the next."""
+
+    @property
+    def busy(self) -> int:
+        """How many of its slots are taken."""
+        return len(self.taken)
 
     @property
     def is_ready(self) -> bool:
@@ -59,9 +127,19 @@ class Worker:
         return self.server.state == "ready" and not self.draining
 
     @property
+    def is_usable(self) -> bool:
+        """Whether it may be asked, be it full or not."""
+        return self.is_ready and self._loop.time() >= self._rests_until
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether it answers a request that nothing else is to be beside."""
+        return any(slot.job.is_suspect for slot in self.taken)
+
+    @property
     def is_free(self) -> bool:
         """Whether it can take a request now."""
-        return self.busy < self.slots and self.is_ready and self._loop.time() >= self._rests_until
+        return self.busy < self.slots and self.is_usable and not self.has_suspect
 
     @property
     def is_expected(self) -> bool:
@@ -76,13 +154,31 @@ class Worker:
             self._upstream = Upstream(str(server.socket_path), api_key=server.api_key, on_life=server.note_life)
         return self._upstream
 
-    def take(self, prompt: Prompt, now: float) -> None:
-        """Occupy a slot with a prompt."""
-        self.busy += 1
+    def take(self, job: Job, owner: asyncio.Task[Any], *, now: float) -> Slot:
+        """Let ``owner`` have a slot for a job."""
+        slot = Slot(self, job, owner, now=now)
+        self.taken.add(slot)
+        self.is_settled = False
+        prompt = job.prompt
         if prompt.links:
             if not prompt.rate(self.memory.match(prompt.links)):
                 self.last_new = now
             self.memory.add(prompt.links)
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """Take a slot back."""
+        if slot in self.taken:
+            self.taken.discard(slot)
+            self.unread_tokens += slot.prompt_tokens
+            self._on_free()
+
+    def drop_lost(self) -> int:
+        """Take back the slots whose tasks have ended, and return how many there were: none, but for a mistake."""
+        lost = [slot for slot in self.taken if slot.owner.done()]
+        for slot in lost:
+            slot.release()
+        return len(lost)
 
     def note_answer(self) -> None:
         """Trust it again."""
@@ -111,10 +207,14 @@ class Worker:
             self._on_free()
         elif self.server.state in _GONE:
             self.drop()
+        if self.server.state in _DEAD:
+            self.death.set_result(None)
+            self.death = self._loop.create_future()
 
     def drop(self) -> None:
         """Cut its connections; requests on them are answered elsewhere."""
         if self._upstream is not None:
             self._upstream.close()
             self._upstream = None
+        self.unread_tokens = 0
         self.memory.clear()

@@ -1,0 +1,76 @@
+"""Which requests a worker has died of: suspected after one death, refused after a second one that was theirs alone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llcuda.gateway.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Suspects"]
+
+_REMEMBERED_SECONDS = 600.0
+_MAX_REMEMBERED = 1024
+
+
+@dataclass(slots=True)
+class _Record:
+    is_proved: bool
+    until: float
+
+
+class Suspects:
+    """The requests of one model that were under way when a worker died, for ten minutes.
+
+    A request is known by a hash of its bytes, which means something within this process only.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Suspect nobody; ``now`` is a clock."""
+        self._now = now
+        self._records: OrderedDict[int, _Record] = OrderedDict()
+
+    def is_suspect(self, request: bytes) -> bool:
+        """Tell whether it is to have a worker to itself. Raises RefusedError (422) if it has ended two workers."""
+        if not self._records:
+            return False
+        record = self._records.get(hash(request))
+        if record is None or record.until < self._now():
+            return False
+        if record.is_proved:
+            raise refuse()
+        return True
+
+    def suspect(self, request: bytes) -> None:
+        """Note that a worker has died while it answered this request and others."""
+        self._note(request, is_proved=False)
+
+    def prove(self, request: bytes) -> None:
+        """Note that a worker has died that answered nothing else."""
+        self._note(request, is_proved=True)
+
+    def clear(self, request: bytes) -> None:
+        """Note that a worker has answered it, and lives."""
+        if self._records:
+            self._records.pop(hash(request), None)
+
+    def _note(self, request: bytes, *, is_proved: bool) -> None:
+        key = hash(request)
+        self._records[key] = _Record(is_proved, self._now() + _REMEMBERED_SECONDS)
+        self._records.move_to_end(key)
+        if len(self._records) > _MAX_REMEMBERED:
+            self._records.popitem(last=False)
+
+
+def refuse() -> RefusedError:
+    """Return what is said of a request that has ended two workers."""
+    return RefusedError(
+        422,
+        "llama-server has died twice while it answered this request, so it is not tried again for ten minutes; "
+        "change the request, and please report it",
+        code="fatal_request",
+    )
