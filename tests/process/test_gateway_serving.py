@@ -299,8 +299,8 @@ def test_a_request_on_a_worker_that_hangs_is_answered_by_another() -> None:
 
 def test_a_stream_whose_worker_dies_ends_with_an_error() -> None:
     with serving(workers=2, slots=1) as asker:
-        for _ in range(4):
-            events = asker.events(ENDLESS)
+        for number in range(4):
+            events = asker.events({**ENDLESS, "prompt": f"What is {number}+2?"})
             next(events)
             (busy,) = [worker for worker in workers(asker) if worker.busy]
             os.kill(busy.server.pid, signal.SIGKILL)

@@ -137,11 +137,12 @@ def test_nobody_listening_is_a_failure_of_the_worker(tmp_path: Path) -> None:
 
 def test_a_connection_that_is_lost_before_the_request_is_sent_is_a_failure_and_not_waited_for(tmp_path: Path) -> None:
     async def scenario(_server: Server, upstream: Upstream) -> None:
-        link = await upstream._connect()
+        link = await upstream._connect(was_sent=False)
         link.transport.abort()
         await asyncio.sleep(0.01)
         with pytest.raises(UpstreamFailedError, match="closed"):
-            await asyncio.wait_for(upstream._run(link, b"GET / HTTP/1.1\r\n\r\n", reception=Taken(), on_link=None), 5)
+            running = upstream._run(link, b"GET / HTTP/1.1\r\n\r\n", reception=Taken(), on_link=None, on_life=None)
+            await asyncio.wait_for(running, 5)
 
     with_server(tmp_path, lambda: Server(ANSWER), scenario)
 
