@@ -7,7 +7,7 @@ or the last message of a chat, says how it is answered, as JSON; what is left ou
     {"tokens": 16, "first_ms": 5, "token_ms": 1, "text": " token", "tag": 7}
     {"stamp": true}      gives every token of a stream with a clock the nanosecond at which it was sent
     {"status": 500}      answers with an error
-    {"die_at": 3}        kills itself after three tokens
+    {"die_at": 3}        kills itself after three tokens; /tokenize does so for the content "die"
     {"silent_at": 2}     says nothing more after two, and stays connected
     {"cut_at": 3}        ends the stream after three as if that were all, without [DONE]
 
@@ -115,6 +115,8 @@ class Connection(asyncio.Protocol):
             self.finish(error(401, "Invalid API Key", "authentication_error"))
         elif path == "/stub":
             self._report(is_post=is_post)
+        elif path == "/tokenize" and b'"die"' in self._body:
+            os.kill(os.getpid(), signal.SIGKILL)
         elif path in stub_answers.ENDPOINTS and is_post:
             self._generate(path)
         else:

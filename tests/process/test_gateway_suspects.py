@@ -93,6 +93,14 @@ def test_a_stream_that_had_begun_is_tried_alone_when_it_is_asked_again(
         assert client.post(PATH, json=poison).status_code == 422
 
 
+def test_what_ends_workers_without_a_slot_is_refused_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path, monkeypatch) as (gateway, client):
+        for status in (502, 422, 422):
+            answer = client.post("/tokenize", json={"content": "die"})
+            assert (answer.status_code, count_restarts(gateway) < 3) == (status, True)
+            wait_ready(gateway, 2)
+
+
 def test_who_was_only_beside_it_is_no_suspect_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path, monkeypatch, workers=1) as (gateway, client):
         other = steer(tokens=20, token_ms=5)

@@ -140,8 +140,8 @@ def test_a_connection_that_is_lost_before_the_request_is_sent_is_a_failure_and_n
         link = await upstream._connect(was_sent=False)
         link.transport.abort()
         await asyncio.sleep(0.01)
+        running = upstream._run(link, b"GET / HTTP/1.1\r\n\r\n", reception=Taken(), on_link=None, on_life=None)
         with pytest.raises(UpstreamFailedError, match="closed"):
-            running = upstream._run(link, b"GET / HTTP/1.1\r\n\r\n", reception=Taken(), on_link=None, on_life=None)
             await asyncio.wait_for(running, 5)
 
     with_server(tmp_path, lambda: Server(ANSWER), scenario)

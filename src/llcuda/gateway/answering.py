@@ -75,8 +75,7 @@ class ModelRequest:
     async def answer(self, model: ServedModel, *, deadline: float) -> None:
         """Answer it with one of the model's workers. Raises RefusedError."""
         exchange = self._exchange
-        job = self._describe(model, deadline)
-        job.is_suspect = model.suspects.is_suspect(self._body)
+        job = self._describe(model, deadline, is_suspect=model.suspects.is_suspect(self._identity))
         first = await self._try(model, job)
         if not first.is_failure or exchange.started or (first.problem is None and len(model.workers) == 1):
             await self._finish(first)
@@ -92,8 +91,14 @@ class ModelRequest:
             first.worker.forgive()
         await self._finish(second)
 
-    async def ask(self, model: ServedModel) -> None:
-        """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
+    async def ask(self, model: ServedModel, *, deadline: float) -> None:
+        """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError.
+
+        What a worker may have died of takes a slot, and has a worker to itself as everything else that may.
+        """
+        if model.suspects.is_suspect(self._identity):
+            await self._finish(await self._try(model, self._describe(model, deadline, is_suspect=True)))
+            return
         worker, reception = model.choose_any(), PlainAnswer()
         if worker is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
@@ -102,18 +107,26 @@ class ModelRequest:
         try:
             await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
         except UpstreamFailedError as error:
+            if error.was_sent:
+                model.suspects.suspect(self._identity)
             raise RefusedError(502, "the worker broke off", code="worker_failed") from error
         self._pass_on(reception)
 
-    def _describe(self, model: ServedModel, deadline: float) -> Job:
+    @property
+    def _identity(self) -> tuple[str, bytes]:
+        return self._exchange.path, self._body
+
+    def _describe(self, model: ServedModel, deadline: float, *, is_suspect: bool) -> Job:
         caller = self._exchange.caller
-        prompt_tokens = len(self._body) // _CHARACTERS_PER_TOKEN
+        grammar = self.fields.get("grammar") or ""
+        prompt_tokens = (len(self._body) - len(grammar)) // _CHARACTERS_PER_TOKEN
         return Job(
             prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
             prompt_tokens=prompt_tokens,
             tokens=prompt_tokens + self._answer_tokens(),
             priority=caller.priority if caller else 0,
             deadline=deadline,
+            is_suspect=is_suspect,
         )
 
     async def _try(self, model: ServedModel, job: Job) -> _Attempt:
@@ -140,13 +153,13 @@ class ModelRequest:
         """Note whether the request may be what ended a worker. Raises RefusedError if it is and no stream has begun."""
         was_alone = slot.job.is_suspect
         if attempt.is_suspect and was_alone and await slot.has_died():
-            suspects.prove(self._body)
+            suspects.prove(self._identity)
             if not self._exchange.started:
                 raise refuse()
         elif attempt.is_suspect:
-            suspects.suspect(self._body)
+            suspects.suspect(self._identity)
         elif was_alone and attempt.problem is None:
-            suspects.clear(self._body)
+            suspects.clear(self._identity)
 
     async def _ask(self, slot: Slot) -> _Attempt:
         """Let the worker of a slot answer."""

@@ -160,10 +160,8 @@ class GatewayService:
             model = self.find_model(request.fields.get("model"))
             exchange.model = model.name
             await _start(model)
-            if route.kind == "ask":
-                await request.ask(model)
-            else:
-                await request.answer(model, deadline=self._find_deadline(exchange))
+            respond = request.ask if route.kind == "ask" else request.answer
+            await respond(model, deadline=self._find_deadline(exchange))
 
     def find_model(self, name: object) -> ServedModel:
         """Return the model that a request names; the first one where it names none."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Suspects"]
 
+Request = tuple[str, bytes]
+"""Where it goes, and its body."""
+
 _REMEMBERED_SECONDS = 600.0
 _MAX_REMEMBERED = 1024
 
@@ -26,7 +29,7 @@ class _Record:
 class Suspects:
     """The requests of one model that were under way when a worker died, for ten minutes.
 
-    A request is known by a hash of its bytes, which means something within this process only.
+    A request is known by a hash, which means something within this process only.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -34,7 +37,7 @@ class Suspects:
         self._now = now
         self._records: OrderedDict[int, _Record] = OrderedDict()
 
-    def is_suspect(self, request: bytes) -> bool:
+    def is_suspect(self, request: Request) -> bool:
         """Tell whether it is to have a worker to itself. Raises RefusedError (422) if it has ended two workers."""
         if not self._records:
             return False
@@ -45,20 +48,20 @@ class Suspects:
             raise refuse()
         return True
 
-    def suspect(self, request: bytes) -> None:
+    def suspect(self, request: Request) -> None:
         """Note that a worker has died while it answered this request and others."""
         self._note(request, is_proved=False)
 
-    def prove(self, request: bytes) -> None:
+    def prove(self, request: Request) -> None:
         """Note that a worker has died that answered nothing else."""
         self._note(request, is_proved=True)
 
-    def clear(self, request: bytes) -> None:
+    def clear(self, request: Request) -> None:
         """Note that a worker has answered it, and lives."""
         if self._records:
             self._records.pop(hash(request), None)
 
-    def _note(self, request: bytes, *, is_proved: bool) -> None:
+    def _note(self, request: Request, *, is_proved: bool) -> None:
         key = hash(request)
         self._records[key] = _Record(is_proved, self._now() + _REMEMBERED_SECONDS)
         self._records.move_to_end(key)
