@@ -63,6 +63,7 @@ class Asked:
     status: int
     text: str
     stamp: bool
+    heedless: bool
     tag: Any
 
     @property
@@ -107,6 +108,7 @@ def read_request(path: str, body: bytes) -> Asked:
         status=int(wishes.get("status", 200)),
         text=STAMP if wishes.get("stamp") else str(wishes.get("text", " token")),
         stamp=bool(wishes.get("stamp")),
+        heedless=bool(wishes.get("heedless")),
         tag=wishes.get("tag"),
     )
 

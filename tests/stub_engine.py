@@ -9,6 +9,7 @@ or the last message of a chat, says how it is answered, as JSON; what is left ou
     {"status": 500}      answers with an error
     {"die_at": 3}        kills itself after three tokens; /tokenize does so for the content "die"
     {"silent_at": 2}     says nothing more after two, and stays connected
+    {"heedless": true}   goes on where its client has left
     {"cut_at": 3}        ends the stream after three as if that were all, without [DONE]
 
 A fault that lasts is begun and ended by ``POST /stub``: tests/stub_faults.py.
@@ -78,7 +79,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._connections.discard(self)
-        if self.run is not None:
+        if self.run is not None and not self.run.asked.heedless:
             run, self.run = self.run, None
             run.cancel()
 

@@ -93,6 +93,23 @@ def test_a_stream_that_had_begun_is_tried_alone_when_it_is_asked_again(
         assert client.post(PATH, json=poison).status_code == 422
 
 
+def test_whoever_leaves_before_a_worker_dies_of_what_he_sent_is_no_less_suspect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = steer(**{**POISON, "first_ms": 400, "heedless": True})
+    with serving(tmp_path, monkeypatch) as (gateway, client):
+        running = gateway._running
+        assert running is not None
+        model = running.models["demo"]
+        for deaths in (1, 2):
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(PATH, json=poison, timeout=0.1)
+            wait_until(lambda deaths=deaths: count_restarts(gateway) == deaths)  # type: ignore[misc]
+            wait_ready(gateway, 2)
+            assert [record.is_proved for record in model.suspects._records.values()] == [False]
+        assert client.post(PATH, json=poison).status_code == 422
+
+
 def test_what_ends_workers_without_a_slot_is_refused_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path, monkeypatch) as (gateway, client):
         for status in (502, 422, 422):

@@ -110,11 +110,15 @@ class ModelRequest:
             if error.was_sent:
                 model.suspects.suspect(self._identity)
             raise RefusedError(502, "the worker broke off", code="worker_failed") from error
+        except asyncio.CancelledError:
+            worker.note_abandoned(self._identity)
+            raise
         self._pass_on(reception)
 
     @property
-    def _identity(self) -> tuple[str, bytes]:
-        return self._exchange.path, self._body
+    def _identity(self) -> int:
+        """What the request is known by, within this process."""
+        return hash((self._exchange.path, self._body))
 
     def _describe(self, model: ServedModel, deadline: float, *, is_suspect: bool) -> Job:
         caller = self._exchange.caller
@@ -138,7 +142,11 @@ class ModelRequest:
             exchange.worker = slot.worker.server.name
             exchange.queue_seconds = job.queued
             self._metrics.queue_seconds.observe(job.queued - before)
-            attempt = await self._ask(slot)
+            try:
+                attempt = await self._ask(slot)
+            except asyncio.CancelledError:
+                slot.worker.note_abandoned(self._identity)
+                raise
             # Before the slot is free: it is not to be given to somebody else at a worker that has just failed.
             if attempt.problem is not None:
                 slot.worker.note_failure()

@@ -123,7 +123,8 @@ class Progress:
             self._idle = self._idle or now
             self._judge(self._idle, "it has computed what nobody waits for")
         else:
-            worker.is_settled, self._idle = True, None
+            worker.settle()
+            self._idle = None
 
     def _judge(self, since: _Moment, reason: str, *, patience: float = 0.0) -> None:
         now, worker = self._measure(), self._worker

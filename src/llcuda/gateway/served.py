@@ -74,7 +74,9 @@ class ServedModel:
         """Have a worker for each of ``servers``: one more, one less, or another state than before."""
         before = self.workers
         self.workers = [
-            self.find_worker(server) or Worker(server, on_free=self.admission.dispatch) for server in servers
+            self.find_worker(server)
+            or Worker(server, on_free=self.admission.dispatch, on_death=self.suspects.suspect_all)
+            for server in servers
         ]
         for gone in (worker for worker in before if worker not in self.workers):
             gone.draining = True

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Suspects"]
-
-Request = tuple[str, bytes]
-"""Where it goes, and its body."""
-
 _REMEMBERED_SECONDS = 600.0
 _MAX_REMEMBERED = 1024
 
@@ -29,7 +25,7 @@ class _Record:
 class Suspects:
     """The requests of one model that were under way when a worker died, for ten minutes.
 
-    A request is known by a hash, which means something within this process only.
+    A request is known by a hash of where it goes and of its body.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -37,34 +33,38 @@ class Suspects:
         self._now = now
         self._records: OrderedDict[int, _Record] = OrderedDict()
 
-    def is_suspect(self, request: Request) -> bool:
+    def is_suspect(self, request: int) -> bool:
         """Tell whether it is to have a worker to itself. Raises RefusedError (422) if it has ended two workers."""
         if not self._records:
             return False
-        record = self._records.get(hash(request))
+        record = self._records.get(request)
         if record is None or record.until < self._now():
             return False
         if record.is_proved:
             raise refuse()
         return True
 
-    def suspect(self, request: Request) -> None:
+    def suspect(self, request: int) -> None:
         """Note that a worker has died while it answered this request and others."""
         self._note(request, is_proved=False)
 
-    def prove(self, request: Request) -> None:
+    def suspect_all(self, requests: Iterable[int]) -> None:
+        """Note that a worker has died that may still have computed what these requests asked for."""
+        for request in requests:
+            self.suspect(request)
+
+    def prove(self, request: int) -> None:
         """Note that a worker has died that answered nothing else."""
         self._note(request, is_proved=True)
 
-    def clear(self, request: Request) -> None:
+    def clear(self, request: int) -> None:
         """Note that a worker has answered it, and lives."""
         if self._records:
-            self._records.pop(hash(request), None)
+            self._records.pop(request, None)
 
-    def _note(self, request: Request, *, is_proved: bool) -> None:
-        key = hash(request)
-        self._records[key] = _Record(is_proved, self._now() + _REMEMBERED_SECONDS)
-        self._records.move_to_end(key)
+    def _note(self, request: int, *, is_proved: bool) -> None:
+        self._records[request] = _Record(is_proved, self._now() + _REMEMBERED_SECONDS)
+        self._records.move_to_end(request)
         if len(self._records) > _MAX_REMEMBERED:
             self._records.popitem(last=False)
 

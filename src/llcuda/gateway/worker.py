@@ -9,7 +9,7 @@ from llcuda.gateway.balance import PromptMemory
 from llcuda.gateway.upstream import Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from typing_extensions import Self
@@ -20,6 +20,7 @@ __all__ = ["Server", "Slot", "Worker"]
 
 _DEAD = frozenset({"waiting", "failed"})
 _GONE = _DEAD | {"stopping", "stopped"}
+_MAX_ABANDONED = 256
 _LONGEST_DEATH = 5.0  # seconds for the kernel to end a process, and write its core
 _FIRST_REST, _LONGEST_REST = 0.5, 10.0  # seconds
 
@@ -95,8 +96,18 @@ class Worker:
     check may still answer nothing else.
     """
 
-    def __init__(self, server: Server, *, on_free: Callable[[], object]) -> None:
-        """Connect to nothing yet; ``on_free`` is called when it can be used again."""
+    def __init__(
+        self,
+        server: Server,
+        *,
+        on_free: Callable[[], object],
+        on_death: Callable[[Iterable[int]], object] = lambda _: None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        ``on_free`` is called when it can be used again, ``on_death`` when its llama-server has ended by itself, with
+        the requests that were given up and that it may still have computed.
+        """
         self.server = server
         self.slots = server.slots
         self.taken: set[Slot] = set()
@@ -109,6 +120,8 @@ class Worker:
         self.answered = self.failed = 0
         self.draining = False
         self._on_free = on_free
+        self._on_death = on_death
+        self._abandoned: dict[int, None] = {}
         self._loop = asyncio.get_running_loop()
         self._upstream: Upstream | None = None
         self._rest = _FIRST_REST
@@ -180,6 +193,17 @@ class Worker:
             slot.release()
         return len(lost)
 
+    def note_abandoned(self, request: int) -> None:
+        """Take note that nobody waits any more for what it may still compute."""
+        self._abandoned[request] = None
+        if len(self._abandoned) > _MAX_ABANDONED:
+            del self._abandoned[next(iter(self._abandoned))]
+
+    def settle(self) -> None:
+        """Take note that its llama-server has nothing to do."""
+        self.is_settled = True
+        self._abandoned.clear()
+
     def note_answer(self) -> None:
         """Trust it again."""
         self.answered += 1
@@ -208,6 +232,8 @@ class Worker:
         elif self.server.state in _GONE:
             self.drop()
         if self.server.state in _DEAD:
+            self._on_death(tuple(self._abandoned))
+            self._abandoned.clear()
             self.death.set_result(None)
             self.death = self._loop.create_future()
 
