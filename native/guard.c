@@ -145,17 +145,17 @@ static bool is_allowed(const char *entry) {
         "USER=", "LOGNAME=",
     };
     static const char *const prefixes[] = {"LC_", "CUDA_", "NVIDIA_", "GGML_"};
-    static const char *const secrets[] = {"_TOKEN", "_SECRET", "_PASSWORD"};
+    static const char *const secrets[] = {"_TOKEN", "_SECRET", "_PASSWORD", "_KEY", "_CREDENTIALS"};
 
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (starts_with(entry, names[i])) {
+            return true;
+        }
+    }
     size_t length = strcspn(entry, "=");
     for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++) {
         if (ends_with(entry, length, secrets[i])) {
             return false;
-        }
-    }
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (starts_with(entry, names[i])) {
-            return true;
         }
     }
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
@@ -166,14 +166,26 @@ static bool is_allowed(const char *entry) {
     return false;
 }
 
-static void filter_environment(void) {
+/* /proc/PID/environ shows the memory that the strings were in at the start: what is overwritten is seen by nobody. */
+static void take_environment(void) {
     char **kept = environ;
     for (char **entry = environ; *entry; entry++) {
-        if (is_allowed(*entry)) {
-            *kept++ = *entry;
+        char *copy = NULL;
+        if (is_allowed(*entry) && !(copy = strdup(*entry))) {
+            fail("environment", strerror(errno));
+        }
+        memset(*entry, 0, strlen(*entry));
+        if (copy) {
+            *kept++ = copy;
         }
     }
     *kept = NULL;
+}
+
+static void forget_environment(void) {
+    for (char **entry = environ; *entry; entry++) {
+        memset(*entry, 0, strlen(*entry));
+    }
 }
 
 static void close_by_directory(int keep) {
@@ -272,7 +284,6 @@ _Noreturn static void run_program(const struct options *options, pid_t guard) {
         _exit(EXIT_GUARD); /* the guard died before the signal was asked for */
     }
     replace_by_null(STDIN_FILENO, STDIN_FILENO);
-    filter_environment();
     if (options->directory && chdir(options->directory) != 0) {
         fail(options->directory, strerror(errno));
     }
@@ -461,6 +472,7 @@ int main(int count, char **arguments) {
     if (count < 1) {
         return EXIT_GUARD;
     }
+    take_environment();
     open_missing_standard_descriptors();
     const struct options options = parse_options(arguments + 1);
     reset_signals();
@@ -480,6 +492,7 @@ int main(int count, char **arguments) {
         .kill_at = INT64_MAX,
     };
     guard.child = start(&options);
+    forget_environment(); /* the program has its own copy */
     /* What is needed at the end is kept in memory: it must not wait for a disk then. Some systems do not allow it. */
     (void)mlockall(MCL_CURRENT);
     /* The log now belongs to the program alone: its end is the program's end. */

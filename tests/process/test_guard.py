@@ -378,6 +378,7 @@ DROPPED = {
     "LD_PRELOAD": "", "http_proxy": "x", "HTTPS_PROXY": "x", "ALL_PROXY": "x", "PATHOLOGY": "x", "HOMEPAGE": "x",
     "AIP_MODE": "PREDICTION", "LLAMA_SERVER_ROUTER_PORT": "1", "LLAMA_API_KEYS": "x", "AWS_ACCESS_KEY_ID": "x",
     "LLAMA_APP_CMD": "x", "OPENAI_API_KEY": "x", "LD_AUDIT": "", "GLIBC_TUNABLES": "", "CUDA": "x",
+    "NVIDIA_API_KEY": "x", "GGML_KEY": "x", "CUDA_CREDENTIALS": "x",
 }  # fmt: skip
 
 
@@ -386,6 +387,14 @@ def test_the_environment_is_an_allow_list(guard: Path) -> None:
     seen = report["environment"]
     seen.pop("LC_CTYPE", None)  # Python's own
     assert seen == ALLOWED
+
+
+def test_the_guard_itself_keeps_nothing_of_its_environment(guard: Path) -> None:
+    with guarded(guard, "import time; print('up', flush=True); time.sleep(60)", env={**ALLOWED, **DROPPED}) as running:
+        assert running.read_line() == "up"
+        left = set(Path(f"/proc/{running.process.pid}/environ").read_bytes().split(b"\0"))
+        assert left <= {b"", b"GLIBC_TUNABLES="}, "the C library moves that one before the program begins"
+        assert b"LLAMA_API_KEY=k\0" in Path(f"/proc/{running.child()}/environ").read_bytes()
 
 
 def test_the_guard_works_with_its_standard_descriptors_closed(guard: Path, tmp_path: Path) -> None:
