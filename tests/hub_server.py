@@ -31,6 +31,20 @@ _API = re.compile(r"/api/models/([^/]+/[^/?]+)(?:/revision/([^/?]+))?(?:\?.*)?")
 
 
 @dataclass
+class Raw:
+    """An answer that is sent as it is, and then ``piece`` again and again."""
+
+    path: str
+    """In the address of what is answered so."""
+    head: bytes
+    piece: bytes = b""
+    limit: int = 64 << 20
+    """Bytes after which even this server has enough."""
+    pause: float = 0.0
+    """Seconds between two pieces."""
+
+
+@dataclass
 class Faults:
     """What goes wrong. Each counter is used up by one when it does."""
 
@@ -58,6 +72,11 @@ class Faults:
     encoding: str | None = None
     range_status: int | None = None
     """Answer a request for a range with this status."""
+    raw: Raw | None = None
+    listing: object = None
+    """What is said of a repository, in place of what is true."""
+    file_headers: dict[str, str] = field(default_factory=dict)
+    """Of files in repositories, in place of the true ones."""
 
 
 @dataclass
@@ -140,7 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub, faults = self.hub, self.hub.faults
         hub.requests.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
-        if faults.status and faults.statuses > 0:
+        if faults.raw and faults.raw.path in self.path:
+            self._send_raw(faults.raw)
+        elif faults.status and faults.statuses > 0:
             faults.statuses -= 1
             self._send_error(faults.status)
         elif faults.gated and "authorization" not in self.headers:
@@ -154,6 +175,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_plain(found[1])
         else:
             self._send_error(404)
+
+    def _send_raw(self, raw: Raw) -> None:
+        self.close_connection = True
+        self.wfile.write(raw.head)
+        sent = 0
+        while raw.piece and sent < raw.limit and not self.hub.stopping.wait(raw.pause):
+            self._write(raw.piece)
+            sent += len(raw.piece)
 
     def _send_error(self, status: int, code: str = "", message: str = "") -> None:
         self.send_response(status)
@@ -172,6 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _send_listing(self, repository: str) -> None:
+        if self.hub.faults.listing is not None:
+            self._send_json(self.hub.faults.listing)
+            return
         files = self.hub.repositories.get(repository)
         if files is None:
             self._send_error(404, "RepoNotFound", "Repository not found")
@@ -196,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = files[name]
             digest = sha256(data).hexdigest()
             headers = {"X-Repo-Commit": COMMIT, "X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(data))}
-            self._send_file(data, {"ETag": f'"{digest}"', **headers})
+            self._send_file(data, {"ETag": f'"{digest}"', **headers, **self.hub.faults.file_headers})
 
     def _send_plain(self, name: str) -> None:
         hub, faults = self.hub, self.hub.faults

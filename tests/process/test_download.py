@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from llcuda.models.download import fetch_url
 from llcuda.models.names import UrlName
 from llcuda.store import ModelStore, download
 from tests.gguf_builder import STRING, U16, Tensor, small_model
-from tests.hub_server import Faults, Hub, serve, wait_until
+from tests.hub_server import Faults, Hub, Raw, serve, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -305,7 +306,7 @@ class TestLies:
     def test_more_than_the_disk_has_room_for_is_refused_before_it_is_downloaded(
         self, server: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        server.faults = Faults(wrong_length=1 << 60)
+        server.faults = Faults(wrong_length=1 << 50)
         error = fail(server)
         assert "free" in str(error)
         assert "LLCUDA_HOME" in error.hint
@@ -337,3 +338,116 @@ class TestLies:
         )
         assert "Free some space" in result.stdout
         assert ModelStore().list() == ()
+
+
+ENDLESS = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+ZEROS = bytes(1 << 16)
+FEW_BYTES = 16 << 20
+"""What sockets may hold of an endless answer that nobody reads any more."""
+
+
+def fail_early(server: Hub, home: Path, raw: Raw, *, kind: type[LlcudaError] = DownloadError) -> LlcudaError:
+    """Return the error of an answer that must be left before its end, with nothing kept of it."""
+    server.faults = Faults(raw=raw)
+    error = fail(server)
+    assert isinstance(error, kind)
+    assert server.bytes_sent < FEW_BYTES
+    assert leftovers(home) == []
+    assert error.hint
+    return error
+
+
+class TestEndless:
+    def test_what_is_no_model_is_left_at_its_first_bytes(self, server: Hub, home: Path) -> None:
+        error = fail_early(server, home, Raw("m.gguf", ENDLESS + b"\r\n", ZEROS), kind=ModelFormatError)
+        assert "GGUF" in str(error)
+
+    def test_it_is_left_although_it_states_a_length(self, server: Hub, home: Path) -> None:
+        head = ENDLESS + b'ETag: "x"\r\nContent-Length: 60000000\r\n\r\n<html>'
+        error = fail_early(server, home, Raw("m.gguf", head, ZEROS), kind=ModelFormatError)
+        assert "web page" in error.hint
+
+    def test_a_model_without_a_length_has_a_bound(
+        self, server: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(download, "MAX_UNSTATED_BYTES", 1 << 20)
+        fail_early(server, home, Raw("m.gguf", ENDLESS + b'ETag: "x"\r\n\r\nGGUF', ZEROS))
+
+    def test_free_space_is_watched_while_it_is_written(
+        self, server: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = iter([1 << 40, 1 << 40])
+        usage = shutil.disk_usage(home.parent)
+        monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=next(free, 1 << 20)))
+        error = fail_early(server, home, Raw("m.gguf", ENDLESS + b"\r\nGGUF", ZEROS))
+        assert "free" in str(error)
+
+    def test_what_can_be_resumed_is_kept_when_space_runs_out(
+        self, server: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = iter([1 << 40, 1 << 40])
+        usage = shutil.disk_usage(home.parent)
+        with monkeypatch.context() as patch:
+            patch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=next(free, 1 << 20)))
+            assert "free" in str(fail(server))
+        assert leftovers(home)
+        assert get(server) == MODEL
+        assert ranges(server)[-1] is not None
+
+    def test_what_comes_too_slowly_is_given_up(self, server: Hub, home: Path) -> None:
+        server.faults = Faults(raw=Raw("m.gguf", ENDLESS + b"\r\nGGUF", b"\0", pause=0.02))
+        with pytest.raises(DownloadError, match="slow"):
+            fetch_url(UrlName(url(server)), ModelStore(), progress=False, stall_timeout=0.2)
+        assert leftovers(home) == []
+
+    def test_a_redirect_is_followed_before_its_body_ends(self, server: Hub) -> None:
+        head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: /plain/moved.gguf\r\n\r\n"
+        server.faults = Faults(raw=Raw("/plain/m.gguf", head, ZEROS))
+        server.plain["moved.gguf"] = MODEL
+        assert get(server) == MODEL
+        assert server.bytes_sent < FEW_BYTES
+
+    def test_what_cannot_be_resumed_is_not_kept(self, server: Hub, home: Path) -> None:
+        server.faults = Faults(cut_after=HALF, cuts=1000, no_validator=True)
+        assert isinstance(fail(server), DownloadError)
+        assert leftovers(home) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: " + b"9" * 5000,
+        b"Content-Length: " + b"9" * 19,
+        b"Content-Length: 5\r\nContent-Length: 7",
+        b"Content-Encoding: gzip",
+        b"Content-Encoding: br, gzip\r\nContent-Length: 5",
+    ],
+)
+def test_a_head_that_cannot_be_meant_is_an_error(server: Hub, home: Path, fields: bytes) -> None:
+    fail_early(server, home, Raw("m.gguf", ENDLESS + fields + b"\r\n\r\nGGUF", ZEROS))
+
+
+@pytest.mark.parametrize("given", [b"bytes 4-9/10", b"bytes 4-9/*", b"bytes 4-" + b"9" * 5000 + b"/*"])
+def test_a_range_that_brings_more_than_it_says_is_an_error(server: Hub, home: Path, given: bytes) -> None:
+    with download.lock_partial(home / "models" / "downloads", url(server)) as part:
+        part.write_bytes(b"GGUF")
+        part.with_suffix(".json").write_text('{"received": 4, "total": 10, "validator": "\\"x\\""}')
+    head = b'HTTP/1.1 206 Partial Content\r\nConnection: close\r\nETag: "x"\r\nContent-Range: ' + given + b"\r\n\r\n"
+    server.faults = Faults(raw=Raw("m.gguf", head, ZEROS))
+    assert isinstance(fail(server), (DownloadError, ModelFormatError))
+    assert server.bytes_sent < download.MAX_FUTILE_ATTEMPTS * FEW_BYTES
+    assert leftovers(home) == []
+
+
+@pytest.mark.parametrize("location", [b"http://[", b"//", b"http://", b"\xff\xfe://x", b"gopher://x/m.gguf", b"file:///x"])
+def test_a_redirect_that_leads_nowhere_is_an_error(server: Hub, home: Path, location: bytes) -> None:
+    head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+    fail_early(server, home, Raw("m.gguf", head))
+
+
+@pytest.mark.parametrize("note", [b"[" * 100_000, b'{"total": ' + b"9" * 5000 + b"}", b'{"total": "x", "validator": 1}'])
+def test_a_damaged_note_of_a_partial_file_is_no_note(server: Hub, home: Path, note: bytes) -> None:
+    with download.lock_partial(home / "models" / "downloads", url(server)) as part:
+        part.write_bytes(b"GGUF")
+        part.with_suffix(".json").write_bytes(note)
+    assert get(server) == MODEL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llcuda.gguf.header import require_magic
 from llcuda.gguf.info import GGUFInfo, combine_parts, parse_gguf, read_gguf
 from llcuda.gguf.memory import CACHE_TYPES, MemoryEstimate, can_quantise_cache, estimate_memory
 
@@ -14,4 +15,5 @@ __all__ = [
     "estimate_memory",
     "parse_gguf",
     "read_gguf",
+    "require_magic",
 ]

@@ -10,14 +10,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from llcuda.gguf.cursor import Cursor
 from llcuda.gguf.tensor_types import ARRAY, SCALARS, STRING, TENSOR_TYPES, UINT32
 
-if TYPE_CHECKING:
-    from llcuda.gguf.cursor import Cursor
-
-__all__ = ["Header", "Scalar", "TensorFacts", "read_header"]
+__all__ = ["Header", "Scalar", "TensorFacts", "read_header", "require_magic"]
 
 Scalar = int | float | bool | str
 
@@ -78,6 +76,11 @@ def read_header(cursor: Cursor) -> Header:
         _read_pair(cursor, header)
     _read_tensors(cursor, header, tensors)
     return header
+
+
+def require_magic(start: bytes, *, name: str) -> None:
+    """Raise ModelFormatError, which calls the file ``name``, if no GGUF file begins with the bytes ``start``."""
+    _read_magic(Cursor(lambda offset, count: start[offset : offset + count], len(start), name=name))
 
 
 def _read_magic(cursor: Cursor) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ChecksumMismatchError, ModelFormatError
-from llcuda.gguf import read_gguf
+from llcuda.gguf import read_gguf, require_magic
 from llcuda.store.download import STALL_TIMEOUT, download, forget_partial, lock_partial
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def fetch_url(name: UrlName, store: ModelStore, *, progress: bool = True, stall_
         known = store.get_link(name.url)
         if known and name.digest in {None, known}:
             return known
-        download(name.url, part, progress=progress, stall_timeout=stall_timeout)
+        check = functools.partial(require_magic, name=name.url)
+        download(name.url, part, check_start=check, progress=progress, stall_timeout=stall_timeout)
         return _check_and_adopt(name, part, store)
 
 

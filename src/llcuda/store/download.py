@@ -1,4 +1,8 @@
-"""Download a file from an address: resumed, by whichever process, and never taken for whole when it is not."""
+"""Download a file from an address: resumed, by whichever process, and never taken for whole when it is not.
+
+The server is not trusted, and requests is not left alone with it: it would read the body of a redirect to its end,
+decode what was compressed, and wait for ever for what trickles. All that is read has a bound, in bytes and in time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ import logging
 import shutil
 import time
 from dataclasses import asdict, replace
+from types import NoneType
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urljoin
 
 from llcuda.errors import DownloadError
 from llcuda.store.partial import Answer, Progress, Step, decide, request_headers
@@ -21,15 +27,26 @@ if TYPE_CHECKING:
 
     import requests
 
-__all__ = ["STALL_TIMEOUT", "download", "forget_partial", "lock_partial"]
+__all__ = ["RESERVE_BYTES", "STALL_TIMEOUT", "download", "fetch_small", "forget_partial", "lock_partial"]
 
 CONNECT_TIMEOUT = 10.0
 STALL_TIMEOUT = 30.0
 MAX_FUTILE_ATTEMPTS = 5
-"""Attempts in a row that bring the file no further than it was."""
+"""Attempts in a row that bring the file hardly further than it was."""
+MAX_UNSTATED_BYTES = 64 << 30
+"""Of a file whose server does not say how long it is: models that are larger are published in parts."""
+RESERVE_BYTES = 256 << 20
+"""What is left free on the disk."""
+_START_BYTES = 16
+_SLOWEST = 1000
+"""Bytes a second below which even a small model would take days."""
+_SMALL_TIMEOUT = 60.0
 _CHUNK_BYTES = 1 << 16
 """What a broken connection can lose."""
+_MAX_REDIRECTS = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FIRST_PAUSE = 0.5
+_OK = 200
 
 _log = logging.getLogger("llcuda")
 
@@ -42,7 +59,8 @@ def lock_partial(folder: Path, url: str) -> Iterator[Path]:
         part.parent.mkdir(parents=True, exist_ok=True)
         file = part.with_suffix(".lock").open("wb")
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with writing(part):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield part
 
 
@@ -52,26 +70,115 @@ def download(
     *,
     headers: Mapping[str, str] | None = None,
     max_bytes: int | None = None,
+    check_start: Callable[[bytes], object] | None = None,
     progress: bool = True,
     on_bytes: Callable[[int], object] | None = None,
     stall_timeout: float = STALL_TIMEOUT,
 ) -> None:
     """Download ``url`` into ``part``, a path of :func:`lock_partial`; what is there already is resumed.
 
-    It is resumed if the server says that the file is the same. ``headers`` go with each request, ``progress`` shows a
-    bar on a terminal, ``on_bytes`` is told again and again how many bytes are there. Raises DownloadError, also where
-    more than ``max_bytes`` come, and ModelError on a full disk.
+    It is resumed if the server says that the file is the same, and kept after an error only if it can be. ``headers``
+    go with each request; a key among them goes to no other server. ``check_start`` is given the first 16 bytes as soon
+    as they are there, and raises if no such file begins so. ``progress`` shows a bar on a terminal, ``on_bytes`` is
+    told again and again how many bytes are there. Raises DownloadError, also where more than ``max_bytes`` come or they
+    come too slowly, and ModelError on a full disk.
     """
     task = _Download(url, part, headers=headers or {}, stall_timeout=stall_timeout, shown=progress)
     task.max_bytes = max_bytes
+    task.check_start = check_start
     task.on_bytes = on_bytes
     task.run()
+
+
+def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> tuple[Answer, bytes]:
+    """Return the answer to one request, and its body if the status is 200.
+
+    Raises DownloadError, also where the body has more than ``max_bytes`` or takes longer than a minute.
+    """
+    import requests  # noqa: PLC0415 - loaded only when needed
+    import urllib3  # noqa: PLC0415
+
+    sent = {**(headers or {}), **request_headers(Progress())}
+    try:
+        with _open_session() as session, _open(session, url, headers=sent, stall_timeout=STALL_TIMEOUT) as response:
+            answer = _to_answer(response)
+            if answer.status != _OK:
+                return answer, b""
+            if (step := decide(answer, Progress())).action == "fail":
+                raise DownloadError(url, step.reason)
+            return answer, _read_small(url, response, max_bytes)
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise DownloadError(url, str(error), hint="Check the address and the network, and try again.") from error
+
+
+def _read_small(url: str, response: requests.Response, max_bytes: int) -> bytes:
+    data, deadline = bytearray(), time.monotonic() + _SMALL_TIMEOUT
+    for piece in _read_pieces(response):
+        data += piece
+        if len(data) > max_bytes:
+            raise DownloadError(url, f"more than {max_bytes} bytes come", hint="Check the address.")
+        if time.monotonic() > deadline:
+            raise DownloadError(url, f"it comes too slowly: {len(data)} bytes in {_SMALL_TIMEOUT:.0f} s")
+    return bytes(data)
 
 
 def forget_partial(part: Path) -> None:
     """Remove a partial file, or a whole one that nobody needs, and what was noted of it."""
     part.unlink(missing_ok=True)
     part.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _open_session() -> requests.Session:
+    import requests  # noqa: PLC0415 - loaded only when needed
+
+    class Session(requests.Session):
+        def get_redirect_target(self, _: requests.Response) -> None:
+            """See no redirects: before one is followed, or not, requests reads the whole body that came with it."""
+
+    return Session()
+
+
+def _open(
+    session: requests.Session, url: str, *, headers: Mapping[str, str], stall_timeout: float
+) -> requests.Response:
+    """Return the answer with its body unread, after redirects; each is looked at before it is followed."""
+    sent, target = dict(headers), url
+    for _ in range(_MAX_REDIRECTS + 1):
+        response = session.get(target, headers=sent, stream=True, timeout=(CONNECT_TIMEOUT, stall_timeout))
+        location = response.headers.get("location")
+        if response.status_code not in _REDIRECTS or location is None:
+            return response
+        response.close()
+        following = _join(url, target, location)
+        if session.should_strip_auth(target, following):
+            sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
+        target = following
+    raise DownloadError(url, f"it is redirected more than {_MAX_REDIRECTS} times", hint="Check the address.")
+
+
+def _join(url: str, target: str, location: str) -> str:
+    """Return where a redirect from ``target`` leads to."""
+    try:
+        following = urljoin(target, location.encode("latin-1").decode())
+    except ValueError:
+        following = ""
+    if not following.lower().startswith(("http://", "https://")):
+        raise DownloadError(url, f"it is redirected to {location[:200]!r}, which is no address", hint="Check the address.")
+    if target.lower().startswith("https:") and not following.lower().startswith("https:"):
+        raise DownloadError(
+            url, f"it is redirected to {following[:200]}, which is not encrypted", hint="Check the address."
+        )
+    return following
+
+
+def _to_answer(response: requests.Response) -> Answer:
+    return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+
+
+def _read_pieces(response: requests.Response) -> Iterator[bytes]:
+    """Yield what has come as soon as it has, and as it is: to decode it could make a thousand times as much of it."""
+    while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
+        yield piece
 
 
 class _Download:
@@ -86,54 +193,52 @@ class _Download:
         self.stall_timeout = stall_timeout
         self.shown = shown
         self.max_bytes: int | None = None
+        self.check_start: Callable[[bytes], object] | None = None
         self.on_bytes: Callable[[int], object] | None = None
         self.progress = self._read_progress()
         self.complete = False
 
     def run(self) -> None:
         """Ask until the file is whole, or until asking brings nothing any more."""
-        import requests  # noqa: PLC0415 - loaded only when needed
+        try:
+            with _open_session() as session, writing(self.part), self.part.open("ab") as file:
+                self._ask_until_whole(session, file)
+        finally:
+            if not self.complete and None in {self.progress.validator, self.progress.total}:
+                forget_partial(self.part)  # no later attempt could go on there, or tell when it is whole
 
+    def _ask_until_whole(self, session: requests.Session, file: BinaryIO) -> None:
         futile, furthest = 0, self.progress.received
-        with requests.Session() as session, writing(self.part), self.part.open("ab") as file:
-            while True:
-                reason = self._attempt(session, file)
-                if self.complete:
-                    sync(file)
-                    return
-                # A server that always starts again brings bytes without end, and none that are new.
-                futile = 0 if self.progress.received > furthest else futile + 1
-                furthest = max(furthest, self.progress.received)
-                if futile >= MAX_FUTILE_ATTEMPTS:
-                    raise DownloadError(self.url, reason)
-                _log.warning("%s: %s; trying again", self.url, reason)
-                time.sleep(_FIRST_PAUSE * 2 ** max(futile - 1, 0) if futile else 0)
+        while True:
+            reason = self._attempt(session, file)
+            if self.complete:
+                sync(file)
+                return
+            # A server that always starts again brings bytes without end, and none that are new.
+            futile = 0 if self.progress.received >= furthest + _CHUNK_BYTES else futile + 1
+            furthest = max(furthest, self.progress.received)
+            if futile >= MAX_FUTILE_ATTEMPTS:
+                raise DownloadError(self.url, reason)
+            _log.warning("%s: %s; trying again", self.url, reason)
+            time.sleep(_FIRST_PAUSE * 2 ** max(futile - 1, 0) if futile else 0)
 
     def _attempt(self, session: requests.Session, file: BinaryIO) -> str:
         """Make one request and return why it did not bring the whole file."""
         import requests  # noqa: PLC0415 - loaded only when needed
+        import urllib3  # noqa: PLC0415
 
+        sent = {**self.headers, **request_headers(self.progress)}
         try:
-            with session.get(
-                self.url,
-                headers={**self.headers, **request_headers(self.progress)},
-                stream=True,
-                timeout=(CONNECT_TIMEOUT, self.stall_timeout),
-            ) as response:
-                self._refuse_downgrade(response)
+            with _open(session, self.url, headers=sent, stall_timeout=self.stall_timeout) as response:
                 return self._follow(response, file)
-        except (requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects, requests.exceptions.SSLError,
-                requests.exceptions.InvalidURL, requests.exceptions.MissingSchema) as error:  # fmt: skip
+        except (requests.exceptions.InvalidSchema, requests.exceptions.SSLError, requests.exceptions.InvalidURL,
+                requests.exceptions.MissingSchema) as error:  # fmt: skip
             raise DownloadError(self.url, str(error), hint="Check the address.") from error
-        except requests.exceptions.RequestException as error:
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             return str(error)
 
-    def _refuse_downgrade(self, response: requests.Response) -> None:
-        if self.url.lower().startswith("https:") and not response.url.lower().startswith("https:"):
-            raise DownloadError(self.url, f"it is redirected to {response.url}, which is not encrypted")
-
     def _follow(self, response: requests.Response, file: BinaryIO) -> str:
-        answer = Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+        answer = _to_answer(response)
         step = decide(answer, self.progress)
         if step.action == "fail":
             raise DownloadError(self.url, step.reason, status=answer.status, hint=_hint(answer.status))
@@ -149,42 +254,73 @@ class _Download:
         self._note(step.progress)
         if step.action == "again":
             return "the file on the server has changed"
-        self._require_bound(step.progress.total or 0)
-        self._require_space(step.progress)
+        total, since = step.progress.total, (time.monotonic(), step.progress.received)
+        self._require_bound(total or 0)
+        self._require_space((total or 0) - step.progress.received)
         with self._bar() as bar:
-            for piece in response.iter_content(_CHUNK_BYTES):
-                file.write(piece)
-                self.progress = replace(self.progress, received=self.progress.received + len(piece))
-                self._require_bound(self.progress.received)
-                bar.update(len(piece))
-                if self.on_bytes is not None:
-                    self.on_bytes(self.progress.received)
-        return self._conclude(file)
+            for piece in _read_pieces(response):
+                wanted = piece if total is None else piece[: total - self.progress.received]
+                if not wanted:
+                    break
+                self._write(wanted, file)
+                bar.update(len(wanted))
+                since = self._require_pace(since)
+        return self._conclude()
 
-    def _conclude(self, file: BinaryIO) -> str:
+    def _write(self, piece: bytes, file: BinaryIO) -> None:
+        before = self.progress.received
+        self._require_bound(before + len(piece))
+        self._require_space(len(piece))
+        file.write(piece)
+        self.progress = replace(self.progress, received=before + len(piece))
+        if self.check_start is not None and before < _START_BYTES <= self.progress.received:
+            file.flush()
+            self._look_at_start(self.check_start)
+        if self.on_bytes is not None:
+            self.on_bytes(self.progress.received)
+
+    def _look_at_start(self, check: Callable[[bytes], object]) -> None:
+        with self.part.open("rb") as file:
+            start = file.read(_START_BYTES)
+        # If it raises, nothing of the file will ever be of use.
+        progress, self.progress = self.progress, Progress()
+        check(start)
+        self.progress = progress
+
+    def _require_pace(self, since: tuple[float, int]) -> tuple[float, int]:
+        """Return the moment, and what was there then, from which on the next bytes are timed."""
+        import requests  # noqa: PLC0415 - loaded only when needed
+
+        now, received = time.monotonic(), self.progress.received
+        if now - since[0] < self.stall_timeout:
+            return since
+        if (more := received - since[1]) < _SLOWEST * self.stall_timeout:
+            raise requests.exceptions.Timeout(f"it comes too slowly: {more} bytes in {now - since[0]:.1f} s")
+        return now, received
+
+    def _conclude(self) -> str:
         """Decide, when the server has ended the answer, whether the file is whole."""
         received, total = self.progress.received, self.progress.total
-        if total is not None and received > total:
-            file.truncate(0)
-            self._note(Progress())
-            return f"the server sent {received} bytes of {total}"
         # Without a length, only what is in the file can tell whether everything came; who asked for it looks.
         self.complete = total is None or received == total
         return "" if self.complete else f"the connection ended after {received} of {total} bytes"
 
     def _require_bound(self, size: int) -> None:
-        if self.max_bytes is not None and size > self.max_bytes:
+        stated = MAX_UNSTATED_BYTES if self.progress.total is None else self.progress.total
+        bound = stated if self.max_bytes is None else self.max_bytes
+        if size > bound:
+            self.progress = Progress()  # nothing of it will ever be of use
             raise DownloadError(
-                self.url, f"more than the {self.max_bytes} bytes that it should have", hint="It is not the file meant."
+                self.url, f"more than the {bound} bytes that it should have", hint="It is not the file meant."
             )
 
-    def _require_space(self, progress: Progress) -> None:
-        missing = (progress.total or 0) - progress.received
+    def _require_space(self, missing: int) -> None:
         free = shutil.disk_usage(self.part.parent).free
-        if missing > free:
+        if missing + RESERVE_BYTES > free:
             raise DownloadError(
                 self.url,
-                f"{missing} bytes are missing and {free} are free in {self.part.parent}",
+                f"{missing} bytes are missing and {free} are free in {self.part.parent}, of which "
+                f"{RESERVE_BYTES} are left alone",
                 hint="Free some space, or set LLCUDA_HOME to a larger disk.",
             )
 
@@ -205,9 +341,11 @@ class _Download:
 
         try:
             noted = Progress(**json.loads(self.part.with_suffix(".json").read_bytes()))
-            return replace(noted, received=self.part.stat().st_size)
-        except (OSError, ValueError, TypeError):
+            received = self.part.stat().st_size
+        except (OSError, ValueError, TypeError, RecursionError):
             return Progress()
+        usable = isinstance(noted.total, (int, NoneType)) and isinstance(noted.validator, (str, NoneType))
+        return replace(noted, received=received) if usable else Progress()
 
     def _note(self, progress: Progress) -> None:
         import json  # noqa: PLC0415 - loaded only when needed

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 __all__ = ["Answer", "Progress", "Step", "decide", "request_headers"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_MAX_DIGITS = 18
+"""No file is larger; thousands of digits are more than int() takes."""
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 
@@ -39,7 +41,7 @@ class Answer:
     def length(self) -> int | None:
         """The Content-Length in bytes."""
         text = self.headers.get("content-length", "")
-        return int(text) if text.isdecimal() else None
+        return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def decide(answer: Answer, progress: Progress) -> Step:
     """Return what to do with the answer to a request that was made with ``request_headers(progress)``."""
     if answer.headers.get("content-encoding", "identity") != "identity":
         return Step("fail", progress, f"the server sends it encoded as {answer.headers['content-encoding']}")
+    if answer.status in {200, _PARTIAL} and answer.length is None and "content-length" in answer.headers:
+        return Step("fail", progress, f"the server says that it has {answer.headers['content-length'][:40]} bytes")
     if answer.status == 200:  # noqa: PLR2004 - OK
         return Step("restart", Progress(0, answer.length, answer.validator))
     if answer.status == _PARTIAL:
