@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = data[start:]
         if faults.wrong_bytes:
-            body = bytes(byte ^ 1 for byte in body)
+            body = body[:16] + bytes(byte ^ 1 for byte in body[16:])
         self.send_response(206 if start else 200)
         for name, value in headers.items():
             self.send_header(name, value)

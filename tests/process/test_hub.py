@@ -1,4 +1,4 @@
-"""Models from a hub: huggingface_hub's own code against a hub on loopback, in good order and with every fault."""
+"""Models from a hub on loopback: in good order, with every fault, and with ill will."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ import subprocess
 import sys
 import termios
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 import pytest
 
-from llcuda.errors import ChecksumMismatchError, DownloadError, LlcudaError, ModelFormatError, ModelNotFoundError
-from llcuda.models import inspect_model, list_models, pull_model, registry, remove_model, resolve_model
+from llcuda.errors import (
+    ChecksumMismatchError,
+    DownloadError,
+    LlcudaError,
+    ModelError,
+    ModelFormatError,
+    ModelNotFoundError,
+)
+from llcuda.models import hub_cache, inspect_model, list_models, pull_model, registry, remove_model, resolve_model
 from llcuda.models.registry import RegistryEntry
 from tests.gguf_builder import STRING, U16, Tensor, small_model
-from tests.hub_server import COMMIT, Faults, Hub, serve
+from tests.hub_server import COMMIT, Faults, Hub, Raw, serve, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,19 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "LLCUDA_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         hub.repositories[REPO] = {"small-Q4_K_M.gguf": Q4, "small-Q8_0.gguf": Q8, "README.md": b"# small"}
-        try:
-            yield hub
-        finally:
-            close_connections()
-
-
-def close_connections() -> None:
-    """Close what huggingface_hub keeps open: a leaked socket would fail the test."""
-    close = getattr(huggingface_hub, "close_session", None)
-    if close is None:
-        # Before 1.0.
-        close = huggingface_hub.utils.reset_sessions
-    close()
+        yield hub
 
 
 def cache_files(tmp_path: Path) -> list[str]:
@@ -218,12 +212,37 @@ class TestFaults:
         return caught.value
 
     def test_a_connection_cut_half_way_is_resumed(self, hub: Hub) -> None:
-        # huggingface_hub takes what it got in pieces of 10 MiB.
         large = model_bytes("large", rows=100_000)
         hub.repositories[REPO] = {"large-Q4_K_M.gguf": large}
         hub.faults = Faults(cut_after=11 << 20, cuts=1)
         assert resolve_model(REPO, progress=False).path.read_bytes() == large
-        assert [headers.get("range") for headers in hub.body_requests()] == [None, f"bytes={10 << 20}-"]
+        first, second = (headers.get("range") for headers in hub.body_requests())
+        assert first is None
+        assert second is not None
+
+    def test_a_later_process_goes_on_where_the_last_one_stopped(self, hub: Hub, tmp_path: Path) -> None:
+        large = model_bytes("large", rows=20_000)
+        hub.repositories[REPO] = {"large-Q4_K_M.gguf": large}
+        hub.faults = Faults(stall_after=1 << 20, stalls=1)
+        code = "import sys; from llcuda.models import resolve_model; resolve_model(sys.argv[1], progress=False)"
+        with subprocess.Popen([sys.executable, "-c", code, REPO], env=os.environ) as process:
+            parts = tmp_path / "hf" / "hub" / ".locks" / "llcuda"
+            wait_until(lambda: any(path.stat().st_size == 1 << 20 for path in parts.glob("*")))
+            process.kill()
+        assert cache_files(tmp_path) == []
+        assert resolve_model(REPO, progress=False).path.read_bytes() == large
+        assert [headers.get("range") for headers in hub.body_requests()] == [None, f"bytes={1 << 20}-"]
+        assert [path.suffix for path in parts.iterdir()] == [".lock"]
+
+    def test_a_disk_without_links_has_the_file_itself(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(hub_cache, "replace_link", refuse)
+        path = resolve_model(REPO, progress=False).path
+        assert not path.is_symlink()
+        assert path.read_bytes() == Q4
+        assert hub.requests
 
     def test_wrong_bytes_are_an_error_and_leave_the_cache(self, hub: Hub, tmp_path: Path) -> None:
         hub.faults = Faults(wrong_bytes=True)
@@ -287,13 +306,123 @@ class TestFaults:
         hub.repositories[REPO] = {"small-Q4_K_M.gguf": b"<html>"}
         assert isinstance(self.fail(REPO), ModelFormatError)
 
-    def test_a_cache_that_cannot_be_written_is_a_download_error(
+    def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(
         self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "occupied").write_bytes(b"")
         monkeypatch.setenv("HF_HOME", str(tmp_path / "occupied"))
-        assert isinstance(self.fail(REPO), DownloadError)
+        error = self.fail(REPO)
+        assert isinstance(error, ModelError)
+        assert "HF_HOME" in error.hint
         assert hub.requests
+
+
+def listing(**changes: object) -> dict[str, Any]:
+    """Return what a hub says of the repository, with these changes to its only file."""
+    digest = sha256(Q4).hexdigest()
+    file = {"rfilename": "small-Q4_K_M.gguf", "size": len(Q4), "lfs": {"sha256": digest, "size": len(Q4)}}
+    return {"id": REPO, "sha": COMMIT, "siblings": [{**file, **changes}]}
+
+
+OUTSIDE = "../../../../outside"
+BAD_NAMES = [
+    None, 1, [], {}, "/etc/x.gguf", f"{OUTSIDE}.gguf", "a/../b.gguf", "a//b.gguf", "a\\b.gguf", "a\0.gguf", "a\n.gguf",
+    "\ud800.gguf", "./x.gguf", "..", "x" * 252 + ".gguf", "é" * 130 + ".gguf", "x/" * 600 + "x.gguf",
+]  # fmt: skip
+BAD_LISTINGS = [
+    [], 0, "x", True,
+    {}, {"sha": COMMIT}, {"siblings": []}, {"sha": None, "siblings": []}, {"sha": [COMMIT], "siblings": []},
+    *({"sha": sha, "siblings": []} for sha in (OUTSIDE, f"/{COMMIT}", COMMIT[:-1], COMMIT + "a", COMMIT.upper() + "\n", "")),
+    *({"sha": COMMIT, "siblings": siblings} for siblings in (None, {}, "x", 1, [None], [[]], ["x.gguf"], [{}])),
+    *(listing(size=size) for size in (-1, "5", 1.5, True, [], 1 << 60)),
+    *(listing(lfs={"sha256": digest}) for digest in (None, 1, "", OUTSIDE, "0" * 63, "g" * 64, "0" * 64 + "\n", "0" * 10_000)),
+    *(listing(lfs=large) for large in (1, "x", [], {}, True)),
+]  # fmt: skip
+JSON_HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n"
+BAD_TEXTS = [
+    b"", b"<html>", b"{", b"\xff", b"[" * 200_000, b'{"a":' * 100_000, b'{"sha": ' + b"9" * 5000 + b"}", b'{"sha": 1e999999}',
+]  # fmt: skip
+
+
+class TestHostileHub:
+    """Nothing that a hub says leads out of the cache, or makes anything but an error that llcuda foresaw."""
+
+    def fail(self, tmp_path: Path) -> LlcudaError:
+        with pytest.raises((DownloadError, ModelNotFoundError)) as caught:
+            resolve_model(REPO, progress=False)
+        assert caught.value.hint
+        assert len(str(caught.value)) < 1000
+        assert cache_files(tmp_path) == []
+        assert {path.name for path in tmp_path.iterdir()} <= {"hf", "llcuda"}
+        return caught.value
+
+    @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+    def test_a_name_that_is_none_is_refused(self, hub: Hub, tmp_path: Path, name: object) -> None:
+        hub.faults = Faults(listing=listing(rfilename=name))
+        self.fail(tmp_path)
+        assert not hub.body_requests()
+
+    @pytest.mark.parametrize("said", BAD_LISTINGS, ids=lambda said: repr(said)[:60])
+    def test_a_listing_of_another_shape_is_refused(self, hub: Hub, tmp_path: Path, said: object) -> None:
+        hub.faults = Faults(listing=said)
+        self.fail(tmp_path)
+        assert not hub.body_requests()
+
+    @pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: repr(text[:20]))
+    def test_what_is_not_json_is_refused(self, hub: Hub, tmp_path: Path, text: bytes) -> None:
+        hub.faults = Faults(raw=Raw("/api/", JSON_HEAD + b"\r\n" + text))
+        assert "cannot be used" in str(self.fail(tmp_path))
+
+    @pytest.mark.parametrize("field", [b"", b"Content-Length: 99999999\r\n", b"Content-Encoding: gzip\r\n"])
+    def test_a_listing_without_end_is_left(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: bytes
+    ) -> None:
+        monkeypatch.setattr("llcuda.models.hub._MAX_LISTING_BYTES", 1 << 20)
+        hub.faults = Faults(raw=Raw("/api/", JSON_HEAD + field + b"\r\n[", b" " * (1 << 16)))
+        self.fail(tmp_path)
+        assert hub.bytes_sent < 16 << 20
+
+    @pytest.mark.parametrize("value", [OUTSIDE, f'"{OUTSIDE}"', "/tmp/x", '"a\\b"', "W/x", "", '""'])
+    @pytest.mark.parametrize("header", ["ETag", "X-Linked-ETag", "X-Repo-Commit", "X-Xet-Hash", "X-Linked-Size"])
+    def test_no_header_leads_out_of_the_cache(self, hub: Hub, tmp_path: Path, header: str, value: str) -> None:
+        hub.faults = Faults(file_headers={header: value})
+        assert resolve_model(REPO, progress=False).path.read_bytes() == Q4
+        assert cache_files(tmp_path) == [sha256(Q4).hexdigest()]
+        assert {path.name for path in tmp_path.iterdir()} <= {"hf", "llcuda"}
+        assert {path.name for path in (tmp_path / "hf" / "hub").iterdir()} == {".locks", "models--org--small-GGUF"}
+
+    @pytest.mark.parametrize("header", ["X-Repo-Commit", "X-Linked-ETag"])
+    def test_no_header_of_a_refusal_leads_out_of_the_cache(self, hub: Hub, tmp_path: Path, header: str) -> None:
+        head = f"HTTP/1.1 404 Not Found\r\nX-Error-Code: EntryNotFound\r\n{header}: {OUTSIDE}\r\nContent-Length: 0\r\n\r\n"
+        hub.faults = Faults(raw=Raw("/resolve/", head.encode()))
+        assert isinstance(self.fail(tmp_path), ModelNotFoundError)
+
+    @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "//", "http://["])
+    @pytest.mark.parametrize("path", ["/api/", "/resolve/"])
+    def test_a_redirect_that_leads_nowhere_is_refused(
+        self, hub: Hub, tmp_path: Path, path: str, location: str
+    ) -> None:
+        head = f"HTTP/1.1 307 Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+        hub.faults = Faults(raw=Raw(path, head.encode()))
+        assert "redirected" in str(self.fail(tmp_path))
+
+    @pytest.mark.parametrize("digest", ["true", None])
+    def test_a_file_without_end_is_left(self, hub: Hub, tmp_path: Path, digest: str | None) -> None:
+        said = listing() if digest else listing(lfs=None)
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + Q4
+        hub.faults = Faults(listing=said, raw=Raw("/resolve/", head, bytes(1 << 16)))
+        assert "more than" in str(self.fail(tmp_path))
+        assert hub.bytes_sent < 16 << 20
+
+    def test_the_key_goes_to_no_other_server(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        with serve() as other:
+            other.plain["x.gguf"] = Q4
+            head = f"HTTP/1.1 302 Found\r\nLocation: {other.url}/plain/x.gguf\r\nContent-Length: 0\r\n\r\n"
+            hub.faults = Faults(raw=Raw("/resolve/", head.replace("127.0.0.1", "localhost").encode()))
+            assert resolve_model(REPO, progress=False).path.read_bytes() == Q4
+            assert all(headers["authorization"] == "Bearer hf_secret" for _, _, headers in hub.requests)
+            assert ["authorization" in headers for _, _, headers in other.requests] == [False]
 
 
 class TestManaging:

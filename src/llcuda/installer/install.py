@@ -38,6 +38,7 @@ from llcuda.native import (
     read_build_info,
     read_record,
 )
+from llcuda.store.download import RESERVE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -265,7 +266,7 @@ def _get_tag() -> str | None:
 
 def _require_space(folder: Path, bundle: Bundle) -> None:
     free = shutil.disk_usage(folder).free
-    if bundle.unpacked_bytes > free:
+    if bundle.unpacked_bytes + RESERVE_BYTES > free:
         raise InstallError(
             bundle.name, f"{bundle.unpacked_bytes} bytes are needed and {free} are free in {folder}", hint=_MORE_SPACE
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from llcuda import settings
@@ -14,12 +13,10 @@ from llcuda.installer.bundles import INDEX_NAME, MAX_INDEX_BYTES, describe_bundl
 from llcuda.installer.unpack import read_bundle_record
 from llcuda.store import hash_file, parse_digest
 from llcuda.store.digests import hash_stream
-from llcuda.store.download import download, forget_partial, lock_partial
+from llcuda.store.download import download, fetch_small, forget_partial, lock_partial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-    import requests
 
     from llcuda.installer.bundles import Bundle
 
@@ -29,9 +26,6 @@ HUB_SOURCE = "hf://datasets/waqasm86/Local-Llama-Inference"
 """The dataset of released bundles, with one folder for each version."""
 _HUB = "hf://datasets/"
 _ENDING = ".tar.gz"
-_INDEX_TIMEOUT = 60.0
-_TIMEOUTS = (10.0, 30.0)
-"""Seconds to connect, and without a byte."""
 
 
 class Source(Protocol):
@@ -198,16 +192,9 @@ class _Remote:
 
     def _read(self, url: str) -> bytes:
         """Return a small file, in memory: an index is read anew each time."""
-        import requests  # noqa: PLC0415 - loaded only when needed
-
-        try:
-            with requests.get(url, headers=dict(self.headers), stream=True, timeout=_TIMEOUTS) as response:
-                _check_response(response, url)
-                data = b"".join(_up_to(response.iter_content(1 << 14), MAX_INDEX_BYTES))
-        except requests.exceptions.RequestException as error:
-            raise DownloadError(url, str(error), hint="Check the address and the network, and try again.") from error
-        if len(data) > MAX_INDEX_BYTES:
-            raise InstallError(url, f"an index has at most {MAX_INDEX_BYTES} bytes")
+        answer, data = fetch_small(url, headers=self.headers, max_bytes=MAX_INDEX_BYTES)
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise DownloadError(url, f"HTTP {answer.status}", status=answer.status, hint=_explain(answer.status))
         return data
 
     @contextlib.contextmanager
@@ -228,24 +215,6 @@ class _Remote:
                     raise
                 yield file
             forget_partial(part)
-
-
-def _check_response(response: requests.Response, url: str) -> None:
-    status = response.status_code
-    if status != 200:  # noqa: PLR2004 - OK
-        raise DownloadError(url, f"HTTP {status}", status=status, hint=_explain(status))
-    if url.lower().startswith("https:") and not response.url.lower().startswith("https:"):
-        raise DownloadError(url, f"it is redirected to {response.url}, which is not encrypted")
-
-
-def _up_to(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """Yield pieces until there are more than ``count`` bytes of them, or they come too slowly to wait for."""
-    received, deadline = 0, monotonic() + _INDEX_TIMEOUT
-    for piece in pieces:
-        yield piece
-        received += len(piece)
-        if received > count or monotonic() > deadline:
-            return
 
 
 def _explain(status: int) -> str:

@@ -1,30 +1,44 @@
-"""Files of repositories on the hub: listed, downloaded by huggingface_hub into its own cache, and then verified."""
+"""Files of repositories on the hub: listed, downloaded into the cache that other programs share, and verified.
+
+Nothing that the hub says becomes part of a path, or a bound, before it was checked. huggingface_hub does not check: up to
+2.4 an ``ETag`` or an ``X-Repo-Commit`` with ``../`` in it makes it write outside its cache, and no answer has a bound. So
+it is asked for the user's token alone, and files come by the same way as from any other address.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import functools
 import os
+import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, DownloadError, ModelNotFoundError
+from llcuda.gguf import require_magic
 from llcuda.models import hub_cache
-from llcuda.store import verify_file
+from llcuda.models.names import check_file
+from llcuda.store import hash_file, parse_digest, verify_file
+from llcuda.store.download import download, fetch_small, forget_partial, lock_partial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from llcuda.models.names import HubName
+    from llcuda.store.partial import Answer
 
 __all__ = ["HubFile", "fetch_file", "list_files"]
 
-_TIMEOUT = 10.0
-_ATTEMPTS = 3
+_HUB = "https://huggingface.co"
+_MAX_LISTING_BYTES = 32 << 20
+"""The largest repositories have some 10,000 files, at 400 bytes each."""
+_MAX_FILE_BYTES = 1 << 50
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_OK, _NOT_FOUND = 200, 404
 _LOGIN_STATUSES = frozenset({401, 403})
-
-_log = logging.getLogger("llcuda")
+_SHOWN = 80
+"""Characters of what cannot be used that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,7 @@ class HubFile:
     """A file as the hub states it; ``digest`` is None for the rare one that is not in large-file storage."""
 
     path: str
+    commit: str
     bytes: int | None
     digest: str | None
 
@@ -39,134 +54,141 @@ class HubFile:
 def list_files(name: HubName) -> dict[str, HubFile]:
     """Ask the hub which GGUF files the repository has.
 
-    Raises ModelNotFoundError where there is no such repository, and DownloadError where the hub cannot be asked.
+    Raises ModelNotFoundError where there is no such repository, and DownloadError where the hub cannot be asked or its
+    answer not be used.
     """
-    from huggingface_hub import HfApi  # noqa: PLC0415 - loaded only when needed
+    import json  # noqa: PLC0415 - loaded only when needed
 
-    with _hub_errors(name):
-        api = HfApi(endpoint=_endpoint())
-        info = api.model_info(name.repository, revision=name.revision, files_metadata=True, timeout=_TIMEOUT)
-    siblings = [file for file in info.siblings or [] if file.rfilename.lower().endswith(".gguf")]
-    return {
-        file.rfilename: HubFile(file.rfilename, file.size, f"sha256:{file.lfs.sha256}" if file.lfs else None)
-        for file in siblings
-    }
+    url = f"{_endpoint()}/api/models/{name.repository}/revision/{quote(name.revision, safe='')}?blobs=true"
+    answer, body = fetch_small(url, headers=_headers(), max_bytes=_MAX_LISTING_BYTES)
+    if answer.status != _OK:
+        raise _translate(answer, name)
+    try:
+        listing = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _unusable(name, "it is not JSON, or deeper or longer than any that is meant") from error
+    try:
+        return _parse_listing(listing)
+    except ValueError as error:
+        raise _unusable(name, str(error)) from error
+
+
+def _unusable(name: HubName, reason: str) -> DownloadError:
+    hint = "Try again later; if HF_ENDPOINT is set, see that it is the address of a hub."
+    return DownloadError(name.label, f"the hub's answer cannot be used: {reason}", hint=hint)
+
+
+def _parse_listing(listing: object) -> dict[str, HubFile]:
+    """Return the GGUF files. Raises ValueError for what cannot be used."""
+    commit = _get(listing, "sha", str)
+    if not _COMMIT.fullmatch(commit):
+        raise ValueError(f"its commit is {commit[:_SHOWN]!r}")
+    entries = _get(listing, "siblings", list)
+    models = [entry for entry in entries if _get(entry, "rfilename", str).lower().endswith(".gguf")]
+    files = [_parse_file(entry, commit) for entry in models]
+    return {file.path: file for file in files}
+
+
+def _parse_file(entry: object, commit: str) -> HubFile:
+    path = check_file(_get(entry, "rfilename", str))
+    size, large = _get(entry, "size", int, optional=True), _get(entry, "lfs", dict, optional=True)
+    if size is not None and not 0 <= size <= _MAX_FILE_BYTES:
+        raise ValueError(f"the size of {path} is {size} bytes")
+    digest = None if large is None else parse_digest(f"sha256:{_get(large, 'sha256', str)[:_SHOWN]}")
+    return HubFile(path, commit, size, digest)
 
 
 def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
     """Download the file into the hub's cache, compare it with the digest that the hub states, and return its path.
 
-    huggingface_hub resumes a connection that breaks. A file that is not the one stated is removed from the cache.
-    Raises DownloadError, and ChecksumMismatchError.
+    What was downloaded before, by this process or another, is resumed. Raises DownloadError, ModelNotFoundError,
+    ModelFormatError where it is no GGUF file, ChecksumMismatchError, and ModelError on a full disk.
     """
-    with _hub_errors(name, file.path), _progress(shown=progress):
-        path = _download(name, file)
-    _verify(name, file, Path(path))
-    return Path(path)
+    label = _label(name, file.path)
+    url = f"{_endpoint()}/{name.repository}/resolve/{file.commit}/{quote(file.path)}"
+    place = functools.partial(hub_cache.place, name.repository, file.path, commit=file.commit, revision=name.revision)
+    with lock_partial(hub_cache.downloads_dir(), url) as part:
+        if file.digest and _is_cached(name.repository, file.digest):
+            return place(digest=file.digest)
+        try:
+            check = functools.partial(require_magic, name=label)
+            download(url, part, headers=_headers(), max_bytes=file.bytes, check_start=check, progress=progress)
+        except DownloadError as error:
+            raise _explain(error, name, file.path) from error
+        try:
+            return place(digest=_verify(part, file, label=label), part=part)
+        finally:
+            forget_partial(part)
 
 
-def _download(name: HubName, file: HubFile, *, attempts: int = _ATTEMPTS) -> str:
-    from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415 - loaded only when needed
-
+def _is_cached(repository: str, digest: str) -> bool:
+    """Return whether the cache has the file under another name or for another commit; a damaged one is removed."""
+    blob = hub_cache.blob_path(repository, digest)
     try:
-        return hf_hub_download(
-            name.repository,
-            file.path,
-            revision=name.revision,
-            cache_dir=hub_cache.cache_dir(),
-            endpoint=_endpoint(),
-        )
-    except _network_error() as error:
-        # Before 1.0, huggingface_hub gave up at the first broken connection, and went on there when called again.
-        if isinstance(error, errors.HfHubHTTPError) or attempts == 1:
-            raise
-        _log.warning("%s: %s; trying again", _label(name, file.path), _first_line(error))
-    return _download(name, file, attempts=attempts - 1)
+        verify_file(blob, digest)
+    except FileNotFoundError:
+        return False
+    except ChecksumMismatchError:
+        blob.unlink(missing_ok=True)
+        return False
+    return True
 
 
-def _network_error() -> type[Exception]:
-    """Return the base of all errors of the HTTP library that this version of huggingface_hub uses."""
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - loaded only when needed
-
-    ours = [base for base in HfHubHTTPError.__mro__ if base not in {OSError, Exception, BaseException, object}]
-    return ours[-1]
-
-
-def _verify(name: HubName, file: HubFile, path: Path) -> None:
-    stated = file.digest or hub_cache.cached_digest(path)
-    try:
-        if stated:
-            verify_file(path, stated)
-        else:
-            _compare_size(name, file, path)
-    except (ChecksumMismatchError, DownloadError):
-        hub_cache.remove_cached(name.repository, file.path)
-        raise
-
-
-def _compare_size(name: HubName, file: HubFile, path: Path) -> None:
-    size = path.stat().st_size
+def _verify(part: Path, file: HubFile, *, label: str) -> str:
+    size = part.stat().st_size
+    digest = hash_file(part)
+    if file.digest not in {None, digest}:
+        raise ChecksumMismatchError(label, expected=file.digest or "", actual=digest)
     if file.bytes not in {None, size}:
-        raise DownloadError(_label(name, file.path), f"it has {size} bytes, not {file.bytes}")
+        raise DownloadError(label, f"it has {size} bytes, not {file.bytes}", hint="Try again later.")
+    return digest
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
+def _get(entry: object, key: str, kind: type, *, optional: bool = False) -> Any:
+    """Return what the hub says under ``key``. Raises ValueError if it is not of this ``kind``."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if type(value) is not kind and not (optional and value is None):
+        raise ValueError(f"it says {str(value)[:_SHOWN]!r} for {key}")
+    return value
+
+
+def _headers() -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers  # noqa: PLC0415 - loaded only when needed
+
+    headers: dict[str, str] = build_hf_headers(library_name="llcuda", library_version=settings.package_version())
+    return headers
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
 
 
 def _label(name: HubName, file: str | None) -> str:
     return f"{name.repository}:{file}" if file else name.label
 
 
-@contextlib.contextmanager
-def _progress(*, shown: bool) -> Iterator[None]:
-    """Hide huggingface_hub's progress bars unless they are to be ``shown``."""
-    from huggingface_hub.utils.tqdm import (  # noqa: PLC0415 - loaded only when needed
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+def _translate(answer: Answer, name: HubName) -> ModelNotFoundError | DownloadError:
+    """Return the error that an answer to a question about the repository stands for."""
+    status, code = answer.status, answer.headers.get("x-error-code")
+    if code == "GatedRepo" or status in _LOGIN_STATUSES:
+        return _describe_login(name.label, name.repository, status)
+    if code == "RevisionNotFound":
+        return ModelNotFoundError(name.label, f"the repository has no revision {name.revision}")
+    if status == _NOT_FOUND:
+        return ModelNotFoundError(
+            name.label, "the hub has no such repository", hint="Check how its name is written."
+        )
+    return DownloadError(name.label, f"HTTP {status}", status=status, hint="Check the network and try again.")
 
 
-@contextlib.contextmanager
-def _hub_errors(name: HubName, file: str | None = None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into our errors."""
-    from huggingface_hub import errors  # noqa: PLC0415 - loaded only when needed
-
-    # hf-xet, written in Rust, raises RuntimeError; EntryNotFoundError derives from Exception alone.
-    foreseen: tuple[type[Exception], ...] = (
-        _network_error(), errors.EntryNotFoundError, OSError, RuntimeError, ValueError,
-    )  # fmt: skip
-    try:
-        yield
-    except foreseen as error:
-        raise _translate(error, name, file) from error
-
-
-def _translate(error: Exception, name: HubName, file: str | None) -> ModelNotFoundError | DownloadError:
-    from huggingface_hub import errors  # noqa: PLC0415 - loaded only when needed
-
+def _explain(error: DownloadError, name: HubName, file: str) -> ModelNotFoundError | DownloadError:
+    """Return the error of a file's download in the words of the hub."""
     label = _label(name, file)
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.GatedRepoError) or status in _LOGIN_STATUSES:
-        return _describe_login(label, name.repository, status)
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelNotFoundError(label, "the hub has no such repository", hint="Check how its name is written.")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFoundError(label, f"the repository has no revision {name.revision}")
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+    if error.status in _LOGIN_STATUSES:
+        return _describe_login(label, name.repository, error.status)
+    if error.status == _NOT_FOUND:
         return ModelNotFoundError(label, "the repository has no such file")
-    cause = error.__cause__ or error
-    return DownloadError(label, _first_line(cause), status=status, hint="Check the network and try again.")
+    return DownloadError(label, error.reason, status=error.status, hint=error.hint)
 
 
 def _describe_login(label: str, repository: str, status: int | None) -> DownloadError:
@@ -174,11 +196,6 @@ def _describe_login(label: str, repository: str, status: int | None) -> Download
         label,
         "the repository needs a login, or does not exist",
         status=status,
-        hint=f"Accept the licence at {_endpoint() or 'https://huggingface.co'}/{repository}, then set HF_TOKEN to an "
-        "access token of the same account.",
+        hint=f"Accept the licence at {_endpoint()}/{repository}, then set HF_TOKEN to an access token of the same "
+        "account.",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What the hub's own cache on this disk holds. Nothing here opens a connection or loads huggingface_hub.
+"""The hub's own cache on this disk, as huggingface_hub keeps it. Nothing here opens a connection or loads that.
 
 ::
 
@@ -6,6 +6,7 @@
     ├── refs/main                  the commit that ``main`` was when something was last downloaded
     ├── snapshots/<commit>/…       links to the blobs under the names they have in the repository
     └── blobs/<sha256>
+    .locks/llcuda/                 half-downloaded files; huggingface_hub looks past what is in .locks
 """
 
 from __future__ import annotations
@@ -16,8 +17,20 @@ import re
 from pathlib import Path
 
 from llcuda.settings import get_path
+from llcuda.store import parse_digest, place_file
+from llcuda.store.digests import remember_digest
+from llcuda.store.placing import move_into_place, replace_link, writing
 
-__all__ = ["cache_dir", "cached_digest", "list_cached", "list_cached_repositories", "remove_cached"]
+__all__ = [
+    "blob_path",
+    "cache_dir",
+    "cached_digest",
+    "downloads_dir",
+    "list_cached",
+    "list_cached_repositories",
+    "place",
+    "remove_cached",
+]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -29,6 +42,42 @@ def cache_dir() -> Path:
         return chosen
     cache = get_path("XDG_CACHE_HOME") or Path.home() / ".cache"
     return (get_path("HF_HOME") or cache / "huggingface") / "hub"
+
+
+def downloads_dir() -> Path:
+    """Return where half-downloaded files lie: on the disk of the cache."""
+    return cache_dir() / ".locks" / "llcuda"
+
+
+def blob_path(repository: str, digest: str) -> Path:
+    """Return where the file with this digest lies or would lie."""
+    return _folder(repository) / "blobs" / parse_digest(digest).partition(":")[2]
+
+
+def place(
+    repository: str, file: str, *, digest: str, commit: str, revision: str, part: Path | None = None
+) -> Path:
+    """Give the ``file`` of the repository its place for this ``commit``, which is that of ``revision`` from now on.
+
+    Its content, whose digest was compared, is moved here from ``part``, or is here already. Raises ModelError where the
+    cache cannot be written.
+    """
+    folder, blob = _folder(repository), blob_path(repository, digest)
+    path = folder / "snapshots" / commit / file
+    with writing(path):
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if part is not None:
+            move_into_place(part, blob)
+        remember_digest(blob, digest)
+        try:
+            replace_link(path, Path(os.path.relpath(blob, path.parent)))
+        except PermissionError:
+            blob.replace(path)  # a disk without links, such as a USB stick: huggingface_hub does the same
+    if revision != commit:
+        with place_file(folder / "refs" / revision) as ref:
+            ref.write(commit.encode())
+    return path
 
 
 def _folder(repository: str) -> Path:

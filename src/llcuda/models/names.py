@@ -19,6 +19,7 @@ __all__ = [
     "PathName",
     "RegistryName",
     "UrlName",
+    "check_file",
     "list_part_urls",
     "parse_name",
 ]
@@ -33,6 +34,8 @@ _QUANTISATION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _HUB_FILE = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/(.+)")
+
+_MAX_PART, _MAX_FILE = 255, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def _parse_hub(repository: str, suffix: str, revision: str) -> HubName:
     if not suffix:
         return HubName(repository, revision=revision)
     if suffix.lower().endswith(".gguf"):
-        return HubName(repository, file=_check_file(suffix), revision=revision)
+        return HubName(repository, file=check_file(suffix), revision=revision)
     if not _QUANTISATION.fullmatch(suffix):
         raise UsageError(
             f"{suffix!r} is neither a .gguf file nor a quantisation",
@@ -134,11 +137,16 @@ def _parse_hub(repository: str, suffix: str, revision: str) -> HubName:
     return HubName(repository, quantisation=suffix, revision=revision)
 
 
-def _check_file(file: str) -> str:
-    """Refuse what would leave the repository's folder in the cache."""
-    if "\\" in file or any(part in {"", ".", ".."} for part in file.split("/")):
-        raise UsageError(f"{file!r} is not the name of a file in a repository")
+def check_file(file: str) -> str:
+    """Refuse what would leave the repository's folder in the cache, or cannot be a file's name. Raises UsageError."""
+    parts = file.split("/")
+    if "\\" in file or not file.isprintable() or len(file) > _MAX_FILE or any(not _is_part(part) for part in parts):
+        raise UsageError(f"{file[:_MAX_PART]!r} is not the name of a file in a repository")
     return file
+
+
+def _is_part(part: str) -> bool:
+    return part not in {"", ".", ".."} and len(part.encode()) <= _MAX_PART
 
 
 def _parse_url(text: str) -> ModelName:

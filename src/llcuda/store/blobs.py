@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, ModelNotFoundError, UsageError
 from llcuda.store.digests import hash_file, hash_stream, parse_digest, remember_digest
-from llcuda.store.placing import TEMPORARY, move_into_place, open_temporary, place_file, sync, writing
+from llcuda.store.placing import move_into_place, open_temporary, place_file, replace_link, sync, writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +170,7 @@ class ModelStore:
             for file_name, digest in files.items():
                 if file_name in {"", ".", ".."} or "/" in file_name or "\0" in file_name:
                     raise UsageError(f"{file_name!r} is not the name of a file")
-                _replace_link(folder / file_name, Path("..", "..", "blobs", self.path(digest).name))
+                replace_link(folder / file_name, Path("..", "..", "blobs", self.path(digest).name))
         return folder
 
 
@@ -179,12 +178,6 @@ def _hash_name(name: str) -> str:
     import hashlib  # noqa: PLC0415 - loaded only when needed
 
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-def _replace_link(path: Path, target: Path) -> None:
-    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY}")
-    temporary.symlink_to(target)
-    temporary.replace(path)
 
 
 def _is_regular(path: Path) -> bool:
@@ -201,5 +194,5 @@ def _read_name(path: Path) -> tuple[str, str] | None:
     try:
         entry = json.loads(path.read_bytes())
         return str(entry["name"]), parse_digest(entry["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -97,7 +97,7 @@ def _read_verified() -> dict[str, list[str | int]]:
 
     try:
         known = json.loads(_verified_path().read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     usable = isinstance(known, dict) and all(isinstance(value, list) for value in known.values())
     return known if usable else {}

@@ -163,7 +163,9 @@ def _join(url: str, target: str, location: str) -> str:
     except ValueError:
         following = ""
     if not following.lower().startswith(("http://", "https://")):
-        raise DownloadError(url, f"it is redirected to {location[:200]!r}, which is no address", hint="Check the address.")
+        raise DownloadError(
+            url, f"it is redirected to {location[:200]!r}, which is no address", hint="Check the address."
+        )
     if target.lower().startswith("https:") and not following.lower().startswith("https:"):
         raise DownloadError(
             url, f"it is redirected to {following[:200]}, which is not encrypted", hint="Check the address."
@@ -177,7 +179,8 @@ def _to_answer(response: requests.Response) -> Answer:
 
 def _read_pieces(response: requests.Response) -> Iterator[bytes]:
     """Yield what has come as soon as it has, and as it is: to decode it could make a thousand times as much of it."""
-    while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
+    read = getattr(response.raw, "read1", response.raw.read)  # urllib3 before 2.2 waits until a piece is full
+    while piece := read(_CHUNK_BYTES, decode_content=False):
         yield piece
 
 
@@ -321,7 +324,7 @@ class _Download:
                 self.url,
                 f"{missing} bytes are missing and {free} are free in {self.part.parent}, of which "
                 f"{RESERVE_BYTES} are left alone",
-                hint="Free some space, or set LLCUDA_HOME to a larger disk.",
+                hint="Free some space, or set LLCUDA_HOME (HF_HOME for models of the hub) to a larger disk.",
             )
 
     def _bar(self) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["TEMPORARY", "move_into_place", "open_temporary", "place_file", "writing"]
+__all__ = ["TEMPORARY", "move_into_place", "open_temporary", "place_file", "replace_link", "writing"]
 
 TEMPORARY = ".part"
 _ABANDONED_AFTER = 60.0
@@ -72,6 +72,13 @@ def move_into_place(temporary: Path, path: Path) -> None:
             os.close(folder)
 
 
+def replace_link(path: Path, target: Path) -> None:
+    """Let ``path`` be a link to ``target``, in one step, whatever it was before."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY}")
+    temporary.symlink_to(target)
+    temporary.replace(path)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what the disk refuses into a ModelError."""
@@ -89,9 +96,10 @@ def _describe(error: OSError, path: Path) -> ModelError:
         return ModelError(
             f"{path} cannot be written: {error.strerror}",
             hint="Free some space (`llcuda models list` shows what is there, `llcuda models rm` removes it), "
-            "or set LLCUDA_HOME to a larger disk.",
+            "or set LLCUDA_HOME (HF_HOME for models of the hub) to a larger disk.",
         )
-    return ModelError(f"{path} cannot be written: {error}", hint="Set LLCUDA_HOME to a folder that can be written.")
+    hint = "Set LLCUDA_HOME (HF_HOME for models of the hub) to a folder that can be written."
+    return ModelError(f"{path} cannot be written: {error}", hint=hint)
 
 
 def _remove_abandoned(folder: Path) -> None:
