@@ -5,11 +5,26 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llcuda.errors import UsageError
 
-__all__ = ["get_count", "get_path", "get_seconds", "home_dir", "is_offline", "is_set", "models_dir", "package_version"]
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
+__all__ = [
+    "drop_secrets",
+    "get_count",
+    "get_path",
+    "get_seconds",
+    "home_dir",
+    "is_offline",
+    "is_set",
+    "models_dir",
+    "package_version",
+]
+
+_SECRETS = ("_TOKEN", "_SECRET", "_PASSWORD", "_KEY", "_CREDENTIALS")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
 
@@ -25,6 +40,14 @@ def is_set(name: str) -> bool:
     if value in _FALSE:
         return False
     raise UsageError(f"{name}={value!r} is neither yes nor no", hint=f"Set {name} to 1 or 0.")
+
+
+def drop_secrets(environment: Mapping[str, str], *, keep: Collection[str] = ()) -> dict[str, str]:
+    """Return the variables without those whose name is that of a secret, but for those to ``keep``.
+
+    Every process of the same user can read what a child was started with.
+    """
+    return {name: value for name, value in environment.items() if name in keep or not name.endswith(_SECRETS)}
 
 
 def get_count(name: str) -> int | None:

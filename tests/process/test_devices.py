@@ -309,6 +309,16 @@ def test_an_nvidia_smi_without_an_answer_is_a_failure(
     assert failure.situation is situation
 
 
+def test_nvidia_smi_gets_no_secrets(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nenv\n")
+    program.chmod(0o755)
+    environ = {"PATH": "/usr/bin:/bin", "HF_TOKEN": "secret", "OPENAI_API_KEY": "secret", "CUDA_VISIBLE_DEVICES": "0"}
+    output = run_nvidia_smi(program, [], timeout=20, environ=environ)
+    assert "CUDA_VISIBLE_DEVICES=0" in output.stdout
+    assert "secret" not in output.stdout
+
+
 def test_an_nvidia_smi_that_cannot_be_run_is_a_failure(tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
     assert run_nvidia_smi(program, [], timeout=5, environ={}).returncode == 127

@@ -432,14 +432,14 @@ def test_a_range_that_brings_more_than_it_says_is_an_error(server: Hub, home: Pa
     with download.lock_partial(home / "models" / "downloads", url(server)) as part:
         part.write_bytes(b"GGUF")
         part.with_suffix(".json").write_text('{"received": 4, "total": 10, "validator": "\\"x\\""}')
-    head = b'HTTP/1.1 206 Partial Content\r\nConnection: close\r\nETag: "x"\r\nContent-Range: ' + given + b"\r\n\r\n"
+    head = b'HTTP/1.1 206 Partial\r\nConnection: close\r\nETag: "x"\r\nContent-Range: ' + given + b"\r\n\r\n"
     server.faults = Faults(raw=Raw("m.gguf", head, ZEROS))
     assert isinstance(fail(server), (DownloadError, ModelFormatError))
     assert server.bytes_sent < download.MAX_FUTILE_ATTEMPTS * FEW_BYTES
     assert leftovers(home) == []
 
 
-@pytest.mark.parametrize("location", [b"http://[", b"//", b"http://", b"\xff\xfe://x", b"gopher://x/m.gguf", b"file:///x"])
+@pytest.mark.parametrize("location", [b"http://[", b"//", b"http://", b"\xff\xfe://x", b"gopher://x", b"file:///x"])
 def test_a_redirect_that_leads_nowhere_is_an_error(server: Hub, home: Path, location: bytes) -> None:
     head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
     fail_early(server, home, Raw("m.gguf", head))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -62,3 +63,14 @@ def test_one_that_cannot_be_started_or_says_nothing_is_an_error(
     monkeypatch.setattr(install_process, "make_command", lambda *_: command)
     with pytest.raises(LlcudaError, match=r"the installer (cannot be started: No such file|ended with status 0 and)"):
         asyncio.run(run_child("plan", None))
+
+
+def test_it_gets_the_hubs_token_and_no_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LLCUDA_SERVE_API_KEY", "LLAMA_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "HF_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    program = """if True:
+        import json, os
+        print(json.dumps({"result": {"names": [name for name, value in os.environ.items() if value == "secret"]}}))
+    """
+    monkeypatch.setattr(install_process, "make_command", lambda *_: [sys.executable, "-I", "-S", "-c", program])
+    assert asyncio.run(run_child("plan", None)) == {"names": ["HF_TOKEN"]}

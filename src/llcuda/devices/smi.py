@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llcuda.devices.facts import Failure, Gpu, GpuUsage, Inventory, Situation
+from llcuda.settings import drop_secrets
 
 if TYPE_CHECKING:
     import subprocess
@@ -106,7 +107,7 @@ def run_nvidia_smi(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**environ, "LC_ALL": "C"},
+            env={**drop_secrets(environ), "LC_ALL": "C"},
             start_new_session=True,
         )
     except OSError as error:

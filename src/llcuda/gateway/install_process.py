@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.errors import LlcudaError
 from llcuda.gateway.timeouts import timeout
+from llcuda.settings import drop_secrets
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -21,6 +23,7 @@ __all__ = ["make_command", "run_child"]
 _Result = TypeVar("_Result")
 
 _MAX_LINE_BYTES = 1 << 20
+_HUB_TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 _KILL_AFTER = 3.0
 """Seconds that it is given to clear up."""
 # With -I no folder of the user's comes before the standard library; then everything is found where it is found here.
@@ -45,8 +48,11 @@ async def run_child(
     Raises LlcudaError with the message and the hint of what went wrong. Who is cancelled here ends the process.
     """
     command = make_command(action, source)
+    environment = drop_secrets(os.environ, keep=_HUB_TOKENS)
     starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=_MAX_LINE_BYTES, start_new_session=True)
+        asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, limit=_MAX_LINE_BYTES, start_new_session=True, env=environment
+        )
     )
     try:
         process = await _see_through(starting)

@@ -1,8 +1,8 @@
 """Files of repositories on the hub: listed, downloaded into the cache that other programs share, and verified.
 
-Nothing that the hub says becomes part of a path, or a bound, before it was checked. huggingface_hub does not check: up to
-2.4 an ``ETag`` or an ``X-Repo-Commit`` with ``../`` in it makes it write outside its cache, and no answer has a bound. So
-it is asked for the user's token alone, and files come by the same way as from any other address.
+Nothing that the hub says becomes part of a path, or a bound, before it was checked. huggingface_hub does not check:
+up to 2.4 an ``ETag`` or an ``X-Repo-Commit`` with ``../`` in it makes it write outside its cache, and no answer has a
+bound. So it is asked for the user's token alone, and files come by the same way as from any other address.
 """
 
 from __future__ import annotations
@@ -153,9 +153,10 @@ def _get(entry: object, key: str, kind: type, *, optional: bool = False) -> Any:
 
 
 def _headers() -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers  # noqa: PLC0415 - loaded only when needed
+    from huggingface_hub import utils  # noqa: PLC0415 - loaded only when needed
 
-    headers: dict[str, str] = build_hf_headers(library_name="llcuda", library_version=settings.package_version())
+    version = settings.package_version()
+    headers: dict[str, str] = utils.build_hf_headers(library_name="llcuda", library_version=version)  # type: ignore[attr-defined]
     return headers
 
 
@@ -175,9 +176,7 @@ def _translate(answer: Answer, name: HubName) -> ModelNotFoundError | DownloadEr
     if code == "RevisionNotFound":
         return ModelNotFoundError(name.label, f"the repository has no revision {name.revision}")
     if status == _NOT_FOUND:
-        return ModelNotFoundError(
-            name.label, "the hub has no such repository", hint="Check how its name is written."
-        )
+        return ModelNotFoundError(name.label, "the hub has no such repository", hint="Check how its name is written.")
     return DownloadError(name.label, f"HTTP {status}", status=status, hint="Check the network and try again.")
 
 

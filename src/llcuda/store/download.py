@@ -45,6 +45,7 @@ _CHUNK_BYTES = 1 << 16
 """What a broken connection can lose."""
 _MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NOTED_KINDS = frozenset({(int, str), (int, NoneType), (NoneType, str), (NoneType, NoneType)})
 _FIRST_PAUSE = 0.5
 _OK = 200
 
@@ -150,7 +151,7 @@ def _open(
             return response
         response.close()
         following = _join(url, target, location)
-        if session.should_strip_auth(target, following):
+        if session.should_strip_auth(target, following):  # type: ignore[no-untyped-call]
             sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
         target = following
     raise DownloadError(url, f"it is redirected more than {_MAX_REDIRECTS} times", hint="Check the address.")
@@ -347,8 +348,8 @@ class _Download:
             received = self.part.stat().st_size
         except (OSError, ValueError, TypeError, RecursionError):
             return Progress()
-        usable = isinstance(noted.total, (int, NoneType)) and isinstance(noted.validator, (str, NoneType))
-        return replace(noted, received=received) if usable else Progress()
+        kinds = type(noted.total), type(noted.validator)
+        return replace(noted, received=received) if kinds in _NOTED_KINDS else Progress()
 
     def _note(self, progress: Progress) -> None:
         import json  # noqa: PLC0415 - loaded only when needed
