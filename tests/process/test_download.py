@@ -378,7 +378,7 @@ class TestEndless:
     ) -> None:
         free = iter([1 << 40, 1 << 40])
         usage = shutil.disk_usage(home.parent)
-        monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=next(free, 1 << 20)))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free, 1 << 20)))
         error = fail_early(server, home, Raw("m.gguf", ENDLESS + b"\r\nGGUF", ZEROS))
         assert "free" in str(error)
 
@@ -388,7 +388,7 @@ class TestEndless:
         free = iter([1 << 40, 1 << 40])
         usage = shutil.disk_usage(home.parent)
         with monkeypatch.context() as patch:
-            patch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=next(free, 1 << 20)))
+            patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free, 1 << 20)))
             assert "free" in str(fail(server))
         assert leftovers(home)
         assert get(server) == MODEL
@@ -445,7 +445,7 @@ def test_a_redirect_that_leads_nowhere_is_an_error(server: Hub, home: Path, loca
     fail_early(server, home, Raw("m.gguf", head))
 
 
-@pytest.mark.parametrize("note", [b"[" * 100_000, b'{"total": ' + b"9" * 5000 + b"}", b'{"total": "x", "validator": 1}'])
+@pytest.mark.parametrize("note", [b"[" * 100_000, b'{"total": ' + b"9" * 5000 + b"}", b'{"total": "x"}'])
 def test_a_damaged_note_of_a_partial_file_is_no_note(server: Hub, home: Path, note: bytes) -> None:
     with download.lock_partial(home / "models" / "downloads", url(server)) as part:
         part.write_bytes(b"GGUF")

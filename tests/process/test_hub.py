@@ -325,19 +325,20 @@ def listing(**changes: object) -> dict[str, Any]:
 
 
 OUTSIDE = "../../../../outside"
-BAD_NAMES = [
+BAD_NAMES: list[object] = [
     None, 1, [], {}, "/etc/x.gguf", f"{OUTSIDE}.gguf", "a/../b.gguf", "a//b.gguf", "a\\b.gguf", "a\0.gguf", "a\n.gguf",
     "\ud800.gguf", "./x.gguf", "..", "x" * 252 + ".gguf", "é" * 130 + ".gguf", "x/" * 600 + "x.gguf",
 ]  # fmt: skip
-BAD_LISTINGS = [
+ANYTHING: list[Any] = [None, {}, "x", [None], [[]], ["x.gguf"], [{}]]
+BAD_LISTINGS: list[object] = [
     [], 0, "x", True,
     {}, {"sha": COMMIT}, {"siblings": []}, {"sha": None, "siblings": []}, {"sha": [COMMIT], "siblings": []},
     *({"sha": sha, "siblings": []} for sha in (OUTSIDE, f"/{COMMIT}", COMMIT[:-1], COMMIT + "a", COMMIT + "\n", "")),
-    *({"sha": COMMIT, "siblings": siblings} for siblings in (None, {}, "x", 1, [None], [[]], ["x.gguf"], [{}])),
-    *(listing(size=size) for size in (-1, "5", 1.5, True, [], 1 << 60)),
+    *({"sha": COMMIT, "siblings": siblings} for siblings in ANYTHING),
+    *(listing(size=size) for size in (*ANYTHING[1:], -1, "5", 1.5, True, 1 << 60)),
     *(listing(lfs={"sha256": digest}) for digest in (None, 1, "", OUTSIDE, "0" * 63, "g" * 64, "0" * 64 + "\n")),
     listing(lfs={"sha256": "0" * 10_000}),
-    *(listing(lfs=large) for large in (1, "x", [], {}, True)),
+    *(listing(lfs=large) for large in ANYTHING[1:]),
 ]  # fmt: skip
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n"
 BAD_TEXTS = [

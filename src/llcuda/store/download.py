@@ -276,9 +276,9 @@ class _Download:
         self._require_bound(before + len(piece))
         self._require_space(len(piece))
         file.write(piece)
+        file.flush()  # whoever ends this process must not take what has come with it
         self.progress = replace(self.progress, received=before + len(piece))
         if self.check_start is not None and before < _START_BYTES <= self.progress.received:
-            file.flush()
             self._look_at_start(self.check_start)
         if self.on_bytes is not None:
             self.on_bytes(self.progress.received)
