@@ -8,6 +8,9 @@ function(json_list out)
   set(${out} "[${items}]" PARENT_SCOPE)
 endfunction()
 
+list(TRANSFORM LLCUDA_PATCHES REPLACE ".*/" "" OUTPUT_VARIABLE patch_names)
+json_list(LLCUDA_PATCHES_JSON ${patch_names})
+
 # Record the installed folder (relative to the prefix) with the facts of that file in the build folder.
 function(install_record folder facts)
   install(CODE "

@@ -1,7 +1,8 @@
 # The vendored source: fetch the tree once when a clean clone does not have it yet, and read its lock file.
 find_package(Python3 3.10 REQUIRED COMPONENTS Interpreter)
 set(LLCUDA_LOCK "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp.lock")
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${LLCUDA_LOCK}")
+file(GLOB LLCUDA_PATCHES CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/vendor/patches/*.patch")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${LLCUDA_LOCK}" ${LLCUDA_PATCHES})
 
 execute_process(
   COMMAND "${Python3_EXECUTABLE}" prepare_binaries.py fetch

@@ -175,7 +175,7 @@ def write_build(folder: Path, **changes: Any) -> dict[str, Any]:
         files[name] = {"sha256": digest, "bytes": len(data), "executable": executable}
     build: dict[str, Any] = {
         "schema": 1,
-        "llama_cpp": {"tag": "b11434", "version": "0.6.0", "commit": "abc"},
+        "llama_cpp": {"tag": "b11434", "version": "0.6.0", "commit": "abc", "patches": ["0001-x.patch"]},
         "profile": "native",
         "compiler": "gcc 12",
         "flags": {"GGML_NATIVE": "OFF"},
@@ -195,6 +195,7 @@ def test_build_information_is_read(tmp_path: Path) -> None:
     write_build(tmp_path)
     info = native.read_build_info(tmp_path)
     assert (info.llama_cpp_tag, info.llama_cpp_version, info.profile) == ("b11434", "0.6.0", "native")
+    assert info.llama_cpp_patches == ("0001-x.patch",)
     assert info.cpu_variants == ("ggml-cpu",)
     assert info.files["llama-server"].executable
     assert info.files["libllama.so"].sha256.startswith("sha256:")

@@ -166,6 +166,6 @@ def test_the_vendored_tree_is_what_the_lock_says() -> None:
     assert tree_is_right(lock), "run: python prepare_binaries.py fetch"
 
 
-def test_upstreams_files_are_not_edited() -> None:
+def test_upstreams_files_are_changed_by_nothing_but_the_patches() -> None:
     lock = read_lock()
     assert hash_tree(TREE_PATH) == lock.data["tree"]

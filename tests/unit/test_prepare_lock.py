@@ -11,6 +11,7 @@ from tests.unit.test_prepare_fetch import make_archive
 from tools.binaries.bump import bump, parse_tag
 from tools.binaries.errors import PreparationError
 from tools.binaries.lock import LOCK_PATH, Lock, hash_file, read_lock
+from tools.binaries.patches import Patch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,8 +48,9 @@ def test_the_digest_changes_with_whatever_decides_what_is_unpacked() -> None:
         digests.add(Lock(data).digest)
     for key in ("include", "exclude"):
         digests.add(Lock({**lock.data, key: [*lock.data[key], "x"]}).digest)
-    assert len(digests) == 5
-    assert Lock({**lock.data, "upstream": "elsewhere"}).digest == lock.digest
+    digests.add(Lock(lock.data, (Patch("0001-x.patch", "x"),)).digest)
+    assert len(digests) == 6
+    assert Lock({**lock.data, "upstream": "elsewhere"}, lock.patches).digest == lock.digest
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tag": "b1", "source": {}}'])

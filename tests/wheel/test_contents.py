@@ -190,7 +190,9 @@ def test_the_web_ui_tells_nothing_of_the_building_machine(web_ui: dict[str, byte
 
 def test_build_json_states_what_was_built(record: dict[str, Any]) -> None:
     lock = read_lock()
-    assert record["llama_cpp"] == {"tag": lock.tag, "version": lock.data["version"], "commit": lock.tag}
+    patches = [patch.name for patch in lock.patches]
+    upstream = {"tag": lock.tag, "version": lock.data["version"], "commit": lock.tag, "patches": patches}
+    assert record["llama_cpp"] == upstream
     assert record["profile"] in VARIANTS
     assert {f"lib{name}.so" for name in record["cpu_variants"]} == VARIANTS[record["profile"]]
     assert (record["profile"] == "native") == bool(record["cpu_features"])
@@ -260,6 +262,9 @@ def test_the_bill_of_materials_names_llama_cpp_and_what_it_bundles(
     parts = {part["name"]: part for part in document["components"]}
     assert parts["llama.cpp"]["version"] == lock.tag
     assert parts["llama.cpp"]["externalReferences"][0]["hashes"] == [{"alg": "SHA-256", "content": lock.sha256}]
+    patches = [(patch["resolves"][0]["id"], patch["diff"]) for patch in parts["llama.cpp"]["pedigree"]["patches"]]
+    assert [name for name, _ in patches] == [patch.name for patch in lock.patches]
+    assert [diff["text"]["content"] for _, diff in patches] == [patch.diff for patch in lock.patches]
     names = {package["name"] for package in read_packages(binaries / ARCHIVE_NAME)} if has_web_ui else set()
     assert {part["name"] for part in document["components"] if "npm" in part["bom-ref"]} <= names <= set(parts)
     assert {"cpp-httplib", "nlohmann-json", "miniaudio", "stb_image", "subprocess.h", "xxhash"} <= set(parts)

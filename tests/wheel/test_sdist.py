@@ -100,7 +100,8 @@ def test_the_sdist_keeps_its_budget(sdist: Path) -> None:
     assert sdist.stat().st_size <= MAX_SDIST_BYTES
 
 
-def test_the_sdist_holds_the_vendored_source_unchanged(unpacked_sdist: Path) -> None:
+def test_the_sdist_holds_the_vendored_source_patched_and_the_patches(unpacked_sdist: Path) -> None:
+    assert read_lock(unpacked_sdist / "vendor/llama.cpp.lock") == read_lock()
     assert hash_tree(unpacked_sdist / "vendor/llama.cpp") == read_lock().data["tree"]
 
 

@@ -1,4 +1,4 @@
-"""Get llama.cpp's source package by name, verify it, and unpack what a build needs into vendor/llama.cpp."""
+"""Get llama.cpp's source package by name, verify it, and unpack what a build needs into vendor/llama.cpp, patched."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tools.binaries.errors import PreparationError
 from tools.binaries.lock import TREE_PATH, Lock, hash_file
+from tools.binaries.patches import apply_patch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,10 +90,10 @@ def verify_archive(lock: Lock, archive: Path) -> None:
 
 
 def unpack(lock: Lock, archive: Path, *, folder: Path) -> None:
-    """Write the archive's selected regular files under `folder`, one by one.
+    """Write the archive's selected regular files under `folder`, one by one, and apply the lock's patches.
 
     Raises PreparationError for a damaged archive, a path that leaves `folder`, anything but a regular file among the
-    selected paths, or more than 256 MiB.
+    selected paths, more than 256 MiB, or a patch that does not fit.
     """
     folder.mkdir()
     total = 0
@@ -109,6 +110,8 @@ def unpack(lock: Lock, archive: Path, *, folder: Path) -> None:
     if total == 0:
         message = f"{archive} holds none of the files that vendor/llama.cpp.lock names under '{lock.folder}/'"
         raise PreparationError(message)
+    for patch in lock.patches:
+        apply_patch(patch, tree=folder)
 
 
 def selected_members(lock: Lock, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str]]:

@@ -1,4 +1,4 @@
-"""vendor/llama.cpp.lock: which source package is vendored, its hash, and which of its files a build needs."""
+"""vendor/llama.cpp.lock: which source package is vendored, its hash, and the files and patches that a build needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tools.binaries.errors import PreparationError
+from tools.binaries.patches import Patch, read_patches
 
 __all__ = ["LOCK_PATH", "ROOT", "TREE_PATH", "Lock", "hash_file", "read_lock", "write_lock"]
 
@@ -20,9 +21,10 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """The lock file's facts. `data` is the whole document, for rewriting it."""
+    """The lock file's facts, and the patches beside it. `data` is the whole document, for rewriting it."""
 
     data: dict[str, Any]
+    patches: tuple[Patch, ...] = ()
 
     @property
     def tag(self) -> str:
@@ -50,8 +52,9 @@ class Lock:
 
     @property
     def digest(self) -> str:
-        """Return the hash of everything that decides what is unpacked; it is the stamp of an unpacked tree."""
+        """Return the hash of everything that decides what the tree holds; it is the stamp of an unpacked tree."""
         deciding = {key: self.data[key] for key in ("source", "include", "exclude")}
+        deciding["patches"] = [patch.digest for patch in self.patches]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def selects(self, path: str) -> bool:
@@ -71,10 +74,13 @@ def covers(entry: str, path: str) -> bool:
 
 
 def read_lock(path: Path = LOCK_PATH) -> Lock:
-    """Read the lock file. Raises PreparationError when it is missing or not the JSON document that it must be."""
+    """Read the lock file and the patches beside it.
+
+    Raises PreparationError when it is missing or not the JSON document that it must be.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        lock = Lock(data)
+        lock = Lock(data, read_patches(path.with_name("patches")))
         _ = (lock.tag, lock.package, lock.package_version, lock.sha256, lock.bytes, lock.folder, lock.digest)
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}. It is part of the repository: restore it with `git checkout`."

@@ -76,6 +76,16 @@ def llama_cpp(lock: Lock, reference: str) -> dict[str, Any]:
                 "hashes": [{"alg": "SHA-256", "content": lock.sha256}],
             }
         ],
+        "pedigree": {
+            "patches": [
+                {
+                    "type": "unofficial",
+                    "diff": {"text": {"contentType": "text/plain", "content": patch.diff}},
+                    "resolves": [{"type": "defect", "id": patch.name, "description": patch.header.strip()}],
+                }
+                for patch in lock.patches
+            ]
+        },
     }
 
 

@@ -79,7 +79,8 @@ def _examine_build(check: str) -> Iterator[Finding]:
 
     build = read_build_info(binaries_dir())
     variants = f"{len(build.cpu_variants)} CPU variants" if build.profile == "all" else "CPU of the building machine"
-    yield Finding(check, ok=True, found=f"llama.cpp {build.llama_cpp_tag}, {build.compiler}, {variants}")
+    patched = f" with {', '.join(build.llama_cpp_patches)}" if build.llama_cpp_patches else ""
+    yield Finding(check, ok=True, found=f"llama.cpp {build.llama_cpp_tag}{patched}, {build.compiler}, {variants}")
 
 
 def _examine_files(check: str) -> Iterator[Finding]:

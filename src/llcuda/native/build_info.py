@@ -74,6 +74,8 @@ class BuildInfo:
     date: str
     files: dict[str, FileRecord]
     cuda: CudaInfo | None = None
+    llama_cpp_patches: tuple[str, ...] = ()
+    """The files of ``vendor/patches`` that llama.cpp's source was changed by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ def _parse_build_info(data: dict[str, Any]) -> BuildInfo:
         date=data["date"],
         files={name: FileRecord(**record) for name, record in data["files"].items()},
         cuda=CudaInfo(**cuda) if cuda else None,
+        llama_cpp_patches=tuple(upstream.get("patches", ())),
     )
 
 

@@ -1,0 +1,92 @@
+"""What each of vendor/patches mends in the llama-server that was built: without its patch a test fails."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llcuda.server import ServerManager
+from tests.processes import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SLOTS = 4
+SUMS = [(a, b) for a in range(11, 41, 3) for b in (12, 25)]
+
+
+@pytest.fixture
+def manager(  # noqa: PLR0917 - pytest passes fixtures by name
+    binaries: Path, guard: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ServerManager]:
+    monkeypatch.setenv("LLAMA_SERVER_PATH", str(binaries / "llama-server"))
+    monkeypatch.setattr("llcuda.server.manager.find_guard", lambda: guard)
+    with ServerManager() as running:
+        running.start_server(demo_model, ctx_size=4096, n_parallel=SLOTS, kv_unified=False)
+        yield running
+
+
+def post(manager: ServerManager, path: str, **body: Any) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", manager.port, timeout=PATIENCE)
+    headers = {"Authorization": f"Bearer {manager.api_key}", "Content-Type": "application/json"}
+    try:
+        connection.request("POST", path, body=json.dumps(body), headers=headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def add(manager: ServerManager, a: int, b: int) -> str:
+    messages = [{"role": "user", "content": f"What is {a}+{b}?"}]
+    status, answer = post(manager, "/v1/chat/completions", messages=messages, temperature=0, max_tokens=40)
+    assert status == 200, answer
+    return str(answer["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"json_schema": {"type": "integer"}},
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+            "tool_choice": "required",
+        },
+    ],
+    ids=["schema", "tools"],
+)
+def test_the_end_of_an_answer_within_a_message_does_not_end_the_server(
+    manager: ServerManager, fields: dict[str, Any]
+) -> None:
+    pid = manager.server_pid
+    messages = [{"role": "assistant", "content": "<|im_end|>"}]
+    status, answer = post(manager, "/v1/chat/completions", messages=messages, **fields)
+    assert (status, manager.server_pid) == (400, pid)
+    assert "the grammar is not complete: <|im_end|>" in answer["error"]["message"]
+    assert "41" in add(manager, 11, 30)
+
+
+@pytest.mark.parametrize("fields", [{"prompt": ["a", "b"], "n": 2}, {"prompt": "a", "n": SLOTS}], ids=["2x2", "1x4"])
+def test_choices_that_end_with_their_first_token_do_not_change_another_answer(
+    manager: ServerManager, fields: dict[str, Any]
+) -> None:
+    wrong = []
+    for turn, (a, b) in enumerate(SUMS):
+        first = add(manager, a, b)
+        # The first answer's state goes to the cache; which slot is free the longest is another one each time.
+        for number in range(1 + turn % (SLOTS - 1)):
+            assert post(manager, "/v1/completions", prompt=f"{number} was {a} years ago", max_tokens=1)[0] == 200
+        assert post(manager, "/v1/completions", max_tokens=1, **fields)[0] == 200
+        if (second := add(manager, a, b)) != first:
+            wrong.append((first, second))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("prompt", ["", ["a", ""]])
+def test_every_choice_of_an_empty_prompt_is_answered(manager: ServerManager, prompt: str | list[str]) -> None:
+    status, answer = post(manager, "/v1/completions", prompt=prompt, n=2, max_tokens=1)
+    assert (status, len(answer["choices"])) == (200, 2 if prompt == "" else 4)
