@@ -90,3 +90,17 @@ def test_choices_that_end_with_their_first_token_do_not_change_another_answer(
 def test_every_choice_of_an_empty_prompt_is_answered(manager: ServerManager, prompt: str | list[str]) -> None:
     status, answer = post(manager, "/v1/completions", prompt=prompt, n=2, max_tokens=1)
     assert (status, len(answer["choices"])) == (200, 2 if prompt == "" else 4)
+
+
+def test_a_grammar_that_can_go_on_in_very_many_ways_is_answered(manager: ServerManager) -> None:
+    grammar = "root ::= " + '"a"? ' * 2000 + '"b"'
+    status, answer = post(manager, "/completion", prompt="Say:", grammar=grammar, n_predict=4, temperature=0)
+    assert status == 200
+    assert set(answer["content"]) <= {"a", "b"}
+
+
+def test_a_grammar_that_goes_on_in_ever_more_ways_is_refused_alone(manager: ServerManager) -> None:
+    rules = ["root ::= r0", *(f'r{n} ::= r{n + 1}? r{n + 1}? "a"?' for n in range(16)), 'r16 ::= "a"?']
+    status, answer = post(manager, "/completion", prompt="Say:", grammar="\n".join(rules), n_predict=4)
+    assert (status, "too many ways at once" in answer["error"]["message"]) == (400, True)
+    assert "41" in add(manager, 11, 30)
