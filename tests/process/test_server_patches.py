@@ -104,3 +104,14 @@ def test_a_grammar_that_goes_on_in_ever_more_ways_is_refused_alone(manager: Serv
     status, answer = post(manager, "/completion", prompt="Say:", grammar="\n".join(rules), n_predict=4)
     assert (status, "too many ways at once" in answer["error"]["message"]) == (400, True)
     assert "41" in add(manager, 11, 30)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"grammar": 'root ::= "a"{5,2}'}, {"json_schema": {"type": "array", "items": {}, "minItems": 5, "maxItems": 2}}],
+    ids=["grammar", "schema"],
+)
+def test_a_repetition_that_cannot_be_is_refused(manager: ServerManager, fields: dict[str, Any]) -> None:
+    status, answer = post(manager, "/completion", prompt="Say:", n_predict=4, **fields)
+    assert (status, answer["error"]["message"]) == (400, "Failed to initialize samplers: failed to parse grammar")
+    assert "41" in add(manager, 11, 30)
