@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llcuda.gateway import field_costs as costs
 from llcuda.gateway import field_sampling as sampling
 from llcuda.gateway import field_tables as tables
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
@@ -212,8 +213,8 @@ def test_the_range_is_in_the_message() -> None:
         {"temperature": 1e300},
         {"temperature": 10**400},
         {"grammar": "x" * (sampling.MAX_GRAMMAR_CHARACTERS + 1)},
-        {"grammar": "root ::= " + "(" * (sampling.MAX_GRAMMAR_DEPTH + 1)},
-        {"grammar": 'root ::= "\\"" [\\]"] # "\n' + "a (" * (sampling.MAX_GRAMMAR_DEPTH + 1)},
+        {"grammar": "root ::= " + "(" * (costs.MAX_GRAMMAR_DEPTH + 1)},
+        {"grammar": 'root ::= "\\"" [\\]"] # "\n' + "a (" * (costs.MAX_GRAMMAR_DEPTH + 1)},
         {"stop": ["x"] * (sampling.MAX_STOPS + 1)},
         {"stop": "x" * (sampling.MAX_STOP_CHARACTERS + 1)},
         {"stop": [""]},

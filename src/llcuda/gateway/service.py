@@ -156,7 +156,7 @@ class GatewayService:
         caller = exchange.caller
         name = caller.name if caller else ""
         with self._callers.count(name, caller.max_in_flight if caller else None):
-            request = ModelRequest(exchange, route, self.metrics)
+            request = await ModelRequest.read(exchange, route, self.metrics)
             model = self.find_model(request.fields.get("model"))
             exchange.model = model.name
             await _start(model)
