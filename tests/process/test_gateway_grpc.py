@@ -326,7 +326,7 @@ def test_an_empty_item_and_thousands_of_inputs_are_refused(channel: grpc.Channel
 def test_a_failure_of_the_gateways_own_says_nothing_of_python(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llcuda.gateway.grpc_server.make_answer", lambda *_, **__: os.environ["secret"])
+    monkeypatch.setattr("llcuda.gateway.grpc_server.make_answer", lambda *_, **__: os.environ["SECRET"])
     for name in ("Chat", "StreamChat", "Batch"):
         fields: dict[str, Any] = {"items": [{"chat": chat()}]} if name == "Batch" else chat()
         with pytest.raises(grpc.RpcError) as caught:
@@ -335,4 +335,4 @@ def test_a_failure_of_the_gateways_own_says_nothing_of_python(
         assert (error.code(), error.details()) == (
             grpc.StatusCode.INTERNAL, "the gateway failed at this call; its log says why",
         )  # fmt: skip
-    assert caplog.text.count("KeyError: 'secret'") == 3
+    assert caplog.text.count("KeyError: 'SECRET'") == 3
