@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -17,7 +19,7 @@ from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_prompts
 from llcuda.gateway.field_refusals import REFUSED
 from llcuda.gateway.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
-from llcuda.gateway.fields import MAX_BODY_DEPTH, check_fields, parse_body
+from llcuda.gateway.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.patterns import is_quick
 from llcuda.gateway.refusals import RefusedError
 from llcuda.options import OPTIONS
@@ -353,6 +355,12 @@ def test_prompts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
         {"$ref": "http://a/b"},
         {"properties": {"a": {"minimum": "x"}}},
         {"pattern": "("},
+        {"pattern": "^a{1" + "0" * 5000 + "}$"},
+        {"$ref": "#/allOf/" + "0" * 5000, "allOf": [{}]},
+        {"$ref": "#/" + "x" * 50_000},
+        {"type": ["object", "object"]},
+        {"x" * 50_000: 1},
+        {"minLength": ["x"] * 10_000},
         {"pattern": "^(a+)+$"},
         {"pattern": "a"},
         {"patternProperties": {"^(a|aa)+$": {}}},
@@ -364,6 +372,7 @@ def test_prompts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
 def test_a_schema_that_no_answer_can_be_held_to_is_refused(document: Any) -> None:
     error = refuse_chat(response_format={"type": "json_schema", "json_schema": {"schema": document}})
     assert (error.code, error.param) == ("invalid_schema", "response_format.json_schema.schema")
+    assert len(error.message) < 600
     error = refuse("responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": document}}})
     assert error.code == "invalid_schema"
     if document is not None:
@@ -461,6 +470,108 @@ def test_depth_is_counted_not_brackets() -> None:
     deepest = b'{"a":' + b"[" * (MAX_BODY_DEPTH - 1) + b"]" * (MAX_BODY_DEPTH - 1) + b"}"
     assert parse_body(deepest)
     assert parse_body(json.dumps({"a": [{"b": "[{"}] * 500}).encode())
+
+
+def name_values(count: int) -> dict[str, int]:
+    return {f"n{place}": place for place in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"metadata": name_values(50_000)}, "metadata has 50000 names, and may have 1024"),
+        (name_values(1025), "the body has 1025 names, and may have 1024"),
+        ({"messages": [{"content": [{"a": name_values(1025)}]}]}, "messages.0.content.0.a has 1025 names"),
+        ({"metadata": {"x" * 90: {"y": name_values(1025)}}}, " has 1025 names, and may have 1024"),
+        ({"metadata": [name_values(1000)] * 70}, "more than 65536 names in all"),
+        ({"metadata": [name_values(10)] * 6600}, "more than 65536 names in all"),
+        ({"metadata": [[]] * 600_000}, "more than 524288 values"),
+        ({"metadata": [""] * 600_000}, "more than 524288 values"),
+        ({"prompt": [1] * 600_000}, "more than 524288 values"),
+        ({"seed": 0, "x": [{"a": [[0]]}] * 300_000}, "more than 524288 values"),
+    ],
+)
+def test_names_and_values_have_a_bound_in_one_object_and_in_all(fields: dict[str, Any], said: str) -> None:
+    for separators in ((",", ":"), (", ", ": ")):
+        with pytest.raises(RefusedError) as caught:
+            parse_body(json.dumps(fields, separators=separators).encode())
+        assert caught.value.status == 400
+        assert said in caught.value.message
+        assert len(caught.value.message) < 300
+
+
+def test_what_stands_in_a_text_counts_for_nothing() -> None:
+    for text in ("1,2;[3]:{4}\n" * 100_000, '{"a": [1, 2, "b\\"]}' * 60_000, "\\" * 600_000 + '"' * 9 + ",:" * 300_000):
+        assert parse_body(json.dumps({"prompt": text}).encode())["prompt"] == text
+
+
+def test_what_real_clients_send_at_most_is_read() -> None:
+    assert parse_body(json.dumps({"input": [[7] * 250] * 2000}).encode())
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert parse_body(json.dumps({"messages": [{"role": "user", "content": parts}] * MAX_MESSAGES}).encode())
+
+
+def test_a_number_of_thousands_of_digits_is_refused_in_words() -> None:
+    with pytest.raises(RefusedError, match=r"a number has too many digits$"):
+        parse_body(b'{"seed":' + b"1" * 5000 + b"}")
+
+
+@pytest.mark.parametrize(
+    ("body", "is_quick"),
+    [
+        ({"messages": MESSAGES, "temperature": 1}, True),
+        ({"prompt": "x" * 17_000}, False),
+        ({"json_schema": {}}, False),
+        ({"response_format": {"type": "text"}}, False),
+        ({"tools": []}, False),
+        ({"grammar": ""}, False),
+        ({"prompt": "é"}, False),  # as json.dumps writes it: a name could be written so as well
+    ],
+)
+def test_what_may_take_long_is_not_read_on_the_loop(body: dict[str, Any], *, is_quick: bool) -> None:
+    assert is_quick_to_read(json.dumps(body).encode()) is is_quick
+
+
+def make_dense(rng: random.Random) -> dict[str, Any]:
+    """Return fields of as much as there can be in a body that is read on the loop."""
+    fill = rng.choice([[], {}, "", 0, None, True, [0], {"": 0}, 1e9, ["", [], {}], {"a": {}}, [[[[]]]]])
+    names = [*sorted(tables.FIELDS["chat"]), "x", "y" * 60, "temperature_"]
+    value: Any = [fill] * rng.randint(1, MAX_QUICK_BYTES // (2 + len(json.dumps(fill))))
+    shape = rng.random()
+    if shape < 0.3:
+        value = name_values(rng.randint(1, 1400))
+    elif shape < 0.5:
+        value = [{"role": "user", "content": value[: len(value) // 2]}]
+    return {"messages": MESSAGES, rng.choice(names): value}
+
+
+def test_what_is_read_on_the_loop_is_read_in_a_bounded_number_of_calls() -> None:
+    rng = random.Random(3)
+    most, calls = 0, 0
+
+    def note(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event.endswith("call")
+
+    for _ in range(300):
+        fields = make_dense(rng)
+        body = json.dumps(fields, separators=(",", ":")).encode()[:MAX_QUICK_BYTES]
+        calls = 0
+        sys.setprofile(note)
+        try:
+            with suppress(RefusedError):
+                check_fields("chat", parse_body(body))
+        finally:
+            sys.setprofile(None)
+        most = max(most, calls)
+    # At most three for each byte, of 0.1 us.
+    assert most < 3 * MAX_QUICK_BYTES
+
+
+@pytest.mark.parametrize("value", [[1] * 10_000, {"a": 1}, [[[[[[[]]]]]]], 10**4000, "x" * 10_000, [["x" * 10_000]]])
+def test_a_refused_value_is_shown_in_part(value: Any) -> None:
+    error = refuse_chat(temperature=value)
+    assert len(error.message) < 200
 
 
 def test_a_pair_of_surrogates_is_a_character() -> None:
