@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sys
+import threading
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -15,13 +17,16 @@ from hypothesis import strategies as st
 from llcuda.gateway import field_costs as costs
 from llcuda.gateway import field_sampling as sampling
 from llcuda.gateway import field_tables as tables
+from llcuda.gateway.answering import ModelRequest
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_prompts
 from llcuda.gateway.field_refusals import REFUSED
 from llcuda.gateway.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
 from llcuda.gateway.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.patterns import is_quick
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.routes import ModelRoute
 from llcuda.options import OPTIONS
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -534,7 +539,7 @@ def test_what_may_take_long_is_not_read_on_the_loop(body: dict[str, Any], *, is_
 
 def make_dense(rng: random.Random) -> dict[str, Any]:
     """Return fields of as much as there can be in a body that is read on the loop."""
-    fill = rng.choice([[], {}, "", 0, None, True, [0], {"": 0}, 1e9, ["", [], {}], {"a": {}}, [[[[]]]]])
+    fill: Any = rng.choice([[], {}, "", 0, None, True, [0], {"": 0}, 1e9, ["", [], {}], {"a": {}}, [[[[]]]]])
     names = [*sorted(tables.FIELDS["chat"]), "x", "y" * 60, "temperature_"]
     value: Any = [fill] * rng.randint(1, MAX_QUICK_BYTES // (2 + len(json.dumps(fill))))
     shape = rng.random()
@@ -613,3 +618,38 @@ def test_a_value_is_taken_or_refused(endpoint: Endpoint, data: st.DataObject, va
     name = data.draw(st.sampled_from(sorted(tables.FIELDS[endpoint])))
     with suppress(RefusedError):
         check_fields(endpoint, {**SMALLEST[endpoint], name: value})
+
+
+# Where a body is read
+
+
+class Body:
+    """What a request's body is read from."""
+
+    caller = None
+
+    def __init__(self, body: bytes) -> None:
+        self.body, self.body_bytes = body, len(body)
+
+    def drop_body(self) -> None:
+        self.body = b""
+
+
+@pytest.mark.parametrize(
+    ("more", "is_apart"),
+    [({}, False), ({"stop": "x" * 900}, False), ({"user": "x" * 17_000}, True), ({"grammar": 'root ::= "a"'}, True)],
+)
+def test_a_large_body_and_one_with_a_grammar_are_read_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], *, is_apart: bool
+) -> None:
+    threads = []
+
+    def read(data: bytes) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return parse_body(data)
+
+    monkeypatch.setattr("llcuda.gateway.answering.parse_body", read)
+    body: Any = Body(json.dumps({**SMALLEST["chat"], **more}).encode())
+    request = asyncio.run(ModelRequest.read(body, ModelRoute("chat", "generate"), GatewayMetrics()))
+    assert request.fields["messages"] == MESSAGES
+    assert [thread is not threading.main_thread() for thread in threads] == [is_apart]

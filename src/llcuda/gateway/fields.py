@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.endpoints import Endpoint
 
-__all__ = ["check_fields", "is_quick_to_read", "parse_body"]
+__all__ = ["MAX_QUICK_BYTES", "check_fields", "is_quick_to_read", "parse_body"]
 
 MAX_QUICK_BYTES = 16 << 10
 """Of a body that is read on the event loop: the slowest such takes 3 ms. A thread takes 0.1 ms more."""
@@ -144,8 +144,7 @@ def _check_density(data: bytes) -> None:
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
     outside = b"" if strings > MAX_VALUES else b"".join(bare.split(b'"')[::2])
-    values = max(strings, sum(map(outside.count, (b",", b"[", b"{"))))
-    if values > MAX_VALUES:
+    if max(strings, outside.count(b","), outside.count(b"[") + outside.count(b"{")) > MAX_VALUES:
         raise _refuse_json(f"it has more than {MAX_VALUES} values")
     if outside.count(b":") > MAX_ALL_NAMES:
         raise _refuse_json(f"it has more than {MAX_ALL_NAMES} names in all")
