@@ -56,7 +56,7 @@ EDGES: dict[str, dict[str, Any]] = {
     "choices": {"grammar": "root ::= " + " | ".join(f'"{place}"' for place in range(costs.MAX_WAYS))},
     "names": {"metadata": names(MAX_NAMES)},
     "all names": {"metadata": [names(MAX_NAMES)] * (MAX_ALL_NAMES // MAX_NAMES - 1)},
-    "values": {"metadata": [[]] * 500_000},
+    "values": {"metadata": [[7] * 8] * 60_000},
 }
 
 

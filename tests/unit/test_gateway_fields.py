@@ -490,10 +490,11 @@ def name_values(count: int) -> dict[str, int]:
         ({"metadata": {"x" * 90: {"y": name_values(1025)}}}, " has 1025 names, and may have 1024"),
         ({"metadata": [name_values(1000)] * 70}, "more than 65536 names in all"),
         ({"metadata": [name_values(10)] * 6600}, "more than 65536 names in all"),
-        ({"metadata": [[]] * 600_000}, "more than 524288 values"),
+        ({"metadata": [[]] * 500_000}, "more than 65536 objects and lists"),
+        ({"metadata": [[]] * 70_000}, "more than 65536 objects and lists"),
         ({"metadata": [""] * 600_000}, "more than 524288 values"),
         ({"prompt": [1] * 600_000}, "more than 524288 values"),
-        ({"seed": 0, "x": [{"a": [[0]]}] * 300_000}, "more than 524288 values"),
+        ({"seed": 0, "x": [{"a": [[0]]}] * 30_000}, "more than 65536 objects and lists"),
     ],
 )
 def test_names_and_values_have_a_bound_in_one_object_and_in_all(fields: dict[str, Any], said: str) -> None:

@@ -27,6 +27,8 @@ MAX_NAMES = 1024
 """Names in one object. llama-server looks each up among those before it: 50,000 took 7.7 s of CPU, 1024 take 3 ms."""
 MAX_ALL_NAMES = 1 << 16
 """Names in a body. In objects of 1024 they take llama-server 0.2 s; 4096 messages with parts have half as many."""
+MAX_CONTAINERS = 1 << 16
+"""Objects and lists in a body. 4096 messages of parts have a third of them; the collector goes through them all."""
 MAX_VALUES = 1 << 19
 """Values in a body. OpenAI's API takes 300,000 tokens in one, and Python reads so many within 0.2 s."""
 _SHORTEST_NAME = 5  # with its quotes, colon, value and comma
@@ -144,8 +146,10 @@ def _check_density(data: bytes) -> None:
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
     outside = b"" if strings > MAX_VALUES else b"".join(bare.split(b'"')[::2])
-    if max(strings, outside.count(b","), outside.count(b"[") + outside.count(b"{")) > MAX_VALUES:
+    if max(strings, outside.count(b",")) > MAX_VALUES:
         raise _refuse_json(f"it has more than {MAX_VALUES} values")
+    if outside.count(b"[") + outside.count(b"{") > MAX_CONTAINERS:
+        raise _refuse_containers()
     if outside.count(b":") > MAX_ALL_NAMES:
         raise _refuse_json(f"it has more than {MAX_ALL_NAMES} names in all")
 
@@ -153,7 +157,7 @@ def _check_density(data: bytes) -> None:
 def _check_shape(fields: dict[str, Any]) -> None:
     """Refuse what is nested too deeply, and objects with too many names, each by itself and all together."""
     level: list[tuple[str, Any]] = [("", fields)]
-    names = 0
+    names = containers = 0
     for _ in range(MAX_BODY_DEPTH):
         inner: list[tuple[str, Any]] = []
         for path, container in level:
@@ -170,8 +174,15 @@ def _check_shape(fields: dict[str, Any]) -> None:
             raise _refuse_json(f"it has more than {MAX_ALL_NAMES} names in all")
         if not inner:
             return
+        containers += len(inner)
+        if containers > MAX_CONTAINERS:
+            raise _refuse_containers()
         level = inner
     raise _refuse_json(f"it is nested more than {MAX_BODY_DEPTH} levels deep")
+
+
+def _refuse_containers() -> RefusedError:
+    return _refuse_json(f"it has more than {MAX_CONTAINERS} objects and lists")
 
 
 def _refuse_names(path: str, count: int) -> RefusedError:
