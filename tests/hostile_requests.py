@@ -242,6 +242,7 @@ def _floods() -> list[Hostile]:
         Hostile("two keys", (post(QUESTION, "X-Api-Key: sk-other"),), 400),
         Hostile("the key's header twice", (post(QUESTION, "Authorization: Bearer sk-other"),), 400),
         Hostile("deadline that is none", (post(QUESTION, "X-Request-Timeout: soon"),), 400),
+        Hostile("deadline that is no number", (post(QUESTION, "X-Request-Timeout: nan"),), 400),
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -254,3 +256,83 @@ def test_embeddings_come_as_numbers() -> None:
     with serve(models=(model,)) as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
         answer = call(channel, "Embed", input=["a", "b"])
     assert [len(one.values) > 8 for one in answer.embeddings] == [True, True]
+
+
+def fail(channel: grpc.Channel, method: str, data: bytes, *, streams: bool) -> Any:
+    """Send bytes as they are, and return what the call fails with."""
+    begin = channel.unary_stream if streams else channel.unary_unary
+    function = begin(method, request_serializer=bytes, response_deserializer=bytes)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(function(data, metadata=(("authorization", f"Bearer {KEY}"),), timeout=60))
+    return caught.value
+
+
+METHODS = [(f"/{SERVICE}/{method.name}", method.server_streaming) for method in find_service().methods]
+METHODS += [("/grpc.health.v1.Health/Check", False), ("/grpc.health.v1.Health/Watch", True)]
+
+
+@pytest.mark.parametrize(("method", "streams"), METHODS)
+def test_bytes_that_are_no_message_are_told_so_in_a_sentence(
+    channel: grpc.Channel, method: str, *, streams: bool
+) -> None:
+    for data in (b"\xff" * 9, b"\x0a\xff\xff\xff\xff\x0f", b"\xff" * 70_000):
+        error = fail(channel, method, data, streams=streams)
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.INVALID_ARGUMENT, "the bytes of the request are no message of this method's type",
+        )  # fmt: skip
+
+
+DEEP: dict[str, Any] = {"min_p": 0.1}
+for _ in range(20):
+    DEEP = {"metadata": DEEP}
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": math.nan}, {"top_p": math.inf}, {"temperature": -math.inf}, {"options": {"min_p": math.nan}},
+        {"options": {"min_p": math.inf}}, {"options": {"seed": 1.7e308}}, {"max_tokens": -(2**31)}, {"top_k": -7},
+        {"seed": -(2**63)}, {"seed": 2**63 - 1}, {"stop": [""] * 5000}, {"stop": ["x"] * 100_000},
+        {"options": {"n_keep": 2.5}}, {"options": {"json_schema": DEEP}}, {"options": {"grammar": "a?" * 5000}},
+        {"options": {str(place): 1 for place in range(5000)}},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["Complete", "StreamChat", "Batch"])
+def test_what_no_field_may_hold_is_an_invalid_argument(
+    channel: grpc.Channel, name: str, sampling: dict[str, Any]
+) -> None:
+    fields: dict[str, Any] = {"prompt": "x", "sampling": sampling} if name == "Complete" else chat(**sampling)
+    if name == "Batch":
+        (item,) = call(channel, name, items=[{"chat": fields}])
+        assert item.error.http_status == 400
+        return
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call(channel, name, **fields))
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not set(error.details()) & set("<>")
+    assert "Error" not in error.details()
+
+
+def test_an_empty_item_and_thousands_of_inputs_are_refused(channel: grpc.Channel) -> None:
+    (item,) = call(channel, "Batch", items=[{}])
+    assert item.error.http_status == 400
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "Embed", input=[""] * 1_000_000)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_failure_of_the_gateways_own_says_nothing_of_python(
+    channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("llcuda.gateway.grpc_server.make_answer", lambda *_, **__: os.environ["SECRET"])
+    for name in ("Chat", "StreamChat", "Batch"):
+        fields: dict[str, Any] = {"items": [{"chat": chat()}]} if name == "Batch" else chat()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(channel, name, **fields))
+        error: Any = caught.value
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.INTERNAL, "the gateway failed at this call; its log says why",
+        )  # fmt: skip
+    assert caplog.text.count("KeyError: 'SECRET'") == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import select
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -47,6 +48,8 @@ class Target:
                         time.sleep(part)
                     else:
                         connection.sendall(part.replace(HOST, self.host))
+                # Only then: a client that says no more may be taken for one that has gone.
+                select.select([connection], [], [], SECONDS)
                 connection.shutdown(socket.SHUT_WR)
             except OSError as error:
                 if error.errno not in REFUSED_ALREADY:

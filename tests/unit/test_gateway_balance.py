@@ -209,3 +209,24 @@ def test_no_worker_is_left_idle_while_another_has_a_queue() -> None:
         assert index is not None, number
         simulation.place(index, prompt, now=0.0, seconds=10.0)
     assert simulation.placed == [2, 2, 2, 2]
+
+
+def test_of_a_prompt_with_thousands_of_values_the_first_are_looked_at() -> None:
+    looked = 0
+
+    class Counted(list[Any]):
+        def __iter__(self) -> Any:
+            nonlocal looked
+            for item in list.__iter__(self):
+                looked += 1
+                yield item
+
+    for body in (
+        {"prompt": Counted([1] * 500_000)},
+        {"tools": Counted([Counted([{}] * 1000)] * 1000), "messages": [{"content": Counted([1] * 500_000)}] * 4000},
+    ):
+        looked = 0
+        assert read_prompt(body) == read_prompt(body)
+        assert looked < 2 * 9000
+    first, second = ({"prompt": [1] * 100 + [end]} for end in (1, 2))
+    assert read_prompt(first) != read_prompt(second)

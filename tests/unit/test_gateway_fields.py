@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
+import sys
+import threading
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -10,15 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llcuda.gateway import field_costs as costs
 from llcuda.gateway import field_sampling as sampling
 from llcuda.gateway import field_tables as tables
+from llcuda.gateway.answering import ModelRequest
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_prompts
 from llcuda.gateway.field_refusals import REFUSED
 from llcuda.gateway.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
-from llcuda.gateway.fields import MAX_BODY_DEPTH, check_fields, parse_body
+from llcuda.gateway.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.patterns import is_quick
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.routes import ModelRoute
 from llcuda.options import OPTIONS
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -212,8 +220,8 @@ def test_the_range_is_in_the_message() -> None:
         {"temperature": 1e300},
         {"temperature": 10**400},
         {"grammar": "x" * (sampling.MAX_GRAMMAR_CHARACTERS + 1)},
-        {"grammar": "root ::= " + "(" * (sampling.MAX_GRAMMAR_DEPTH + 1)},
-        {"grammar": 'root ::= "\\"" [\\]"] # "\n' + "a (" * (sampling.MAX_GRAMMAR_DEPTH + 1)},
+        {"grammar": "root ::= " + "(" * (costs.MAX_GRAMMAR_DEPTH + 1)},
+        {"grammar": 'root ::= "\\"" [\\]"] # "\n' + "a (" * (costs.MAX_GRAMMAR_DEPTH + 1)},
         {"stop": ["x"] * (sampling.MAX_STOPS + 1)},
         {"stop": "x" * (sampling.MAX_STOP_CHARACTERS + 1)},
         {"stop": [""]},
@@ -352,6 +360,12 @@ def test_prompts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
         {"$ref": "http://a/b"},
         {"properties": {"a": {"minimum": "x"}}},
         {"pattern": "("},
+        {"pattern": "^a{1" + "0" * 5000 + "}$"},
+        {"$ref": "#/allOf/" + "0" * 5000, "allOf": [{}]},
+        {"$ref": "#/" + "x" * 50_000},
+        {"type": ["object", "object"]},
+        {"x" * 50_000: 1},
+        {"minLength": ["x"] * 10_000},
         {"pattern": "^(a+)+$"},
         {"pattern": "a"},
         {"patternProperties": {"^(a|aa)+$": {}}},
@@ -363,6 +377,7 @@ def test_prompts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
 def test_a_schema_that_no_answer_can_be_held_to_is_refused(document: Any) -> None:
     error = refuse_chat(response_format={"type": "json_schema", "json_schema": {"schema": document}})
     assert (error.code, error.param) == ("invalid_schema", "response_format.json_schema.schema")
+    assert len(error.message) < 600
     error = refuse("responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": document}}})
     assert error.code == "invalid_schema"
     if document is not None:
@@ -462,6 +477,109 @@ def test_depth_is_counted_not_brackets() -> None:
     assert parse_body(json.dumps({"a": [{"b": "[{"}] * 500}).encode())
 
 
+def name_values(count: int) -> dict[str, int]:
+    return {f"n{place}": place for place in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"metadata": name_values(50_000)}, "metadata has 50000 names, and may have 1024"),
+        (name_values(1025), "the body has 1025 names, and may have 1024"),
+        ({"messages": [{"content": [{"a": name_values(1025)}]}]}, "messages.0.content.0.a has 1025 names"),
+        ({"metadata": {"x" * 90: {"y": name_values(1025)}}}, " has 1025 names, and may have 1024"),
+        ({"metadata": [name_values(1000)] * 70}, "more than 65536 names in all"),
+        ({"metadata": [name_values(10)] * 6600}, "more than 65536 names in all"),
+        ({"metadata": [[]] * 500_000}, "more than 65536 objects and lists"),
+        ({"metadata": [[]] * 70_000}, "more than 65536 objects and lists"),
+        ({"metadata": [""] * 600_000}, "more than 524288 values"),
+        ({"prompt": [1] * 600_000}, "more than 524288 values"),
+        ({"seed": 0, "x": [{"a": [[0]]}] * 30_000}, "more than 65536 objects and lists"),
+    ],
+)
+def test_names_and_values_have_a_bound_in_one_object_and_in_all(fields: dict[str, Any], said: str) -> None:
+    for separators in ((",", ":"), (", ", ": ")):
+        with pytest.raises(RefusedError) as caught:
+            parse_body(json.dumps(fields, separators=separators).encode())
+        assert caught.value.status == 400
+        assert said in caught.value.message
+        assert len(caught.value.message) < 300
+
+
+def test_what_stands_in_a_text_counts_for_nothing() -> None:
+    for text in ("1,2;[3]:{4}\n" * 100_000, '{"a": [1, 2, "b\\"]}' * 60_000, "\\" * 600_000 + '"' * 9 + ",:" * 300_000):
+        assert parse_body(json.dumps({"prompt": text}).encode())["prompt"] == text
+
+
+def test_what_real_clients_send_at_most_is_read() -> None:
+    assert parse_body(json.dumps({"input": [[7] * 250] * 2000}).encode())
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert parse_body(json.dumps({"messages": [{"role": "user", "content": parts}] * MAX_MESSAGES}).encode())
+
+
+def test_a_number_of_thousands_of_digits_is_refused_in_words() -> None:
+    with pytest.raises(RefusedError, match=r"a number has too many digits$"):
+        parse_body(b'{"seed":' + b"1" * 5000 + b"}")
+
+
+@pytest.mark.parametrize(
+    ("body", "is_quick"),
+    [
+        ({"messages": MESSAGES, "temperature": 1}, True),
+        ({"prompt": "x" * 17_000}, False),
+        ({"json_schema": {}}, False),
+        ({"response_format": {"type": "text"}}, False),
+        ({"tools": []}, False),
+        ({"grammar": ""}, False),
+        ({"prompt": "é"}, False),  # as json.dumps writes it: a name could be written so as well
+    ],
+)
+def test_what_may_take_long_is_not_read_on_the_loop(body: dict[str, Any], *, is_quick: bool) -> None:
+    assert is_quick_to_read(json.dumps(body).encode()) is is_quick
+
+
+def make_dense(rng: random.Random) -> dict[str, Any]:
+    """Return fields of as much as there can be in a body that is read on the loop."""
+    fill: Any = rng.choice([[], {}, "", 0, None, True, [0], {"": 0}, 1e9, ["", [], {}], {"a": {}}, [[[[]]]]])
+    names = [*sorted(tables.FIELDS["chat"]), "x", "y" * 60, "temperature_"]
+    value: Any = [fill] * rng.randint(1, MAX_QUICK_BYTES // (2 + len(json.dumps(fill))))
+    shape = rng.random()
+    if shape < 0.3:
+        value = name_values(rng.randint(1, 1400))
+    elif shape < 0.5:
+        value = [{"role": "user", "content": value[: len(value) // 2]}]
+    return {"messages": MESSAGES, rng.choice(names): value}
+
+
+def test_what_is_read_on_the_loop_is_read_in_a_bounded_number_of_calls() -> None:
+    rng = random.Random(3)
+    most, calls = 0, 0
+
+    def note(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event.endswith("call")
+
+    for _ in range(300):
+        fields = make_dense(rng)
+        body = json.dumps(fields, separators=(",", ":")).encode()[:MAX_QUICK_BYTES]
+        calls = 0
+        sys.setprofile(note)
+        try:
+            with suppress(RefusedError):
+                check_fields("chat", parse_body(body))
+        finally:
+            sys.setprofile(None)
+        most = max(most, calls)
+    # At most three for each byte, of 0.1 us.
+    assert most < 3 * MAX_QUICK_BYTES
+
+
+@pytest.mark.parametrize("value", [[1] * 10_000, {"a": 1}, [[[[[[[]]]]]]], 10**4000, "x" * 10_000, [["x" * 10_000]]])
+def test_a_refused_value_is_shown_in_part(value: Any) -> None:
+    error = refuse_chat(temperature=value)
+    assert len(error.message) < 200
+
+
 def test_a_pair_of_surrogates_is_a_character() -> None:
     assert parse_body(b'{"a":"\\ud83e\\udd99 \\\\ud800"}') == {"a": "🦙 \\ud800"}
 
@@ -501,3 +619,38 @@ def test_a_value_is_taken_or_refused(endpoint: Endpoint, data: st.DataObject, va
     name = data.draw(st.sampled_from(sorted(tables.FIELDS[endpoint])))
     with suppress(RefusedError):
         check_fields(endpoint, {**SMALLEST[endpoint], name: value})
+
+
+# Where a body is read
+
+
+class Body:
+    """What a request's body is read from."""
+
+    caller = None
+
+    def __init__(self, body: bytes) -> None:
+        self.body, self.body_bytes = body, len(body)
+
+    def drop_body(self) -> None:
+        self.body = b""
+
+
+@pytest.mark.parametrize(
+    ("more", "is_apart"),
+    [({}, False), ({"stop": "x" * 900}, False), ({"user": "x" * 17_000}, True), ({"grammar": 'root ::= "a"'}, True)],
+)
+def test_a_large_body_and_one_with_a_grammar_are_read_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], *, is_apart: bool
+) -> None:
+    threads = []
+
+    def read(data: bytes) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return parse_body(data)
+
+    monkeypatch.setattr("llcuda.gateway.answering.parse_body", read)
+    body: Any = Body(json.dumps({**SMALLEST["chat"], **more}).encode())
+    request = asyncio.run(ModelRequest.read(body, ModelRoute("chat", "generate"), GatewayMetrics()))
+    assert request.fields["messages"] == MESSAGES
+    assert [thread is not threading.main_thread() for thread in threads] == [is_apart]

@@ -222,3 +222,31 @@ def test_multiples_are_counted_in_decimal_digits() -> None:
     assert schema.parse("0.3") == 0.3
     with pytest.raises(SchemaMismatchError):
         schema.parse("0.35")
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "[1e400]", "1" * 5000, "[" * 100_000])
+def test_a_number_or_a_depth_beyond_python_is_a_mismatch(text: str) -> None:
+    for document in ({"type": "integer"}, {"type": "number", "multipleOf": 2}, {}):
+        with pytest.raises(SchemaMismatchError, match="it is not JSON"):
+            compile_schema(document).parse(text)
+
+
+def test_a_whole_number_as_a_float_is_an_integer() -> None:
+    assert find_mismatch(1e300, {"type": "integer"}) is None
+    assert find_mismatch(1.5, {"type": "integer"}) is not None
+
+
+@pytest.mark.parametrize(
+    ("document", "value"),
+    [
+        ({"items": {"enum": list(range(20_000))}}, [20_001] * 100 + [0]),
+        ({"patternProperties": {f"^{place}$": {} for place in range(2000)}}, {str(place): 1 for place in range(2000)}),
+        ({"patternProperties": {f"^{place}$": {} for place in range(2000)}, "additionalProperties": True},
+         {str(place): 1 for place in range(2000)}),
+        ({"allOf": [{"pattern": "^a*$"}] * 2000}, "a" * 20_000),
+    ],
+)  # fmt: skip
+def test_work_within_one_keyword_is_counted_as_well(document: dict[str, Any], value: Any) -> None:
+    if "items" in document:
+        document, value = {"items": {"items": document["items"]}}, [[0] * 30] * 2
+    assert find_mismatch(value, document) == "it is nested too deeply to be checked"

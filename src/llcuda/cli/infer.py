@@ -71,7 +71,7 @@ def _infer_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _read_schema(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--schema {path}: {error}", hint="Give a file that holds one JSON schema.") from error
 
 

@@ -147,7 +147,7 @@ def _parse_value(text: str) -> Any:
     # Numbers, true and false as JSON writes them; everything else is text.
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text
 

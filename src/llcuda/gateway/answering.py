@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda.gateway.admission import Job
 from llcuda.gateway.balance import Prompt, read_prompt
 from llcuda.gateway.field_schemas import asked_schema
-from llcuda.gateway.fields import check_fields, parse_body
+from llcuda.gateway.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.suspects import refuse
@@ -71,6 +71,13 @@ class ModelRequest:
         rewrite = to_streamed if self._is_put_together or self._streams else to_understood
         self._body = rewrite(self._body, self.fields)
         exchange.drop_body()
+
+    @classmethod
+    async def read(cls, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> ModelRequest:
+        """Return the request of an exchange, read in a thread where that may take long. Raises RefusedError."""
+        if exchange.body_bytes <= MAX_QUICK_BYTES and is_quick_to_read(exchange.body):
+            return cls(exchange, route, metrics)
+        return await asyncio.to_thread(cls, exchange, route, metrics)
 
     async def answer(self, model: ServedModel, *, deadline: float) -> None:
         """Answer it with one of the model's workers. Raises RefusedError."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["Prompt", "PromptMemory", "WorkerView", "choose_worker", "read_prompt"]
 
 _BLOCK_CHARACTERS = 256
 _MAX_BLOCKS = 512
+# Of a prompt with its tools. So many are looked at within 3 ms, and by those after them no two prompts are told apart.
+_MAX_VALUES = 8192
 # A conversation of ten turns has some twenty links; llama-server's own cache of prompts holds fewer conversations.
 _MAX_LINKS = 8192
 
@@ -109,26 +112,27 @@ def read_prompt(body: dict[str, Any]) -> Prompt:
     Two prompts have a link in common where they begin in the same way, tools and system prompt included. The hashes
     mean something within one process only.
     """
-    link = hash((_freeze(body.get("tools")), _freeze(body.get("system", body.get("instructions")))))
+    room = repeat(None, _MAX_VALUES)
+    link = hash((_freeze(body.get("tools"), room), _freeze(body.get("system", body.get("instructions")), room)))
     links: list[int] = []
-    parts, resumes = _parts(body)
+    parts, resumes = _parts(body, room)
     for part in parts:
         link = hash((link, part))
         links.append(link)
     return Prompt(tuple(links), tuple(resumes))
 
 
-def _parts(body: dict[str, Any]) -> tuple[list[object], list[bool]]:
+def _parts(body: dict[str, Any], room: Iterator[None]) -> tuple[list[object], list[bool]]:
     messages = body.get("messages", body.get("input"))
     if isinstance(messages, list):
         messages = messages[:_MAX_BLOCKS]
-        return [_freeze(message) for message in messages], [_is_answer(message) for message in messages]
+        return [_freeze(message, room) for message in messages], [_is_answer(message) for message in messages]
     text = messages if isinstance(messages, str) else body.get("prompt", body.get("input_prefix"))
     if isinstance(text, str):
         end = min(len(text), _BLOCK_CHARACTERS * _MAX_BLOCKS)
         blocks: list[object] = [text[at : at + _BLOCK_CHARACTERS] for at in range(0, end, _BLOCK_CHARACTERS)]
     else:
-        blocks = [] if text is None else [_freeze(text)]
+        blocks = [] if text is None else [_freeze(text, room)]
     return blocks, [True] * len(blocks)
 
 
@@ -136,10 +140,10 @@ def _is_answer(message: Any) -> bool:
     return isinstance(message, dict) and message.get("role") not in {"user", "system", "developer"}
 
 
-def _freeze(value: Any) -> object:
-    """Return something with a hash that is the same for equal JSON."""
+def _freeze(value: Any, room: Iterator[None]) -> object:
+    """Return something with a hash that is the same for equal JSON, of as many values as there is ``room`` for."""
     if isinstance(value, dict):
-        return tuple((name, _freeze(inner)) for name, inner in value.items())
+        return tuple((name, _freeze(inner, room)) for (name, inner), _ in zip(value.items(), room, strict=False))
     if isinstance(value, list):
-        return tuple(_freeze(inner) for inner in value)
+        return tuple(_freeze(inner, room) for inner, _ in zip(value, room, strict=False))
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reprlib import repr as show
 from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.refusals import RefusedError
@@ -42,7 +43,7 @@ def describe(check: Check) -> Schema:
 
 def invalid(name: str, value: Any, wanted: str) -> RefusedError:
     """Return the refusal of a value, which says what would have been taken."""
-    shown = repr(value[:MAX_SHOWN] if isinstance(value, str) else value)
+    shown = repr(value[:MAX_SHOWN]) if isinstance(value, str) else show(value)
     shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
     return RefusedError(400, f"{name} must be {wanted}, and is {shown}", code="invalid_value", param=name)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
+from llcuda.errors import UsageError
 from llcuda.gateway.field_checks import flag, invalid, list_of, mapping, number, text, texts, whole_number
+from llcuda.gateway.field_costs import check_grammar_cost
 from llcuda.gateway.field_schemas import schema
+from llcuda.gateway.refusals import RefusedError
 from llcuda.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ MAX_STOP_CHARACTERS = 1024
 """An answer is held back while it could still be the beginning of one."""
 MAX_GRAMMAR_CHARACTERS = 64 << 10
 """llama-server parses a grammar before it answers anyone else."""
-MAX_GRAMMAR_DEPTH = 64
-"""Levels of brackets in a grammar. llama-server reads them with a recursion: 20,000 were the end of it."""
 MAX_BIASES = 1024
 """Biases of tokens. They are gone through with every token."""
 MAX_BIAS_CHARACTERS = 256
@@ -48,21 +48,16 @@ _choices = whole_number(Option("int", low=1, high=MAX_CHOICES))
 probabilities_check = whole_number(OPTIONS["n_probs"], high=MAX_PROBABILITIES)
 max_tokens_check = whole_number(OPTIONS["max_tokens"])
 _grammar_text = text(MAX_GRAMMAR_CHARACTERS)
-# What brackets have no meaning in: literals, character classes and comments.
-_find_pieces = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\#[^\n]*|[^()"\[\#])+|.""", re.DOTALL).findall
 stop_check = texts(MAX_STOPS, most_characters=MAX_STOP_CHARACTERS)
 
 
 def _grammar(name: str, value: Any) -> None:
-    """Take a grammar whose brackets are not nested too deeply; whether it is one is for llama-server to say."""
+    """Take a grammar that llama-server can follow; whether it is one is for llama-server to say."""
     _grammar_text(name, value)
-    if value.count("(") <= MAX_GRAMMAR_DEPTH:
-        return
-    depth = 0
-    for piece in _find_pieces(value):
-        depth += (piece == "(") - (piece == ")")
-        if depth > MAX_GRAMMAR_DEPTH:
-            raise invalid(name, value, f"a grammar with brackets of at most {MAX_GRAMMAR_DEPTH} levels")
+    try:
+        check_grammar_cost(value)
+    except UsageError as error:
+        raise RefusedError(400, f"{name}: {error.message}", code="invalid_value", param=name) from None
 
 
 def _bias(name: str, value: Any) -> None:

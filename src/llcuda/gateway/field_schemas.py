@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 from llcuda.gateway.field_checks import invalid
-from llcuda.gateway.patterns import is_quick
+from llcuda.gateway.field_costs import SchemaCosts
+from llcuda.gateway.patterns import MAX_STEPS, Steps, StepsSpentError, is_quick
 from llcuda.gateway.refusals import RefusedError
 from llcuda.schema.check import check_schema
 
@@ -32,10 +33,11 @@ def schema(name: str, value: Any) -> None:
         raise RefusedError(400, f"{name} must be an object", code="invalid_schema", param=name)
     try:
         _check_size(value)
-        check_schema(value)
         _check_patterns(value)
+        check_schema(value)
+        SchemaCosts().add(value)
     except UsageError as error:
-        reason = f"{name}: {error.args[0]} {error.hint}".rstrip()
+        reason = ". ".join(filter(None, (f"{name}: {error.message}", error.hint)))
         raise RefusedError(400, reason, code="invalid_schema", param=name) from None
     except RecursionError:
         raise RefusedError(400, f"{name} is nested too deeply", code="invalid_schema", param=name) from None
@@ -93,29 +95,47 @@ def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _check_size(document: dict[str, Any]) -> None:
-    size = len(str(document))
+    size = sum(map(_measure, _find_values(document)))
     if size > MAX_SCHEMA_CHARACTERS:
         raise UsageError(f"the schema has {size} characters, and may have {MAX_SCHEMA_CHARACTERS}")
+
+
+def _measure(value: Any) -> int:
+    """Return how many characters a value takes without what is inside of it, at least."""
+    if type(value) is dict:
+        return 2 + sum(4 + len(name) for name in value)
+    return 2 + len(value) if type(value) in {list, str} else len(str(value))
+
+
+def _find_values(value: Any) -> Iterator[Any]:
+    """Return a value and everything inside of it."""
+    yield value
+    for item in value.values() if type(value) is dict else value if type(value) is list else ():
+        yield from _find_values(item)
 
 
 def _check_patterns(document: dict[str, Any]) -> None:
     patterns = set(_find_patterns(document))
     if len(patterns) > MAX_PATTERNS:
         raise UsageError(f"the schema has {len(patterns)} patterns, and may have {MAX_PATTERNS}")
-    for pattern in patterns:
-        if not is_quick(pattern):
-            raise UsageError(
-                f"the schema has a pattern that could take for ever to check: {pattern[:100]}",
-                hint="A pattern must begin with ^ and end with $, and each next character must settle how it goes on.",
-            )
+    steps = Steps()
+    try:
+        slow = next((pattern for pattern in patterns if not is_quick(pattern, steps)), None)
+    except StepsSpentError:
+        reason = f"the schema's patterns take more than {MAX_STEPS} steps to look into"
+        raise UsageError(reason, hint="Write fewer or shorter ones, or smaller numbers in their braces.") from None
+    if slow is not None:
+        raise UsageError(
+            f"the schema has a pattern that is none, or could take for ever to check: {slow:.100}",
+            hint="A pattern must begin with ^ and end with $, and each next character must settle how it goes on.",
+        )
 
 
-def _find_patterns(value: Any) -> Iterator[str]:
+def _find_patterns(document: Any) -> Iterator[str]:
     """Return every pattern, wherever it stands; a property of that name has a schema, not a string."""
-    if type(value) is dict:
-        if type(value.get("pattern")) is str:
-            yield value["pattern"]
-        if type(value.get("patternProperties")) is dict:
-            yield from value["patternProperties"]
-    for item in value.values() if type(value) is dict else value if type(value) is list else ():
-        yield from _find_patterns(item)
+    for value in _find_values(document):
+        if type(value) is dict:
+            if type(value.get("pattern")) is str:
+                yield value["pattern"]
+            if type(value.get("patternProperties")) is dict:
+                yield from value["patternProperties"]

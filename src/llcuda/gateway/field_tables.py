@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llcuda.errors import UsageError
 from llcuda.gateway import field_media as media
 from llcuda.gateway.field_checks import (
     either,
@@ -19,6 +20,7 @@ from llcuda.gateway.field_checks import (
     tokens,
     whole_number,
 )
+from llcuda.gateway.field_costs import SchemaCosts
 from llcuda.gateway.field_sampling import (
     SAMPLING,
     max_tokens_check,
@@ -28,6 +30,7 @@ from llcuda.gateway.field_sampling import (
     stop_check,
 )
 from llcuda.gateway.field_schemas import response_format, response_text
+from llcuda.gateway.refusals import RefusedError
 from llcuda.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -55,12 +58,25 @@ _UNSUPPORTED = "llama-server does not do anything else"
 
 
 def _tools(name: str, value: Any) -> None:
-    """Take a list of tools, as each of the APIs writes them."""
+    """Take a list of tools, as each of the APIs writes them, whose arguments llama-server can make a grammar of."""
     if type(value) is not list or len(value) > MAX_TOOLS:
         raise invalid(name, value, f"a list of at most {MAX_TOOLS} objects")
-    for tool in value:
+    costs = SchemaCosts()
+    for place, tool in enumerate(value):
         if type(tool) is not dict or type(tool.get("function", {})) is not dict:
             raise invalid(name, tool, "a list of objects")
+        function = tool.get("function", tool)
+        parameters = function.get("parameters", function.get("input_schema"))
+        if type(parameters) is dict:
+            _check_parameters(f"{name}[{place}]", parameters, costs)
+
+
+def _check_parameters(name: str, parameters: dict[str, Any], costs: SchemaCosts) -> None:
+    try:
+        costs.add(parameters)
+    except UsageError as error:
+        reason = ". ".join(filter(None, (f"the parameters of {name}: {error.message}", error.hint)))
+        raise RefusedError(400, reason, code="invalid_schema", param=name) from None
 
 
 _IGNORED: dict[str, Check] = {"metadata": ignored, "model": name_check, "user": ignored}

@@ -7,14 +7,18 @@ import errno
 import json
 import socket
 from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
+from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from llcuda.errors import PortInUseError, ResponseError, UsageError
+from llcuda.gateway.fields import MAX_QUICK_BYTES
 from llcuda.gateway.grpc_call import CallExchange
 from llcuda.gateway.grpc_messages import SERVICE, find_service, make
 from llcuda.gateway.grpc_translation import (
@@ -22,6 +26,7 @@ from llcuda.gateway.grpc_translation import (
     begin_answer,
     make_answer,
     make_body,
+    make_embed_body,
     read_item,
     to_status,
     trailing_metadata,
@@ -31,7 +36,7 @@ from llcuda.gateway.whole import read_error
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
     from llcuda.client.answers import Answer
     from llcuda.gateway.config import GatewayConfig
@@ -45,6 +50,16 @@ _MAX_CONCURRENCY = 64
 _MAX_STREAMS = 1024  # of one connection
 _FAREWELL_SECONDS = 1.0
 _OK = 200
+_UNREADABLE = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    "the bytes of the request are no message of this method's type",
+    (("llcuda-code", "invalid_message"),),
+)
+_FAILED = (
+    grpc.StatusCode.INTERNAL,
+    "the gateway failed at this call; its log says why",
+    (("llcuda-code", "internal_error"),),
+)
 
 
 class GrpcServer:
@@ -64,6 +79,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ),
             maximum_concurrent_rpcs=limits.max_connections,
+            interceptors=(_Guard(),),
         )
         self._server.add_generic_rpc_handlers((self._make_handlers(),))
         self._health = health.aio.HealthServicer()
@@ -123,24 +139,18 @@ class GrpcServer:
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     async def _answer(self, request: Any, context: Any) -> Any:
-        try:
-            return await self._answer_whole(request, context)
-        except RefusedError as error:
-            await _abort(context, error)
+        return await self._answer_whole(request, context)
 
     async def _stream(self, request: Any, context: Any) -> None:
-        try:
-            async with aclosing(self._generate(request, context)) as generated:
-                async for piece, end in generated:
-                    await context.write(make("Chunk")(text=piece) if end is None else make("Chunk")(end=end))
-        except RefusedError as error:
-            await _abort(context, error)
+        async with aclosing(self._generate(request, context)) as generated:
+            async for piece, end in generated:
+                await context.write(make("Chunk")(text=piece) if end is None else make("Chunk")(end=end))
 
     async def _answer_whole(self, request: Any, context: Any) -> Any:
         """Return the Answer to a request, which was held against the schema it asked for. Raises RefusedError."""
         answer, path = begin_answer(request)
         exchange = self._begin(context, path)
-        self._add_body(exchange, request, streams=False)
+        await self._add_body(exchange, make_body, request, streams=False)
         await self._wait(exchange)
         add_whole(answer, exchange.answer)
         return make_answer(answer, worker=exchange.worker, model=exchange.model, text=True)
@@ -149,7 +159,7 @@ class GrpcServer:
         """Yield each piece of text with None, and at the end nothing with what it took. Raises RefusedError."""
         answer, path = begin_answer(request)
         exchange = self._begin(context, path)
-        self._add_body(exchange, request, streams=True)
+        await self._add_body(exchange, make_body, request, streams=True)
         decoder = EventDecoder()
         async with self._handling(exchange) as task:
             async for data in exchange.pieces(task):
@@ -160,10 +170,13 @@ class GrpcServer:
         _check(exchange)
         yield "", make_answer(answer, worker=exchange.worker, model=exchange.model, text=False)
 
-    def _add_body(self, exchange: CallExchange, request: Any, *, streams: bool) -> None:
-        """Give the exchange its body. Raises RefusedError, which is counted."""
+    async def _add_body(
+        self, exchange: CallExchange, write: Callable[..., bytes], request: Any, **options: bool
+    ) -> None:
+        """Give the exchange the body that is made of a request. Raises RefusedError, which is counted."""
         try:
-            exchange.add_body(make_body(request, streams=streams))
+            body = await _work(request.ByteSize(), partial(write, request, **options))
+            exchange.add_body(_check_size(body, self._service.limits.max_body_bytes))
         except RefusedError as error:
             self._service.refuse(exchange, error)
             raise
@@ -176,14 +189,11 @@ class GrpcServer:
             raise RefusedError(status, error.message, code="worker_failed") from None
 
     async def _batch(self, request: Any, context: Any) -> None:
-        try:
-            exchange = self._begin(context, "/v1/chat/completions")  # whose key it is, before anything else is said
-            if len(request.items) > _MAX_ITEMS:
-                error = RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value")
-                self._service.refuse(exchange, error)
-                raise error
-        except RefusedError as error:
-            await _abort(context, error)
+        exchange = self._begin(context, "/v1/chat/completions")  # whose key it is, before anything else is said
+        if len(request.items) > _MAX_ITEMS:
+            error = RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value")
+            self._service.refuse(exchange, error)
+            raise error
         waiting = iter(enumerate(request.items))
         lock = asyncio.Lock()
 
@@ -219,8 +229,10 @@ class GrpcServer:
             return make("BatchItem")(index=index, error=told)
 
     async def _embed(self, request: Any, context: Any) -> Any:
-        fields = {"input": list(request.input), **({"model": request.model} if request.HasField("model") else {})}
-        data, exchange = await self._ask(context, "/v1/embeddings", json.dumps(fields).encode())
+        exchange = self._begin(context, "/v1/embeddings")
+        await self._add_body(exchange, make_embed_body, request)
+        await self._wait(exchange)
+        data = json.loads(exchange.answer)
         rows = sorted(data["data"], key=lambda row: row["index"])
         return make("EmbedResponse")(
             embeddings=[make("Embedding")(values=row["embedding"]) for row in rows],
@@ -229,18 +241,9 @@ class GrpcServer:
         )
 
     async def _list_models(self, _request: Any, context: Any) -> Any:
-        data, _ = await self._ask(context, "/v1/models", b"", method="GET")
-        return make("ListModelsResponse")(models=[model["id"] for model in data["data"]])
-
-    async def _ask(self, context: Any, path: str, body: bytes, *, method: str = "POST") -> tuple[Any, CallExchange]:
-        try:
-            exchange = self._begin(context, path, method=method)
-            exchange.add_body(body)
-            await self._wait(exchange)
-        except RefusedError as error:
-            await _abort(context, error)
-            raise
-        return json.loads(exchange.answer), exchange
+        exchange = self._begin(context, "/v1/models", method="GET")
+        await self._wait(exchange)
+        return make("ListModelsResponse")(models=[model["id"] for model in json.loads(exchange.answer)["data"]])
 
     async def _wait(self, exchange: CallExchange) -> None:
         """Wait for a whole answer. Raises RefusedError."""
@@ -322,5 +325,42 @@ def _read_error(status: int, body: bytes) -> RefusedError:
         return RefusedError(status, "a worker answered with an error", code="worker_failed")
 
 
-async def _abort(context: Any, error: RefusedError) -> None:
-    await context.abort(to_status(error.status), error.message, trailing_metadata(error))
+def _check_size(body: bytes, most: int) -> bytes:
+    if len(body) > most:
+        raise RefusedError(413, f"as JSON the request is larger than {most} bytes", code="body_too_large")
+    return body
+
+
+class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Reads the requests of every service, and says in words of ours why one is not answered."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Put the guard around a method; one that takes a stream of requests is left as it is."""
+        handler = await continuation(details)
+        if handler is None or handler.request_streaming:
+            return handler
+        answer = handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+        async def guarded(data: bytes, context: Any) -> Any:
+            try:
+                request = await _work(len(data), partial(handler.request_deserializer, data))
+                return await answer(request, context)
+            except RefusedError as error:
+                told = to_status(error.status), error.message, trailing_metadata(error)
+            except DecodeError:
+                told = _UNREADABLE
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                getLogger("llcuda.gateway").exception("a call failed: %s", details.method)
+                told = _FAILED
+            return await context.abort(*told)
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
+
+
+async def _work(size: int, function: Callable[[], Any]) -> Any:
+    """Return what a function makes of so many bytes; many are made something of in a thread."""
+    return function() if size <= MAX_QUICK_BYTES else await asyncio.to_thread(function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ from llcuda.gateway.refusals import RefusedError
 if TYPE_CHECKING:
     from llcuda.client.answers import Answer
 
-__all__ = ["add_whole", "begin_answer", "make_answer", "make_body", "read_item", "to_status", "trailing_metadata"]
+__all__ = [
+    "add_whole", "begin_answer", "make_answer", "make_body", "make_embed_body", "read_item", "to_status",
+    "trailing_metadata",
+]  # fmt: skip
 
 _STATUSES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -71,6 +75,12 @@ def make_body(request: Any, *, streams: bool) -> bytes:
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
+def make_embed_body(request: Any) -> bytes:
+    """Return the body of an EmbedRequest."""
+    fields = {"input": list(request.input), **({"model": request.model} if request.HasField("model") else {})}
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
 def begin_answer(request: Any) -> tuple[Answer, str]:
     """Return what gathers the answer to a CompletionRequest or ChatRequest, begun now, and the path that answers it."""
     is_chat = hasattr(request, "messages")
@@ -109,15 +119,25 @@ def make_answer(answer: Answer, *, worker: str, model: str, text: bool) -> Any:
 
 
 def _read_options(sampling: Any) -> dict[str, Any]:
-    options = {name: _to_json(value) for name, value in json_format.MessageToDict(sampling.options).items()}
+    try:
+        options = {name: _to_json(value) for name, value in json_format.MessageToDict(sampling.options).items()}
+    except (json_format.Error, ValueError):
+        reason = "options has a value that is none, or a number that is not finite"
+        raise RefusedError(400, reason, code="invalid_value", param="options") from None
     for name in options:
         if name in _NOT_OPTIONS:
             reason = f"{name} is not one of the options of this protocol"
             raise RefusedError(400, reason, code="unknown_field", param=name)
-    options |= {name: getattr(sampling, name) for name in _TYPED if sampling.HasField(name)}
+    options |= {name: _read_number(name, getattr(sampling, name)) for name in _TYPED if sampling.HasField(name)}
     if sampling.stop:
         options["stop"] = list(sampling.stop)
     return options
+
+
+def _read_number(name: str, number: float) -> float:
+    if not math.isfinite(number):
+        raise RefusedError(400, f"{name} must be a finite number, and is {number}", code="invalid_value", param=name)
+    return number
 
 
 def _to_json(value: Any) -> Any:

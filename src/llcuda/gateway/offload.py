@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.engine.placement import choose_placement
 from llcuda.errors import LlcudaError
-from llcuda.gateway.fields import parse_body
-from llcuda.gateway.known_fields import check_known
+from llcuda.gateway.known_fields import read_known
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -123,8 +122,7 @@ class Offloads:
 
 def parse_choice(body: bytes) -> Choice:
     """Return the choice that a body has. Raises RefusedError (400)."""
-    fields = parse_body(body)
-    check_known(fields, _FIELDS)
+    fields = read_known(body, _FIELDS)
     model, offload, layers = (fields.get(name) for name in _FIELDS)
     if not isinstance(model, str):
         raise _invalid("model", "is not the name of a model")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
+from llcuda.schema.validate import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,24 +73,33 @@ def _parse_pair(place: str, pair: str) -> tuple[str, Any]:
     value: Any = text if separator else True
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     return name.replace("-", "_"), parsed if isinstance(parsed, (bool, int, float)) else value
 
 
 def _check_count(option: Option, value: Any, place: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageError(f"{place}: {value!r} is not a whole number", hint=_example(option, "a number without a unit"))
+    if not _is_number(value) or isinstance(value, float):
+        raise UsageError(
+            f"{place}: {show(value)} is not a whole number", hint=_example(option, "a number without a unit")
+        )
     _check_range(option, value, place)
     return value
 
 
 def _check_seconds(option: Option, value: Any, place: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise UsageError(f"{place}: {value!r} is not a time", hint=_example(option, "a number of seconds"))
+    if not _is_number(value):
+        raise UsageError(f"{place}: {show(value)} is not a time", hint=_example(option, "a number of seconds"))
     if value <= 0:
         raise UsageError(f"{place}: {value} is not more than nothing", hint=_example(option, "a number of seconds"))
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether it is a number that TOML has: a whole one has 64 bits, and hexadecimal digits may be any number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
 
 
 def _check_range(option: Option, value: float, place: str) -> None:
@@ -106,7 +116,7 @@ def _example(option: Option, kind: str) -> str:
 
 def _check_switch(option: Option, value: Any, place: str) -> bool:
     if not isinstance(value, bool):
-        raise UsageError(f"{place}: {value!r} is neither true nor false", hint=f"{option.name} is true or false.")
+        raise UsageError(f"{place}: {show(value)} is neither true nor false", hint=f"{option.name} is true or false.")
     return value
 
 
@@ -129,7 +139,7 @@ def _check_source(option: Option, value: Any, place: str) -> Path | str:
 def _check_list(option: Option, value: Any, place: str) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)):
-        raise UsageError(f"{place}: {value!r} is not a list of texts", hint=f'Write {option.name} = ["…", "…"].')
+        raise UsageError(f"{place}: {show(value)} is not a list of texts", hint=f'Write {option.name} = ["…", "…"].')
     return tuple(_check_text(option, text, place) for text in texts)
 
 
@@ -147,8 +157,10 @@ def _check_server_option(entry: Any, place: str) -> None:
     if isinstance(entry, list):
         for one in entry:
             _check_server_option(one, place)
-    elif not isinstance(entry, (str, int, float)) or (isinstance(entry, float) and not math.isfinite(entry)):
-        raise UsageError(f"{place}: {entry!r} is no value of an option", hint="It is a text, a number, true or false.")
+    elif not isinstance(entry, (str, bool)) and not _is_number(entry):
+        raise UsageError(
+            f"{place}: {show(entry)} is no value of an option", hint="It is a text, a number, true or false."
+        )
     elif isinstance(entry, str) and not entry.isprintable():
         raise UsageError(f"{place} has characters that cannot be printed", hint="Write it without.")
 

@@ -125,8 +125,10 @@ def _load_toml(path: Path) -> dict[str, Any]:
             return dict(toml.load(file))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Name another with --config.") from None
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", hint="See https://toml.io for how it is written.") from None
+    except (ValueError, RecursionError) as error:
+        known = isinstance(error, (toml.TOMLDecodeError, UnicodeDecodeError))
+        reason = str(error) if known else "a number has too many digits, or it is nested too deeply"
+        raise UsageError(f"{path} is not TOML: {reason}", hint="See https://toml.io for how it is written.") from None
 
 
 def _import_toml() -> Any:

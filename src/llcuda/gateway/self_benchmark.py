@@ -15,8 +15,7 @@ from llcuda import __version__
 from llcuda.errors import LlcudaError
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.feed import Feed, fail
-from llcuda.gateway.fields import parse_body
-from llcuda.gateway.known_fields import check_known
+from llcuda.gateway.known_fields import read_known
 from llcuda.gateway.measured import measure
 from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.refusals import RefusedError
@@ -60,8 +59,7 @@ class Asked:
 
 def parse_asked(body: bytes) -> Asked:
     """Return what a body asks for; an empty one asks for the defaults. Raises RefusedError (400)."""
-    fields = parse_body(body) if body else {}
-    check_known(fields, ("model", "prompts", "max_tokens", "concurrency"))
+    fields = read_known(body or b"{}", ("model", "prompts", "max_tokens", "concurrency"))
     model, levels = fields.get("model"), fields.get("concurrency", [])
     if model is not None and not isinstance(model, str):
         raise _refuse("model", "the name of a model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from logging import getLogger
@@ -156,7 +157,7 @@ class GatewayService:
         caller = exchange.caller
         name = caller.name if caller else ""
         with self._callers.count(name, caller.max_in_flight if caller else None):
-            request = ModelRequest(exchange, route, self.metrics)
+            request = await ModelRequest.read(exchange, route, self.metrics)
             model = self.find_model(request.fields.get("model"))
             exchange.model = model.name
             await _start(model)
@@ -180,9 +181,12 @@ class GatewayService:
         seconds = self.limits.request_timeout
         if given:
             try:
-                seconds = min(seconds, max(0.0, min(float(given), _MAX_TIMEOUT)))
+                wanted = float(given)
             except ValueError:
-                raise RefusedError(400, "x-request-timeout is not a number of seconds", code="invalid_value") from None
+                wanted = math.nan
+            if math.isnan(wanted):
+                raise RefusedError(400, "x-request-timeout is not a number of seconds", code="invalid_value")
+            seconds = min(seconds, max(0.0, min(wanted, _MAX_TIMEOUT)))
         return self._loop.time() + seconds - (monotonic() - exchange.arrived)
 
     def _refuse(self, exchange: Exchange, error: RefusedError) -> None:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError
 from llcuda.gateway.feed import Feed, fail
-from llcuda.gateway.fields import parse_body
 from llcuda.gateway.install_process import run_child
-from llcuda.gateway.known_fields import check_known
+from llcuda.gateway.known_fields import read_known
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -190,8 +189,7 @@ async def _reload_logged(fleet: Fleet, grace: float) -> None:
 def check_consent(body: bytes) -> None:
     """Let pass ``{"consent": true}`` alone; raises RefusedError (400) for everything else."""
     try:
-        fields = parse_body(body) if body else {}
-        check_known(fields, ("consent",))
+        fields = read_known(body or b"{}", ("consent",))
     except RefusedError as error:
         raise RefusedError(400, f"{error.message}; {_CONSENT}", code=error.code, param=error.param) from None
     if fields.get("consent") is not True:

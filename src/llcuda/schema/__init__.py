@@ -24,8 +24,15 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-# Python reads NaN and Infinity as numbers; JSON has no such thing.
-_decode = JSONDecoder(parse_constant=_refuse_constant).decode
+def _take_float(digits: str) -> float:
+    number = float(digits)
+    if number - number != 0:
+        raise ValueError("a number is too large")
+    return number
+
+
+# Python reads NaN and Infinity as numbers, and 1e999 as one; JSON has no such thing.
+_decode = JSONDecoder(parse_constant=_refuse_constant, parse_float=_take_float).decode
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
-from llcuda.schema.validate import KEYWORDS, resolve_reference
+from llcuda.schema.validate import KEYWORDS, MAX_SHOWN, resolve_reference, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,16 +30,16 @@ def check_schema(document: dict[str, Any]) -> None:
 
     Raises UsageError with the place.
     """
-    _check(document, document, place="#")
+    _check(document, document, place="#", depth=0)
     _check_cycles(document, document, set())
 
 
-def _check(schema: Any, document: dict[str, Any], *, place: str) -> None:
+def _check(schema: Any, document: dict[str, Any], *, place: str, depth: int) -> None:
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
         raise UsageError(f"the schema has at {place} a {type(schema).__name__}, not an object or a boolean")
-    if place.count("/") > 2 * MAX_SCHEMA_DEPTH:
+    if depth > MAX_SCHEMA_DEPTH:
         raise UsageError(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
     for keyword, argument in schema.items():
         _check_keyword(keyword, argument, place=place)
@@ -48,7 +48,7 @@ def _check(schema: Any, document: dict[str, Any], *, place: str) -> None:
     if "$ref" in schema:
         _resolve(schema["$ref"], document)
     for name, part in _parts(schema):
-        _check(part, document, place=f"{place}/{name}")
+        _check(part, document, place=f"{place}/{name:.100}", depth=depth + 1)
 
 
 def _check_keyword(keyword: Any, argument: Any, *, place: str) -> None:
@@ -56,22 +56,23 @@ def _check_keyword(keyword: Any, argument: Any, *, place: str) -> None:
         if keyword not in _ANNOTATIONS:
             raise _unknown(keyword, place)
     elif not _ARGUMENTS[keyword](argument):
-        raise UsageError(f"the schema has at {place} a {keyword} that it cannot have: {argument!r}")
+        raise UsageError(f"the schema has at {place} a {keyword} that it cannot have: {show(argument)}")
 
 
 def _unknown(keyword: Any, place: str) -> UsageError:
     from difflib import get_close_matches  # noqa: PLC0415 - 14 ms of CPU, for an error only
 
-    near = get_close_matches(str(keyword), KEYWORDS)
+    near = get_close_matches(str(keyword)[:MAX_SHOWN], KEYWORDS)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(KEYWORDS)}."
-    return UsageError(f"the schema has at {place} the keyword {keyword!r}, which is not checked in answers", hint=hint)
+    reason = f"the schema has at {place} the keyword {show(keyword)}, which is not checked in answers"
+    return UsageError(reason, hint=hint)
 
 
 def _resolve(reference: str, document: dict[str, Any]) -> Any:
     try:
         return resolve_reference(reference, document)
     except (KeyError, IndexError, TypeError):
-        raise UsageError(f"the schema refers to {reference}, which is not in it") from None
+        raise UsageError(f"the schema refers to {reference:.100}, which is not in it") from None
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -146,13 +147,18 @@ def _is_names(argument: Any) -> bool:
 def _is_types(argument: Any) -> bool:
     if isinstance(argument, str):
         return argument in _TYPES
-    return _is_names(argument) and bool(argument) and _TYPES.issuperset(argument)
+    # llama-server takes a name that is there twice for two alternatives, in each schema inside as well.
+    return _is_names(argument) and bool(argument) and _TYPES.issuperset(argument) and _is_unique(argument)
+
+
+def _is_unique(names: list[str]) -> bool:
+    return len(set(names)) == len(names)
 
 
 def _is_pattern(argument: Any) -> bool:
     try:
         re.compile(argument)
-    except (re.error, TypeError):
+    except (re.error, TypeError, ValueError, OverflowError, RecursionError):
         return False
     return isinstance(argument, str)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["KEYWORDS", "find_mismatch", "freeze", "resolve_reference"]
+__all__ = ["KEYWORDS", "MAX_SHOWN", "find_mismatch", "freeze", "resolve_reference", "show"]
 
 # Both bounds are far above what a model writes. They are there for schemas that refer to themselves, where the work can
 # double with every level of the value.
 MAX_DEPTH = 100
 MAX_STEPS = 1_000_000
+MAX_SHOWN = 60
+_MAX_INDEX_DIGITS = 9
+_CHARACTERS_PER_STEP = 16
 
 
 def find_mismatch(value: Any, document: dict[str, Any]) -> str | None:
@@ -46,7 +50,8 @@ def resolve_reference(reference: str, document: Any) -> Any:
     part = document
     for name in unquote(reference).split("/")[1:]:
         key = name.replace("~1", "/").replace("~0", "~")
-        part = part[int(key)] if isinstance(part, list) and key.isdecimal() else part[key]
+        is_index = isinstance(part, list) and key.isdecimal() and len(key) <= _MAX_INDEX_DIGITS
+        part = part[int(key)] if is_index else part[key]
     return part
 
 
@@ -84,8 +89,8 @@ class _Site:
         place = self.place + at
         if schema is False:
             return f"{place}: nothing is allowed here"
-        self.run.steps += 1
-        if self.depth > MAX_DEPTH or self.run.steps > MAX_STEPS:
+        self.spend(1)
+        if self.depth > MAX_DEPTH:
             raise RecursionError
         site = _Site(self.run, schema, place=place, depth=self.depth + 1)
         for keyword, argument in schema.items():
@@ -96,11 +101,18 @@ class _Site:
         return None
 
 
+    def spend(self, steps: int) -> None:
+        """Count work; what takes more than a million steps is given up."""
+        self.run.steps += steps
+        if self.run.steps > MAX_STEPS:
+            raise RecursionError
+
+
 def _is_type(value: Any, name: str) -> bool:
     if name == "null":
         return value is None
     if name == "integer":
-        return _is_number(value) and value == int(value)
+        return _is_number(value) and (isinstance(value, int) or value.is_integer())
     if name == "number":
         return _is_number(value)
     return isinstance(value, {"boolean": bool, "string": str, "array": list, "object": dict}[name])
@@ -114,17 +126,19 @@ def _type(value: Any, names: Any, site: _Site) -> str | None:
     names = [names] if isinstance(names, str) else names
     if any(_is_type(value, name) for name in names):
         return None
-    return f"{site.place}: {_show(value)} is not of type {' or '.join(names)}"
+    return f"{site.place}: {show(value)} is not of type {' or '.join(names)}"
 
 
 def _enum(value: Any, allowed: list[Any], site: _Site) -> str | None:
-    if any(freeze(value) == freeze(one) for one in allowed):
+    site.spend(len(allowed))
+    frozen = freeze(value)
+    if any(frozen == freeze(one) for one in allowed):
         return None
-    return f"{site.place}: {_show(value)} is not one of {_show(allowed)}"
+    return f"{site.place}: {show(value)} is not one of {show(allowed)}"
 
 
 def _const(value: Any, only: Any, site: _Site) -> str | None:
-    return None if freeze(value) == freeze(only) else f"{site.place}: {_show(value)} is not {_show(only)}"
+    return None if freeze(value) == freeze(only) else f"{site.place}: {show(value)} is not {show(only)}"
 
 
 def _reference(value: Any, reference: str, site: _Site) -> str | None:
@@ -154,7 +168,7 @@ def _one_of(value: Any, schemas: list[Any], site: _Site) -> str | None:
 
 
 def _not(value: Any, schema: Any, site: _Site) -> str | None:
-    return f"{site.place}: {_show(value)} is what it must not be" if site.find(value, schema) is None else None
+    return f"{site.place}: {show(value)} is what it must not be" if site.find(value, schema) is None else None
 
 
 def _properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
@@ -169,6 +183,7 @@ def _properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
 def _pattern_properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
     if not isinstance(value, dict):
         return None
+    site.spend(len(schemas) * len(value))
     for pattern, schema in schemas.items():
         for name in value:
             if re.search(pattern, name) and (reason := site.find(value[name], schema, at=f".{name}")):
@@ -180,6 +195,7 @@ def _additional_properties(value: Any, schema: Any, site: _Site) -> str | None:
     if not isinstance(value, dict):
         return None
     known, patterns = site.schema.get("properties", {}), site.schema.get("patternProperties", {})
+    site.spend(len(patterns) * len(value))
     for name, item in value.items():
         if name in known or any(re.search(pattern, name) for pattern in patterns):
             continue
@@ -220,23 +236,26 @@ def _unique_items(value: Any, wanted: bool, site: _Site) -> str | None:  # noqa:
 
 
 def _pattern(value: Any, pattern: str, site: _Site) -> str | None:
-    if not isinstance(value, str) or re.search(pattern, value):
+    if not isinstance(value, str):
         return None
-    return f"{site.place}: {_show(value)} does not match {pattern}"
+    site.spend(len(value) // _CHARACTERS_PER_STEP)
+    if re.search(pattern, value):
+        return None
+    return f"{site.place}: {show(value)} does not match {pattern}"
 
 
 def _multiple_of(value: Any, divisor: Any, site: _Site) -> str | None:
     # By decimal digits, as a reader of the JSON would: 0.3 is a multiple of 0.1, which binary fractions deny.
     if not _is_number(value) or Fraction(repr(value)) % Fraction(repr(divisor)) == 0:
         return None
-    return f"{site.place}: {_show(value)} is not a multiple of {divisor}"
+    return f"{site.place}: {show(value)} is not a multiple of {divisor}"
 
 
 def _bound(applies: Callable[[Any], bool], holds: Callable[[Any, Any], bool], words: str) -> Any:
     def check(value: Any, bound: Any, site: _Site) -> str | None:
         if not applies(value) or holds(value, bound):
             return None
-        return f"{site.place}: {_show(value)} {words} {bound}"
+        return f"{site.place}: {show(value)} {words} {bound}"
 
     return check
 
@@ -253,9 +272,13 @@ def _is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+def show(value: Any) -> str:
+    """Return a value as Python writes it, cut short before it is written and after."""
+    try:
+        text = repr(value[:MAX_SHOWN]) if isinstance(value, str) else reprlib.repr(value)
+    except ValueError:
+        text = "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 KEYWORDS: dict[str, Callable[[Any, Any, _Site], str | None]] = {
