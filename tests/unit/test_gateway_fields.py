@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llcuda.gateway import answering
 from llcuda.gateway import field_costs as costs
 from llcuda.gateway import field_sampling as sampling
 from llcuda.gateway import field_tables as tables
@@ -649,7 +650,7 @@ def test_a_large_body_and_one_with_a_grammar_are_read_in_a_thread(
         threads.append(threading.current_thread())
         return parse_body(data)
 
-    monkeypatch.setattr("llcuda.gateway.answering.parse_body", read)
+    monkeypatch.setattr(answering, "parse_body", read)
     body: Any = Body(json.dumps({**SMALLEST["chat"], **more}).encode())
     request = asyncio.run(ModelRequest.read(body, ModelRoute("chat", "generate"), GatewayMetrics()))
     assert request.fields["messages"] == MESSAGES
