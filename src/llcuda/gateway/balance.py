@@ -14,8 +14,8 @@ __all__ = ["Prompt", "PromptMemory", "WorkerView", "choose_worker", "read_prompt
 
 _BLOCK_CHARACTERS = 256
 _MAX_BLOCKS = 512
-# Of a prompt with its tools. So many are looked at within 3 ms, and by those after them no two prompts are told apart.
-_MAX_VALUES = 8192
+# Of a prompt with its tools. So many are looked at within 4 ms, and by those after them no two prompts are told apart.
+_MAX_VALUES = 4096
 # A conversation of ten turns has some twenty links; llama-server's own cache of prompts holds fewer conversations.
 _MAX_LINKS = 8192
 

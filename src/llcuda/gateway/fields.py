@@ -156,29 +156,39 @@ def _check_density(data: bytes) -> None:
 
 def _check_shape(fields: dict[str, Any]) -> None:
     """Refuse what is nested too deeply, and objects with too many names, each by itself and all together."""
-    level: list[tuple[str, Any]] = [("", fields)]
+    level: list[Any] = [fields]
     names = containers = 0
     for _ in range(MAX_BODY_DEPTH):
-        inner: list[tuple[str, Any]] = []
-        for path, container in level:
-            if type(container) is dict:
-                names += len(container)
-                if len(container) > MAX_NAMES:
-                    raise _refuse_names(path, len(container))
-                pairs: Any = container.items()
-            else:
-                pairs = enumerate(container)
-            inside = (pair for pair in pairs if type(pair[1]) is dict or type(pair[1]) is list)
-            inner += [(f"{path:.60}.{name!s:.40}", item) for name, item in inside]
+        objects = [container for container in level if type(container) is dict]
+        names += sum(map(len, objects))
+        for one in objects:
+            if len(one) > MAX_NAMES:
+                raise _refuse_names(_find_place(fields, one), len(one))
         if names > MAX_ALL_NAMES:
             raise _refuse_json(f"it has more than {MAX_ALL_NAMES} names in all")
-        if not inner:
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is dict or type(item) is list
+        ]
+        if not level:
             return
-        containers += len(inner)
+        containers += len(level)
         if containers > MAX_CONTAINERS:
             raise _refuse_containers()
-        level = inner
     raise _refuse_json(f"it is nested more than {MAX_BODY_DEPTH} levels deep")
+
+
+def _find_place(fields: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return how to get to an object, its names cut short."""
+    level: list[tuple[str, Any]] = [("", fields)]
+    for path, container in level:
+        if container is wanted:
+            return path[1:]
+        pairs: Any = container.items() if type(container) is dict else enumerate(container)
+        level += [(f"{path:.60}.{name!s:.40}", item) for name, item in pairs if type(item) in {dict, list}]
+    return ""
 
 
 def _refuse_containers() -> RefusedError:
@@ -186,7 +196,7 @@ def _refuse_containers() -> RefusedError:
 
 
 def _refuse_names(path: str, count: int) -> RefusedError:
-    place = path[1:] or "the body"
+    place = path or "the body"
     return RefusedError(400, f"{place} has {count} names, and may have {MAX_NAMES}", code="invalid_value", param=place)
 
 

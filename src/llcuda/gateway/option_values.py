@@ -84,7 +84,7 @@ def _check_count(option: Option, value: Any, place: str) -> int:
             f"{place}: {show(value)} is not a whole number", hint=_example(option, "a number without a unit")
         )
     _check_range(option, value, place)
-    return value
+    return int(value)
 
 
 def _check_seconds(option: Option, value: Any, place: str) -> float:
