@@ -100,3 +100,11 @@ def test_what_is_beyond_a_bound_comes_to_no_worker(running: Gateway, fields: dic
     chat = ask(running, "/v1/chat/completions", messages=MESSAGES, temperature=0)
     assert chat.json()["choices"][0]["message"]["content"] == ANSWER
     assert find_pids(running) == before
+
+
+def test_the_name_of_a_tool_is_no_way_to_end_a_worker(running: Gateway) -> None:
+    before = find_pids(running)
+    tools = [{"type": "function", "function": {"name": " " * 60_000, "parameters": {"type": "object"}}}]
+    error = ask(running, "/v1/chat/completions", messages=MESSAGES, tools=tools, tool_choice="required")
+    assert (error.status_code, error.json()["error"]["param"]) == (400, "tools[0].name")
+    assert find_pids(running) == before

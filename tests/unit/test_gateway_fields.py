@@ -229,6 +229,8 @@ def test_the_range_is_in_the_message() -> None:
         {"stop": [1]},
         {"tools": [TOOL] * (tables.MAX_TOOLS + 1)},
         {"tools": ["f"]},
+        {"tools": [{"type": "function", "function": {"name": " " * 257}}]},
+        {"tools": [{"name": 7}]},
         {"tools": [{"type": "function", "function": "f"}]},
         {"tool_choice": "f"},
         {"tool_choice": {"type": "allowed_tools"}},

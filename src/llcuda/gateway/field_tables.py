@@ -51,10 +51,15 @@ MAX_TOKENIZED_CHARACTERS = 4 << 20
 """A text to tokenise, which llama-server does while everyone else waits."""
 MAX_TOOLS = 128
 """OpenAI's own bound. Every tool makes the grammar of the answer longer."""
+MAX_TOOL_NAME_CHARACTERS = 256
+"""OpenAI's API takes 64. llama-server makes a rule's name of it with a recursion: 60,000 spaces were the end of it."""
 MAX_PING_SECONDS = 30
 """llama-server's own interval: a stream that is silent for longer says less often that it is alive."""
 
 _UNSUPPORTED = "llama-server does not do anything else"
+
+
+_tool_name = text(MAX_TOOL_NAME_CHARACTERS)
 
 
 def _tools(name: str, value: Any) -> None:
@@ -66,6 +71,8 @@ def _tools(name: str, value: Any) -> None:
         if type(tool) is not dict or type(tool.get("function", {})) is not dict:
             raise invalid(name, tool, "a list of objects")
         function = tool.get("function", tool)
+        if function.get("name") is not None:
+            _tool_name(f"{name}[{place}].name", function["name"])
         parameters = function.get("parameters", function.get("input_schema"))
         if type(parameters) is dict:
             _check_parameters(f"{name}[{place}]", parameters, costs)
