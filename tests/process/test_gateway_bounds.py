@@ -78,7 +78,7 @@ def test_64_tools_are_made_a_prompt_of(running: Gateway) -> None:
 
 ITSELF = {"type": "object", "properties": {"next": {"allOf": [{"$ref": "#/$defs/Node"}]}}}
 BEYOND: dict[str, tuple[dict[str, Any], str]] = {
-    # Each of the first four ended a llama-server that it came to.
+    # Each of the first three ended a llama-server that it came to.
     "allOf in itself": ({"json_schema": {"$defs": {"Node": ITSELF}, "$ref": "#/$defs/Node"}}, "Write each $ref"),
     "a long name": ({"json_schema": properties(1, width=20_000)}, "a name of 20000 characters, and may have 256"),
     "a name of spaces": ({"json_schema": {"properties": {" " * 60_000: {}}}}, "a name of 60000 characters"),
