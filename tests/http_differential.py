@@ -65,6 +65,7 @@ class _Audience:
 
     def __init__(self) -> None:
         self.limits = _LIMITS
+        self.has_room = True
         self.reading = Reading()
 
     def begin_request(self) -> Exchange:

@@ -41,7 +41,9 @@ def read_config(wishes: dict[str, Any]) -> GatewayConfig:
     model = ModelConfig("demo", "demo", device="cpu", **wishes.get("model", {}))
     keys = tuple(KeyConfig(**key) for key in wishes.get("keys", ()))
     limits = Limits(**wishes.get("limits", {}))
-    return GatewayConfig(models=(model,), port=0, keys=keys, limits=limits, **wishes.get("gateway", {}))
+    given = wishes.get("gateway", {}).items()
+    settings = {name: Path(value) if name.startswith("tls_") else value for name, value in given}
+    return GatewayConfig(models=(model,), port=0, keys=keys, limits=limits, **settings)
 
 
 def watch_worker(*, forgets: bool) -> None:
@@ -95,7 +97,13 @@ def main() -> None:
     if wishes.get("choice") == "random":
         replace(admission, choose_worker=choose_by_lot)
     threading.Thread(target=end_with_input, daemon=True).start()
-    Gateway(read_config(wishes)).run(on_ready=lambda url: say("listening", url=url, rss=read_rss(os.getpid())))
+    gateway = Gateway(config := read_config(wishes))
+
+    def tell_address(url: str) -> None:
+        grpc_port = 0 if config.grpc_port is None else gateway.grpc_port
+        say("listening", url=url, grpc_port=grpc_port, rss=read_rss(os.getpid()))
+
+    gateway.run(on_ready=tell_address)
 
 
 def read_rss(pid: int) -> float:

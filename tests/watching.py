@@ -96,6 +96,10 @@ class Watched:
         return int(self.wait("listening").facts["url"].rpartition(":")[2])
 
     @property
+    def grpc_port(self) -> int:
+        return int(self.wait("listening").facts["grpc_port"])
+
+    @property
     def workers(self) -> list[str]:
         """The workers that are ready."""
         return sorted(name for name, event in self.latest.items() if event.facts["state"] == "ready")
@@ -178,13 +182,14 @@ def _ask(connection: HTTPConnection, path: str, body: object, *, key: str) -> tu
 
 
 @contextmanager
-def watched(folder: Path, *, stub: bool = False, **wishes: Any) -> Iterator[Watched]:
-    """Run a gateway until the block ends, which fails where something is left of it."""
+def watched(folder: Path, *, stub: bool = False, descriptors: int | None = None, **wishes: Any) -> Iterator[Watched]:
+    """Run a gateway, with at most so many descriptors, until the block ends, which fails where something is left."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), *filter(None, sys.path)))}
     environment.pop("LLAMA_SERVER_PATH", None)
     if stub:
         environment["LLAMA_SERVER_PATH"] = str(write_executable(folder / "bin" / "llama-server"))
-    command = [sys.executable, "-m", "tests.watched_gateway", json.dumps(wishes)]
+    limit = ["prlimit", f"--nofile={descriptors}"] if descriptors else []
+    command = [*limit, sys.executable, "-m", "tests.watched_gateway", json.dumps(wishes)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with (folder / "gateway.log").open("wb") as log:
         gateway = Watched(subprocess.Popen(command, env=environment, stderr=log, cwd=folder, **pipes))

@@ -20,7 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from llcuda.errors import ModelNotFoundError, OutOfMemoryError, PortInUseError, ServerError
 from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.routes import ROUTES
+from llcuda.gateway.routes import ALIASES, ROUTES
+from llcuda.models.resolve import demo_path
+from llcuda.native import binaries_dir
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -142,6 +144,16 @@ class TestWhatIsAnswered:
         capabilities = asker.http.get("/api/capabilities").json()
         assert [worker["state"] for worker in capabilities["models"][0]["workers"]] == ["ready", "ready"]
         assert "reason" in capabilities["devices"]
+
+    @pytest.mark.parametrize("key", [True, False])
+    def test_nobody_is_told_where_files_lie(self, asker: Asker, *, key: bool) -> None:
+        running = asker.gateway._running
+        assert running is not None
+        (socket_path, _) = (replica.socket_path for replica in running.fleets["demo"].replicas)
+        folders = {str(socket_path.parent), str(demo_path("demo").parent), str(binaries_dir())}
+        for path in (*ROUTES, *ALIASES, "/v1/models/demo", "/v1/models/none", "/chat/none"):
+            told = asker.http.get(path, headers={} if key else {"Authorization": ""}).text
+            assert not [folder for folder in folders if folder in told]
 
     def test_the_figures_of_the_gateway_and_of_every_worker_are_on_one_page(self, asker: Asker) -> None:
         before = asker.metrics()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from http import HTTPStatus
 from itertools import count
 from time import monotonic
@@ -22,6 +23,7 @@ __all__ = ["Exchange", "Source"]
 _MAX_TARGET = 1024
 _MAX_ID = 64
 _NOT_MODIFIED = 304
+_LENGTH = re.compile("[0-9]{1,20}")
 _PREFIX = os.urandom(6).hex()
 _numbers = count(1)
 
@@ -47,18 +49,19 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunked", "_connection", "_held", "_pieces", "_source", "arrived", "body_bytes", "bytes_out", "caller",
-        "content_length", "extra_headers", "finished", "first_at", "has_body", "head_complete", "header_bytes",
-        "header_count", "headers", "is_late", "is_untimed", "keep_alive", "method", "model", "path", "query",
-        "queue_seconds", "queued_at", "refusal", "request_id", "route", "started", "status", "turn_at", "usage",
-        "worker",
+        "_body", "_chunked", "_connection", "_held", "_refusal", "_source", "arrived", "body_bytes",
+        "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
+        "head_complete", "header_bytes", "header_count", "headers", "is_late", "is_untimed", "keep_alive",
+        "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
+        "started", "status", "turn_at", "usage", "worker",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         """Wait for the head."""
         self._connection = connection
         self._held = b""
-        self._pieces: list[bytes] = []
+        # One piece: a body that comes in two million chunks would otherwise be kept in as many objects.
+        self._body = bytearray()
         self._source: Source | None = None
         self._chunked = True
         self.method = self.path = self.query = self.request_id = ""
@@ -67,14 +70,14 @@ class Exchange:
         self.head_complete = self.has_body = False
         self.content_length = self.body_bytes = self.bytes_out = 0
         self.arrived = monotonic()
-        self.keep_alive = True
+        self.keep_alive = self.keeps_body = True
         self.extra_headers = ""
         """Header lines that every answer to this request has: those for an allowed origin."""
         self.status = 0
         self.started = self.finished = self.is_late = False
         self.is_untimed = False
         """Whether the answer may take longer than ``request_timeout``."""
-        self.refusal: RefusedError | None = None
+        self._refusal: RefusedError | None = None
         self.route: Route | None = None
         self.caller: Caller | None = None
         # What is known at its end, for whoever counts.
@@ -92,7 +95,8 @@ class Exchange:
         self._chunked = version == "1.1"
         self.keep_alive = self._chunked
         length = self.headers.get("content-length", "")
-        self.content_length = int(length) if length.isdigit() else 0
+        # llhttp takes what fits into 64 bits, with any number of zeros before it; Python reads 4,300 digits at most.
+        self.content_length = int(length) if _LENGTH.fullmatch(length) else 0
         self.has_body = self.content_length > 0 or "transfer-encoding" in self.headers
         given = self.headers.get("x-request-id", "")
         is_usable = 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable()
@@ -102,6 +106,8 @@ class Exchange:
         """Raise RefusedError for a request line that is none of ours, whatever it asks for."""
         if len(self.path) + len(self.query) > _MAX_TARGET:
             raise RefusedError(414, "the target is too long", code="bad_request", close=True)
+        if not _LENGTH.fullmatch(self.headers.get("content-length", "0")):
+            raise RefusedError(400, "the Content-Length is no number", code="bad_request", close=True)
         if not self.path.startswith("/"):
             raise RefusedError(400, "the target is not a path", code="bad_request", close=True)
         if "host" not in self.headers and self._chunked:
@@ -113,17 +119,27 @@ class Exchange:
 
     def add_body(self, data: bytes) -> None:
         """Take a piece of the body."""
-        self._pieces.append(data)
+        if self.keeps_body:
+            self._body += data
         self.body_bytes += len(data)
 
     @property
     def body(self) -> bytes:
         """The body as it came."""
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return bytes(self._body)
 
     def drop_body(self) -> None:
         """Forget the body, once it has been passed on."""
-        self._pieces.clear()
+        self._body = bytearray()
+
+    @property
+    def refusal(self) -> RefusedError | None:
+        """What it was refused with."""
+        return self._refusal
+
+    @refusal.setter
+    def refusal(self, error: RefusedError) -> None:
+        self._refusal = error.without_frames()
 
     def respond(
         self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()
@@ -185,6 +201,11 @@ class Exchange:
         """Let the source go on."""
         if self._source is not None:
             self._source.resume_reading()
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether it is of HTTP/1.1, where an answer may have others before it that mean nothing."""
+        return self._chunked
 
     @property
     def is_gone(self) -> bool:

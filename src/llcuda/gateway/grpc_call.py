@@ -59,7 +59,7 @@ class CallExchange(Exchange):
 
     def refuse(self, error: RefusedError) -> None:
         """Keep an error."""
-        self.error = error
+        self.error = error.without_frames()
         self.respond(error.status, b"")
 
     def start_stream(self, status: int, content_type: str) -> None:

@@ -48,6 +48,8 @@ _HEADERS = ("authorization", "x-api-key", "x-request-id", "origin", "sec-fetch-s
 _MAX_ITEMS = 4096
 _MAX_CONCURRENCY = 64
 _MAX_STREAMS = 1024  # of one connection
+_MAX_CONNECTIONS = 256
+_HANDSHAKE_MS = 10_000
 _FAREWELL_SECONDS = 1.0
 _OK = 200
 _UNREADABLE = (
@@ -76,6 +78,9 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", limits.max_body_bytes),
                 ("grpc.max_concurrent_streams", _MAX_STREAMS),
                 ("grpc.max_metadata_size", limits.max_header_bytes),
+                ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.max_connection_idle_ms", int(1000 * limits.idle_timeout)),
                 ("grpc.so_reuseport", 0),
             ),
             maximum_concurrent_rpcs=limits.max_connections,
@@ -193,7 +198,7 @@ class GrpcServer:
         if len(request.items) > _MAX_ITEMS:
             error = RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value")
             self._service.refuse(exchange, error)
-            raise error
+            raise error.without_frames()
         waiting = iter(enumerate(request.items))
         lock = asyncio.Lock()
 
@@ -311,7 +316,7 @@ def _read_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
 def _check(exchange: CallExchange) -> None:
     """Raise RefusedError where the request was not answered, or with an error."""
     if exchange.error is not None:
-        raise exchange.error
+        raise exchange.error.without_frames()
     if not exchange.finished:
         raise RefusedError(499, "the call was cancelled", code="cancelled")
     if exchange.status != _OK:
@@ -354,7 +359,12 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             except Exception:
                 getLogger("llcuda.gateway").exception("a call failed: %s", details.method)
                 told = _FAILED
-            return await context.abort(*told)
+            # context.abort raises what gRPC keeps, and with it the frames of the call, until garbage is looked for.
+            code, details_told, metadata = told
+            context.set_code(code)
+            context.set_details(details_told)
+            context.set_trailing_metadata(metadata)
+            return None
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)

@@ -47,6 +47,11 @@ class RefusedError(Exception):
         self.close = close
         super().__init__(f"HTTP {status}: {message}")
 
+    def without_frames(self) -> RefusedError:
+        """Return the same to be kept: what was raised leads to the frames it passed through, and these hold bodies."""
+        more = {"code": self.code, "param": self.param}
+        return RefusedError(self.status, self.message, **more, headers=self.headers, close=self.close)
+
     @property
     def kind(self) -> str:
         """The ``type`` of the envelope, which follows from the status."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import socket
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from llcuda.gateway.chat_files import ARCHIVE_NAME
 from llcuda.gateway.chat_page import ChatPage
 from llcuda.gateway.checks import load_tls
 from llcuda.gateway.connection import Connection
+from llcuda.gateway.listening import Listener, allow_connections
 from llcuda.gateway.loading import Loading, until
 from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.own import OwnAnswers
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Running", "reload_logged", "run_until_stopped"]
 
-_BACKLOG = 1024
 _TICK_SECONDS = 1.0
 _FAREWELL_SECONDS = 1.0
 
@@ -60,7 +62,7 @@ class Running:
             grace=lambda: self.config.grace_timeout,
             metrics=self._metrics,
         )
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._service: GatewayService | None = None
         self._own: OwnAnswers | None = None
         self._status = Status(self, metrics=self._metrics)
@@ -74,14 +76,14 @@ class Running:
         Raises PortInUseError, UsageError, and why a model does not start; nothing is left running then.
         """
         try:
-            self._server = server = await self._listen()
+            self._listener = listener = await self._listen()
             grpc = self._make_grpc()
             await self._loading.start()
             if grpc is not None:
                 await grpc.listen(self.config)
                 self.grpc = grpc
                 await self._tell_health()
-            await server.start_serving()
+            listener.start()
             self._administration.start()
         except BaseException:
             await self._end(grace=0.0)
@@ -135,6 +137,8 @@ class Running:
             what = ", ".join(changed)
             raise UsageError(f"{what} cannot change while the gateway runs", hint="Start it anew for that.")
         self.config = config
+        if self._listener is not None:
+            self._listener.max_connections = allow_connections(config.limits.max_connections)
         for model in config.models:
             self.fleets[model.name].config = model
             self.models[model.name].configure(model, config.limits)
@@ -143,29 +147,30 @@ class Running:
         if self._own is not None:
             self._own.config = config
 
-    async def _listen(self) -> asyncio.Server:
+    async def _listen(self) -> Listener:
         config, loop = self.config, self._loop
         tls = load_tls(config.tls_certificate, config.tls_key)
-        service: GatewayService | None = None
-
-        def connect() -> Connection:
-            assert service is not None  # noqa: S101 - it is made before anybody can connect
-            return Connection(service, loop)
-
         try:
-            server = await loop.create_server(
-                connect, config.host, config.port, backlog=_BACKLOG, ssl=tls, start_serving=False
-            )
+            # It binds what a name stands for, and is not started.
+            server = await loop.create_server(asyncio.Protocol, config.host, config.port, start_serving=False)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUseError(config.host, config.port) from None
             reason = error.strerror or str(error)
             raise UsageError(f"cannot listen on {config.host} port {config.port}: {reason}") from None
-        self.port = server.sockets[0].getsockname()[1]
+        sockets = [socket.socket(fileno=os.dup(one.fileno())) for one in server.sockets]
+        server.close()
+        self.port = sockets[0].getsockname()[1]
         host = f"[{config.host}]" if ":" in config.host else config.host
         self.url = f"{'https' if config.tls_certificate else 'http'}://{host}:{self.port}"
         self._service = service = self._make_service()
-        return server
+        return Listener(
+            sockets,
+            service,
+            connect=lambda: Connection(service, loop),
+            tls=tls,
+            max_connections=allow_connections(config.limits.max_connections),
+        )
 
     def _make_grpc(self) -> GrpcServer | None:
         """Return what answers gRPC. Raises UsageError where that cannot be, before a model is loaded."""
@@ -213,11 +218,11 @@ class Running:
             await self.grpc.tell_health(can_answer=any(model.can_answer for model in self.models.values()))
 
     async def _end(self, *, grace: float) -> None:
-        service, server = self._service, self._server
+        service, listener = self._service, self._listener
         self._administration.begin_stop()
         try:
-            if server is not None:
-                server.close()
+            if listener is not None:
+                listener.close()
             if service is not None:
                 await self._drain(service, grace)
             if self._ticker is not None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["GatewayService"]
 
 _CLIENT_GONE = 499  # nginx's status for it, in the log and the metrics only
+_READ_BYTES = 64 << 10
 _MAX_TIMEOUT = 86400.0
 
 
@@ -56,6 +57,8 @@ class GatewayService:
         self.limits = config.limits
         self.draining = False
         self.connections: set[Connection] = set()
+        self.holding: dict[Connection, None] = {}
+        self.buffer = memoryview(bytearray(_READ_BYTES))
         self.metrics = metrics
         self._access = access
         self._models = models
@@ -82,6 +85,7 @@ class GatewayService:
             exchange.caller = caller = self._access.authenticate(exchange.headers)
             if route.is_admin:
                 require_admin(caller)
+        exchange.keeps_body = not route.is_public
         if exchange.has_body:
             check_content_type(exchange.headers)
 
@@ -92,7 +96,8 @@ class GatewayService:
         except RefusedError as error:
             self._refuse(exchange, error)
         except LlcudaError as error:
-            self._refuse(exchange, to_refusal(error))
+            # A fleet keeps it, to say for a while why it does not start.
+            self._refuse(exchange, to_refusal(error.with_traceback(None)))
         except asyncio.CancelledError:
             self._end_cancelled(exchange)
         except Exception:
