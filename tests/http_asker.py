@@ -37,11 +37,20 @@ class Reply:
     @property
     def code(self) -> str:
         """The word for programs in an error."""
+        return str(self._error.get("code") or self._error.get("type") or "")
+
+    @property
+    def reason(self) -> str:
+        """What an error says."""
+        return str(self._error.get("message", ""))
+
+    @property
+    def _error(self) -> dict[str, Any]:
         try:
             error = self.fields["error"]
-            return str(error.get("code") or error.get("type"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return ""
+        except (ValueError, KeyError, TypeError):
+            return {}
+        return error if type(error) is dict else {}
 
 
 class HttpAsker:
