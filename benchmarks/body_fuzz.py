@@ -1,10 +1,10 @@
 """Send fuzzed bodies to real llama-servers behind a gateway: ``python -m benchmarks.body_fuzz [--count 10000]``.
 
-So many of each family: messages, tools, schemas, grammars, sampling, prompts. Exits with 1 if a worker was lost, or busy
-for longer than its bound, if another client's answer was wrong, or if an error was answered that is not documented, and
-prints the body of each finding. ``--family F --first N --count 1`` sends the one with that number again.
+So many of each family: messages, tools, schemas, grammars, sampling, prompts. Exits with 1 if a worker was lost, or
+busy for longer than its bound, if another client's answer was wrong, or if an error was answered that is not
+documented, and prints the body of each finding. ``--family F --first N --count 1`` sends the one of that number again.
 
-    python -m benchmarks.body_fuzz [--family FAMILY...] [--count 10000] [--seed 0] [--first 0] [--model PATH] [--json FILE]
+    python -m benchmarks.body_fuzz [--family FAMILY...] [--count 10000] [--seed 0] [--model PATH] [--json FILE]
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _MAX_CHARACTERS = 700
 
 def show(figures: FuzzFigures) -> None:
     """Print a row, and the first bodies of each kind of finding."""
-    row = {"bodies": figures.bodies, "bodies/s": round(figures.bodies / figures.seconds), "questions": figures.questions}
+    rate = round(figures.bodies / figures.seconds)
+    row = {"bodies": figures.bodies, "bodies/s": rate, "questions": figures.questions}
     statuses = ", ".join(f"{status}: {number:,}" for status, number in figures.statuses.most_common())
     print(f"{figures.family:9} ", "  ".join(f"{name} {value:,}" for name, value in row.items()), f" ({statuses})")
     shown: Counter[str] = Counter()
@@ -45,7 +46,8 @@ def show(figures: FuzzFigures) -> None:
 def main() -> int:
     """Send the bodies and print what they did."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="FAMILY", help=", ".join(FAMILIES))
+    families = tuple(FAMILIES)
+    parser.add_argument("--family", nargs="+", choices=families, default=families, metavar="FAMILY")
     parser.add_argument("--count", type=int, default=10_000, help="of each family")
     parser.add_argument("--first", type=int, default=0, help="the number of the first body")
     parser.add_argument("--seed", type=int, default=0)

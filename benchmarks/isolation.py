@@ -1,4 +1,4 @@
-"""Ask questions of known answers while others send what they like: ``python -m benchmarks.isolation [--questions 50000]``.
+"""Ask questions of known answers while others send what they like: ``python -m benchmarks.isolation``.
 
 Both are answered by the same llama-servers. An answer that is not the known one is wrong; with each of the first ones
 come the requests that its worker had been sent before. Exits with 1 if there is one, or if a question has no answer.
@@ -27,7 +27,8 @@ def main() -> int:
     """Ask, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--questions", type=int, default=50_000)
-    parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="FAMILY", help=", ".join(FAMILIES))
+    families = tuple(FAMILIES)
+    parser.add_argument("--family", nargs="+", choices=families, default=families, metavar="FAMILY")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     chosen = parser.parse_args()

@@ -24,7 +24,7 @@ from tests.fuzzed_bodies import FAMILIES, choose_body
 from tests.hostile_requests import KEY
 from tests.http_asker import HttpAsker
 from tests.known_answers import choose_sum, judge, make_body
-from tests.processes import allowed_ms as _allow, is_alive
+from tests.processes import allowed_ms, is_alive
 from tests.served_process import serving_process
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _QUESTION_EVERY = 4
 _LEAVING = 0.1
 _RECOVERY = 120.0
 _FINE = ("2", "4", "left", "501", "502 schema_mismatch")
-"""What may be answered: besides 200 and 4xx that the model cannot do it, and that the answer does not hold to its schema."""
+"""What may be answered: 200, 4xx, that the model cannot do it, and that the answer does not hold to its schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,7 @@ class _Lane:
     async def _send(self, path: str, body: str, *, patience: float) -> tuple[str, str]:
         """Return what became of it, and of an error what it says."""
         try:
-            async with asyncio.timeout(patience or _allow(_PATIENCE)):
-                reply = await self._asker.ask(path, body.encode())
+            reply = await self._asker.ask(path, body.encode(), seconds=patience or allowed_ms(_PATIENCE))
         except TimeoutError:
             return ("left" if patience else f"no answer within {_PATIENCE} s"), ""
         except (ConnectionError, EOFError) as error:
@@ -124,15 +123,16 @@ class _Lane:
         end = reply.data[-2000:].decode(errors="replace")
         if reply.is_stream and '"error"' in end:
             return "error event", end[end.index('"error"') :]
-        return (str(reply.status), "") if reply.status < 500 else (f"{reply.status} {reply.code}".rstrip(), reply.reason)
+        if reply.status < 500:
+            return str(reply.status), ""
+        return f"{reply.status} {reply.code}".rstrip(), reply.reason
 
     async def _ask(self, chance: random.Random) -> str:
         """Return what is wrong with the answer to a question, within the time that a body may take and the bound."""
-        question = choose_sum(chance, model=self._model)
+        question, patience = choose_sum(chance, model=self._model), allowed_ms(_PATIENCE + _BOUND)
         self._figures.questions += 1
         try:
-            async with asyncio.timeout(_allow(_PATIENCE + _BOUND)):
-                return judge(question, await self._other.ask(question.path, make_body(question)))
+            return judge(question, await self._other.ask(question.path, make_body(question), seconds=patience))
         except TimeoutError:
             return f"none within {_PATIENCE + _BOUND} s"
         except (ConnectionError, EOFError) as error:
@@ -140,11 +140,10 @@ class _Lane:
 
     async def _is_idle_in_time(self, chance: random.Random) -> bool:
         """Tell whether llama-server itself says that nothing is under way, and answers, before the bound."""
-        end = time.monotonic() + _allow(_BOUND)
+        end = time.monotonic() + allowed_ms(_BOUND)
         while time.monotonic() < end:
             try:
-                async with asyncio.timeout(end - time.monotonic()):
-                    reply = await self._other.ask("/slots")
+                reply = await self._other.ask("/slots", seconds=end - time.monotonic())
             except (TimeoutError, ConnectionError, EOFError):
                 return False
             if reply.status == 200 and reply.fields and not any(slot["is_processing"] for slot in reply.fields):

@@ -36,7 +36,7 @@ def choose_body(chance: Random, family: str, *, model: str = "demo", is_costly: 
     fuzzed.body["model"] = model
     if fuzzed.path in _GENERATING and chance.random() < 0.3:
         fuzzed.body["stream"] = True
-    if is_costly and chance.random() < 0.002:  # noqa: PLR2004 - a few
+    if is_costly and chance.random() < 0.002:
         fuzzed.body["metadata"] = {f"n{number}": number for number in range(_COSTLY_NAMES)}
     if chance.random() < 0.03:
         fuzzed.body[chance.choice((*fuzzed.body, "unknown"))] = choose_value(chance)
@@ -104,7 +104,7 @@ def _make_messages(chance: Random, *, is_costly: bool) -> Fuzzed:
         if chance.random() < 0.2:
             body["add_generation_prompt"] = chance.random() < 0.5
         if chance.random() < 0.1:
-            body["chat_template_kwargs"] = {"enable_thinking": choose_value(chance, depth=1), "tools": choose_value(chance)}
+            body["chat_template_kwargs"] = {"enable_thinking": choose_value(chance), "tools": choose_value(chance)}
         if chance.random() < 0.1:
             body["reasoning_format"] = chance.choice(("none", "auto", "deepseek", "deepseek-legacy"))
     if is_costly and chance.random() < 0.01 and path == _CHAT:
@@ -121,7 +121,7 @@ def _hold_to_something(chance: Random, *, is_costly: bool) -> dict[str, Any]:
     if kind == 1:
         named = {"name": "x", "schema": schema, "strict": chance.random() < 0.5}
         return {"response_format": {"type": "json_schema", "json_schema": named}}
-    if kind == 2:  # noqa: PLR2004 - one of several
+    if kind == 2:
         return {"response_format": {"type": "json_object", **({"schema": schema} if chance.random() < 0.5 else {})}}
     return {"grammar": choose_grammar(chance, is_costly=is_costly)}
 
@@ -160,10 +160,12 @@ def _make_schemas(chance: Random, *, is_costly: bool) -> Fuzzed:
     path = chance.choice((_CHAT, _CHAT, "/completion", "/v1/completions", "/v1/responses", "/infill"))
     if path == "/v1/responses":
         wanted = {"type": "json_schema", "name": "x", "schema": schema}
-        return Fuzzed(path, {"input": choose_text(chance), "text": {"format": wanted}, "max_output_tokens": _limit(chance)})
+        limit = {"max_output_tokens": _limit(chance)}
+        return Fuzzed(path, {"input": choose_text(chance), "text": {"format": wanted}, **limit})
     body: dict[str, Any] = {"json_schema": schema, "max_tokens": _limit(chance)}
     if path == _CHAT and chance.random() < 0.5:
-        body = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}, "max_tokens": _limit(chance)}
+        wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+        body = {"response_format": wanted, "max_tokens": _limit(chance)}
     return Fuzzed(path, {**body, **_ask_something(chance, path)})
 
 
@@ -177,7 +179,8 @@ def _make_grammars(chance: Random, *, is_costly: bool) -> Fuzzed:
 
 def _ask_something(chance: Random, path: str) -> dict[str, Any]:
     if path == _CHAT:
-        return {"messages": _messages(chance) if chance.random() < 0.3 else [{"role": "user", "content": "What is 2+2?"}]}
+        known = [{"role": "user", "content": "What is 2+2?"}]
+        return {"messages": _messages(chance) if chance.random() < 0.3 else known}
     if path == "/infill":
         return {"input_prefix": choose_text(chance), "input_suffix": choose_text(chance)}
     return {"prompt": choose_text(chance) or "a"}
@@ -192,7 +195,8 @@ def _make_sampling(chance: Random, *, is_costly: bool) -> Fuzzed:
     names = chance.sample(tuple(_SAMPLING), chance.choice((1, 2, 3, 6, 15, len(_SAMPLING))))
     body = {name: _SAMPLING[name](chance) for name in names}
     if is_costly and chance.random() < 0.01:
-        body |= {"logit_bias": [[token % _VOCABULARY, -100] for token in range(1024)], "stop": ["a" * 1024] * 32, "n_probs": 100}
+        biases = [[token % _VOCABULARY, -100] for token in range(1024)]
+        body |= {"logit_bias": biases, "stop": ["a" * 1024] * 32, "n_probs": 100}
     if chance.random() < 0.05 and names:
         body[names[0]] = choose_value(chance)
     if path == _CHAT:
@@ -214,10 +218,11 @@ def _flag(chance: Random) -> bool:
 
 
 def _bias(chance: Random) -> Any:
-    pairs = [
-        [chance.choice((chance.randrange(_VOCABULARY), choose_text(chance, pieces=1)[:200] or "a")), chance.choice((False, -1e4, 1e4, 0, 1.5))]
+    tokens = [
+        chance.choice((chance.randrange(_VOCABULARY), choose_text(chance, pieces=1)[:200] or "a"))
         for _ in range(chance.randrange(5))
     ]
+    pairs = [[token, chance.choice((False, -1e4, 1e4, 0, 1.5))] for token in tokens]
     return {str(token): bias for token, bias in pairs} if chance.random() < 0.4 else pairs
 
 
@@ -226,7 +231,9 @@ def _strings(chance: Random) -> Any:
     return texts[0] if chance.random() < 0.3 else texts
 
 
-_SAMPLERS = ("dry", "top_k", "typ_p", "top_p", "top_n_sigma", "min_p", "temperature", "xtc", "infill", "penalties", "adaptive_p")
+_SAMPLERS = (
+    "dry", "top_k", "typ_p", "top_p", "top_n_sigma", "min_p", "temperature", "xtc", "infill", "penalties", "adaptive_p",
+)  # fmt: skip
 _SAMPLING: dict[str, Callable[[Random], Any]] = {
     "temperature": _within(0, 3e38),
     "top_p": _within(1e-9, 1),
@@ -274,14 +281,14 @@ _SAMPLING: dict[str, Callable[[Random], Any]] = {
 
 def _prompt(chance: Random) -> Any:
     kind = chance.randrange(7)
-    if kind < 3:  # noqa: PLR2004 - one of several
+    if kind < 3:
         return choose_text(chance)
     token = chance.choice((_VOCABULARY - 1, _VOCABULARY - 1, _VOCABULARY, 2**31 - 1))
-    if kind == 3:  # noqa: PLR2004
+    if kind == 3:
         return [chance.randint(0, token) for _ in range(chance.randrange(1, 9))]
-    if kind == 4:  # noqa: PLR2004
+    if kind == 4:
         return [chance.randint(0, token), choose_text(chance)]
-    if kind == 5:  # noqa: PLR2004
+    if kind == 5:
         data = chance.choice((None, [], ["AAAA"]))
         return {"prompt_string": choose_text(chance), **({} if data is None else {"multimodal_data": data})}
     return choose_text(chance) * chance.choice((1, 20, _CONTEXT))
@@ -298,7 +305,7 @@ def _make_prompts(chance: Random, *, is_costly: bool) -> Fuzzed:
     body: dict[str, Any] = {"max_tokens": _limit(chance)}
     if path == "/infill":
         extra = [{"filename": choose_text(chance), "text": choose_text(chance)}] * chance.randrange(3)
-        body |= {"input_prefix": choose_text(chance), "input_suffix": choose_text(chance), "prompt": choose_text(chance)}
+        body |= {name: choose_text(chance) for name in ("input_prefix", "input_suffix", "prompt")}
         body |= {"input_extra": extra} if extra else {}
     else:
         prompt = _prompt(chance)
@@ -306,14 +313,16 @@ def _make_prompts(chance: Random, *, is_costly: bool) -> Fuzzed:
         body["prompt"] = several if chance.random() < 0.3 else prompt
         if is_costly and chance.random() < 0.01:
             body["prompt"] = ["a"] * 64
-    for name in chance.sample(("n", "cache_prompt", "seed", "n_probs", "n_keep", "stop", "temperature"), chance.randrange(4)):
+    names = ("n", "cache_prompt", "seed", "n_probs", "n_keep", "stop", "temperature")
+    for name in chance.sample(names, chance.randrange(4)):
         body[name] = _SAMPLING[name](chance)
     return Fuzzed(path, body)
 
 
 def _make_computed(chance: Random, path: str) -> dict[str, Any]:
     if path == "/tokenize":
-        return {"content": _prompt(chance), "add_special": _flag(chance), "parse_special": _flag(chance), "with_pieces": _flag(chance)}
+        flags = {name: _flag(chance) for name in ("add_special", "parse_special", "with_pieces")}
+        return {"content": _prompt(chance), **flags}
     if path == "/detokenize":
         return {"tokens": [chance.choice((0, 5, 767, 768, 2**31 - 1)) for _ in range(chance.randrange(5))]}
     if path == "/v1/rerank":

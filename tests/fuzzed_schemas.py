@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,21 +18,25 @@ SPECIAL = (
 )  # fmt: skip
 """Texts that are one token, and mean something, in the vocabulary of one of the models."""
 _TEXTS = (
-    "", "", " ", "\n", "a", "What is 2+2?", "What is the capital of France?", "Count to fifty.", "{", "}", "[1,", '"', "\\",
-    "\\u0000", "\x01", "\x7f", "é", "e\u0301", "日本語", "\U0001f600", "\u202e\u200f", "\ufeff", "\ufffd",
+    "", "", " ", "\n", "a", "What is 2+2?", "What is the capital of France?", "Count to fifty.", "{", "}", "[1,",
+    '"', "\\", "\\u0000", "\x01", "\x7f", "é", "e\u0301", "日本語", "\U0001f600", "\u202e\u200f", "\ufeff", "\ufffd",
     "\U0010ffff", "{{ messages }}", "{% for x in y %}", '{"name": "add", "arguments": {"a": 1}}', "<think>", "</think>",
     "%s%n", "null", "0", "-0", "1e308", "assistant\n", "system",
 )  # fmt: skip
 _NUMBERS = (
-    0, 1, -1, 2, 7, 16, 255, 256, 1024, 4096, 65_536, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**30,
-    0.0, -0.0, 0.5, 1e-9, 1.5, 1e30, 1e308, -1e308, 5e-324,
+    0, 1, -1, 2, 7, 16, 255, 256, 1024, 4096, 65_536, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53, 2**63 - 1, 2**63,
+    2**64, 10**30, 0.0, -0.0, 0.5, 1e-9, 1.5, 1e30, 1e308, -1e308, 5e-324,
 )  # fmt: skip
 _PATTERNS = (
-    "^a$", "^[a-z]+$", "^\\d{3}-\\d{2}$", "^(a|b)*c$", "^.*$", "^[^x]{0,9}$", "^$", "^\\w+\\s$", "^é+$", "^\\u0041$", "a", "^(a+)+$",
+    "^a$", "^[a-z]+$", "^\\d{3}-\\d{2}$", "^(a|b)*c$", "^.*$", "^[^x]{0,9}$", "^$", "^\\w+\\s$", "^é+$",
+    "^\\u0041$", "a", "^(a+)+$",
     "^[]$", "^(?=a)b$", "^a{2,1}$", "^a{0,500}$", "^\\S$", "^[\\d\\-]+$", "^(((((a)))))$",
 )  # fmt: skip
 _FORMATS = ("date", "time", "date-time", "uuid", "email", "ipv4", "none")
-_NAMES = ("a", "b", "answer", "capital", "", " ", "é", "a-b", "$ref", "x" * 60, '"', "\\", "type", "-", "a.b", "0", *SPECIAL[:2])
+_NAMES = (
+    "a", "b", "answer", "capital", "", " ", "é", "a-b", "$ref", "x" * 60, '"', "\\", "type", "-", "a.b", "0",
+    *SPECIAL[:2],
+)  # fmt: skip
 
 
 def choose_text(chance: Random, *, pieces: int = 4) -> str:
@@ -44,14 +49,14 @@ def choose_text(chance: Random, *, pieces: int = 4) -> str:
 def choose_value(chance: Random, *, depth: int = 3) -> Any:
     """Return any JSON."""
     kind = chance.randrange(7 if depth else 5)
-    if kind < 2:  # noqa: PLR2004 - one of several
+    if kind < 2:
         return chance.choice(_NUMBERS)
-    if kind == 2:  # noqa: PLR2004
+    if kind == 2:
         return choose_text(chance)
-    if kind < 5:  # noqa: PLR2004
+    if kind < 5:
         return chance.choice((None, True, False))
     items = [choose_value(chance, depth=depth - 1) for _ in range(chance.randrange(4))]
-    return items if kind == 5 else {chance.choice(_NAMES): item for item in items}  # noqa: PLR2004
+    return items if kind == 5 else {chance.choice(_NAMES): item for item in items}
 
 
 def choose_schema(chance: Random, *, depth: int = 3, is_costly: bool = False) -> Any:
@@ -131,8 +136,9 @@ def _reference(chance: Random, _depth: int) -> dict[str, Any]:
 _LEAVES: tuple[Callable[[Random, int], dict[str, Any]], ...] = (_number, _string, _values, _plain, _reference)
 _MAKERS = (*_LEAVES, _object, _object, _array, _branches)
 _KEYWORDS = (
-    "type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "properties", "patternProperties", "additionalProperties",
-    "required", "minItems", "maxItems", "minLength", "maxLength", "pattern", "minimum", "maximum", "title", "$defs", "unknown",
+    "type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "properties", "patternProperties", "required",
+    "additionalProperties", "minItems", "maxItems", "minLength", "maxLength", "pattern", "minimum", "maximum", "title",
+    "$defs", "unknown",
 )  # fmt: skip
 
 _COSTLY_SCHEMAS: tuple[Callable[[int], dict[str, Any]], ...] = (
@@ -146,6 +152,9 @@ _COSTLY_SCHEMAS: tuple[Callable[[int], dict[str, Any]], ...] = (
 )
 
 
+_CHARACTERS = ("[a-z]", "[0-9]", "[^\\n]", "[\\x00-\\xff]", ".", "[a-", '"\\x41"', '"\\u00e9"', "[z-a]")
+
+
 def choose_grammar(chance: Random, *, is_costly: bool = False) -> str:
     """Return a grammar in llama.cpp's form, which may be wrong, endless, or empty."""
     if is_costly and chance.random() < 0.02:
@@ -157,7 +166,8 @@ def choose_grammar(chance: Random, *, is_costly: bool = False) -> str:
     grammar = "\n".join(rules)
     if chance.random() < 0.1 and grammar:
         place = chance.randrange(len(grammar))
-        grammar = grammar[:place] + chance.choice(('"', "(", ")", "{", "::=", "\\", "\n", "|", "", "[^")) + grammar[place + 1 :]
+        broken = chance.choice(('"', "(", ")", "{", "::=", "\\", "\n", "|", "", "[^"))
+        grammar = grammar[:place] + broken + grammar[place + 1 :]
     return grammar
 
 
@@ -172,10 +182,10 @@ def _choose_rule(chance: Random, names: list[str], *, depth: int) -> str:
 def _choose_item(chance: Random, names: list[str], *, depth: int) -> str:
     kind = chance.randrange(5 if depth else 3)
     if kind == 0:
-        item = chance.choice(("[a-z]", "[0-9]", "[^\\n]", "[\\x00-\\xff]", ".", "[a-", '"\\x41"', '"\\u00e9"', "[z-a]"))
+        item = chance.choice(_CHARACTERS)
     elif kind == 1:
-        item = '"' + choose_text(chance, pieces=1)[:20].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    elif kind == 2:  # noqa: PLR2004 - one of several
+        item = json.dumps(choose_text(chance, pieces=1)[:20], ensure_ascii=False)
+    elif kind == 2:
         item = chance.choice(names)
     else:
         item = f"({_choose_rule(chance, names, depth=depth - 1)})"
@@ -187,7 +197,7 @@ _COSTLY_GRAMMARS: tuple[Callable[[int], str], ...] = (
     lambda count: "root ::= " + " | ".join(f'"{number}"' for number in range(count)),
     lambda count: f'root ::= ("a"? "b"?){{0,{count}}}',
     lambda count: "root ::= " + " ".join(["[a-z]*"] * count),
-    lambda count: "root ::= r0\n" + "\n".join(f"r{n} ::= r{n + 1} | r{n + 1} r{n + 1}" for n in range(min(count, 60))) + '\nr60 ::= "a"',
+    lambda count: "root ::= r0\n" + "\n".join(f"r{n} ::= r{n + 1} | r{n + 1} r{n + 1}" for n in range(min(count, 60))),
     lambda count: 'root ::= root "a" | "a"' if count else "",
     lambda count: "root ::= " + "(" * min(count, 60) + '"a"' + ")?" * min(count, 60),
 )

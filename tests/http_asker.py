@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,10 @@ class HttpAsker:
         self._key = key
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, path: str, body: bytes | None = None, *, request_id: str = "") -> Reply:
-        """Ask once. Raises ConnectionError or EOFError if the answer is not whole."""
+    async def ask(
+        self, path: str, body: bytes | None = None, *, request_id: str = "", seconds: float = math.inf
+    ) -> Reply:
+        """Ask once. Raises ConnectionError or EOFError if the answer is not whole, TimeoutError if it is late."""
         data = body or b""
         lines = [
             f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
@@ -72,19 +75,30 @@ class HttpAsker:
         ]
         lines += [f"Authorization: Bearer {self._key}"] if self._key else []
         lines += [f"X-Request-Id: {request_id}"] if request_id else []
-        return await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        return await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data, seconds=seconds)
 
-    async def send(self, request: bytes) -> Reply:
-        """Send a whole request as it stands, and return what is answered."""
+    async def send(self, request: bytes, *, seconds: float = math.inf) -> Reply:
+        """Send a whole request as it stands, and return what is answered; leave after so many seconds."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=_MAX_LINE)
         reader, writer = self._streams
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        timer = loop.call_at(end, self.leave) if seconds < math.inf else None
         try:
             writer.write(request)
             reply = await _read(reader)
+        except (ConnectionError, EOFError):
+            self.leave()
+            if loop.time() >= end:
+                raise TimeoutError from None
+            raise
         except BaseException:
             self.leave()
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         if reply.headers.get("connection") == "close":
             self.leave()
         return reply

@@ -1,4 +1,4 @@
-"""Does one client's request change another's answer: fuzzed requests beside questions of known answers, on the same worker.
+"""Does one client's request change another's answer: fuzzed ones beside questions of known answers, on the same worker.
 
 Every question is asked greedily, and its answer is known word for word: any other is wrong. Beside it, on the same
 workers, requests of every family are sent, some are left in the midst. For each wrong answer it is kept what the worker
@@ -100,8 +100,8 @@ class _Isolation:
             question = choose_question(self._chance) if self._chance.random() < 0.5 else choose_sum(self._chance)
             identity = self._name_next("question")
             try:
-                async with asyncio.timeout(_PATIENCE):
-                    outcome = judge(question, await asker.ask(question.path, make_body(question), request_id=identity))
+                reply = await asker.ask(question.path, make_body(question), request_id=identity, seconds=_PATIENCE)
+                outcome = judge(question, reply)
             except (ConnectionError, EOFError, TimeoutError) as error:
                 outcome = f"cut: {error!r}"
             self.figures.questions += 1
@@ -123,8 +123,7 @@ class _Isolation:
             leaves = self._chance.random() < _LEAVING
             patience = self._chance.expovariate(50) if leaves else _FUZZED_PATIENCE
             try:
-                async with asyncio.timeout(patience):
-                    reply = await asker.ask(fuzzed.path, body.encode(), request_id=identity)
+                reply = await asker.ask(fuzzed.path, body.encode(), request_id=identity, seconds=patience)
                 self.figures.fuzzed[str(reply.status)] += 1
             except TimeoutError:
                 self.figures.fuzzed["left" if leaves else f"no answer within {_FUZZED_PATIENCE} s"] += 1
@@ -159,7 +158,7 @@ class _Isolation:
 def run_isolation(
     questions: int, *, seed: int = 0, clients: int = 6, families: tuple[str, ...] = tuple(FAMILIES)
 ) -> IsolationFigures:
-    """Ask so many questions while as many clients send what they like, of a gateway with two workers of the demo model."""
+    """Ask so many questions of two workers of the demo model, while as many clients send them what they like."""
     models: list[dict[str, Any]] = [{"name": "demo", "model": "demo", "workers": 2, "slots": 4}]
     with tempfile.TemporaryDirectory(prefix="llcuda-isolation-") as folder:
         with serving_process(Path(folder), models, key=KEY) as served:

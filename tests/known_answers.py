@@ -58,12 +58,12 @@ def choose_question(chance: Random, *, model: str = "demo") -> Question:
         return Question(RESPONSES, {**asked, "input": text}, answer)
     if kind == 1:
         return Question(MESSAGES, {**asked, "max_tokens": 40, "messages": _say(text)}, answer)
-    if kind == 2:  # noqa: PLR2004 - one of several
+    if kind == 2:
         schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
         return Question(CHAT, {**asked, "json_schema": schema, "messages": _say(text)}, f'{{"answer": {one + other}}}')
-    if kind == 3 and not stream:  # noqa: PLR2004
+    if kind == 3 and not stream:
         return Question(CHAT, {**asked, "n": 2, "messages": _say(text)}, answer)
-    if kind == 4:  # noqa: PLR2004
+    if kind == 4:
         prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         path = chance.choice((COMPLETION, COMPLETIONS))
         return Question(path, {**asked, "prompt": prompt, "max_tokens": 40}, answer)

@@ -91,15 +91,8 @@ class ServedProcess:
 
     def find_workers(self) -> dict[int, str]:
         """Return the pids of the llama-servers that run, with the file of the model of each."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                line = child.cmdline()
-                if child.name() == "llama-server" and is_alive(child.pid):
-                    found[child.pid] = Path(line[line.index("--model") + 1]).name
-            except (psutil.Error, ValueError, IndexError):
-                continue
-        return found
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return {child.pid: name for child in children if (name := _read_model(child))}
 
     def count_restarts(self) -> int:
         return sum(worker["restarts"] for model in self.read("/api/status")["models"] for worker in model["workers"])
@@ -143,6 +136,16 @@ class ServedProcess:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(_PATIENCE) == 0, self.log()[-2000:]
         assert not [pid for pid in children if is_alive(pid)], "a child is left"
+
+
+def _read_model(process: psutil.Process) -> str:
+    """Return the name of the file that a llama-server serves, nothing if it is none or has ended."""
+    try:
+        line = process.cmdline()
+        is_server = process.name() == "llama-server" and is_alive(process.pid)
+        return Path(line[line.index("--model") + 1]).name if is_server else ""
+    except (psutil.Error, ValueError, IndexError):
+        return ""
 
 
 def _write_config(folder: Path, models: list[dict[str, Any]], *, keys: dict[str, str], options: dict[str, Any]) -> Path:

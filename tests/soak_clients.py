@@ -1,4 +1,4 @@
-"""Clients of a soak in a process of their own: they ask, check each answer, leave in the midst of some, and send bad ones.
+"""Clients of a soak in a process of their own: they ask, check each answer, leave in the midst, and send bad bodies.
 
 ``python -m tests.soak_clients JSON`` asks until it reads ``stop`` or its standard input ends. It writes a line for each
 answer that is not right, and one every second with what it has counted.
@@ -153,12 +153,12 @@ class Clients:
         asker = HttpAsker(self._wishes["port"])
         host = f"127.0.0.1:{self._wishes['port']}".encode()
         try:
-            reply = await asyncio.wait_for(_send_all(asker, hostile.sends, host=host), _PATIENCE)
+            reply = await _send_all(asker, hostile.sends, host=host)
             outcome = "refused" if reply.status == hostile.status else f"bad body: {reply.status}, not {hostile.status}"
         except (ConnectionError, EOFError) as error:
             # What was sent beyond the refusal was not read, and the connection was reset.
             outcome = "refused by a reset" if isinstance(error, ConnectionError) else f"bad body: {error!r}"
-        except asyncio.TimeoutError:
+        except TimeoutError:
             outcome = f"bad body: no answer within {_PATIENCE} s"
         finally:
             asker.leave()
@@ -188,7 +188,8 @@ async def _send_all(asker: HttpAsker, parts: tuple[bytes | float, ...], *, host:
     for part in parts:
         if isinstance(part, float):
             await asyncio.sleep(part)
-    return await asker.send(b"".join(part.replace(HOST, host) for part in parts if isinstance(part, bytes)))
+    request = b"".join(part.replace(HOST, host) for part in parts if isinstance(part, bytes))
+    return await asker.send(request, seconds=_PATIENCE)
 
 
 async def _ask_openai(client: openai.AsyncOpenAI, question: Question, identity: str) -> str:
