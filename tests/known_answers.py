@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tools.demo_model.capitals import COUNTRIES
+from tools.demo_model.evaluate import schema_for
+from tools.demo_model.geography import EVALUATION_PHRASE as CAPITAL
 from tools.demo_model.texts import NUMBERS
 
 if TYPE_CHECKING:
@@ -59,8 +62,10 @@ def choose_question(chance: Random, *, model: str = "demo") -> Question:
     if kind == 1:
         return Question(MESSAGES, {**asked, "max_tokens": 40, "messages": _say(text)}, answer)
     if kind == 2:
-        schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
-        return Question(CHAT, {**asked, "json_schema": schema, "messages": _say(text)}, f'{{"answer": {one + other}}}')
+        country = chance.choice(COUNTRIES)
+        expected = {"capital": country.capital}
+        wanted = {**asked, "response_format": schema_for(expected)}
+        return Question(CHAT, {**wanted, "messages": _say(CAPITAL.format(c=country.name))}, json.dumps(expected))
     if kind == 3 and not stream:
         return Question(CHAT, {**asked, "n": 2, "messages": _say(text)}, answer)
     if kind == 4:

@@ -62,6 +62,8 @@ class Soak:
     seconds: float
     model: Path | None = None
     seed: int = 0
+    pause_interval: float = 25.0
+    """Between two times at which all clients leave, and every count has to be zero."""
     reload_interval: float = 60.0
     kill_interval: float = 45.0
     client_interval: float = 30.0
@@ -127,9 +129,10 @@ class _ClientProcess:
             else:
                 self._run.anomalies.append(facts)
 
-    def ask_to_stop(self) -> None:
+    def tell(self, word: str) -> None:
+        """Tell them to ``pause``, to ``go`` on, or to ``stop``."""
         assert self.process.stdin
-        self.process.stdin.write("stop\n")
+        self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
 
     def finish(self, *, kill: bool = False) -> None:
@@ -189,8 +192,9 @@ class _Run:
         self._clients = [self._start_clients(kind, number) for kind, number in _PROCESSES]
         soak = self.soak
         due = {
+            "pause": (soak.pause_interval, self._pause),
             "worker killed": (soak.kill_interval, self._kill_worker),
-            "reload": (soak.reload_interval, self._reload),
+            "reload": (soak.reload_interval, self._replace_workers),
             "clients killed": (soak.client_interval, self._kill_clients),
         }
         times = {name: time.monotonic() + interval * 0.5 for name, (interval, _) in due.items()}
@@ -202,10 +206,11 @@ class _Run:
                     act()
                     times[name] = time.monotonic() + interval * self._chance.uniform(0.8, 1.2)
         for client in self._clients:
-            client.ask_to_stop()
+            client.tell("stop")
         for client in self._clients:
             client.finish()
         self._clients = []
+        self._check_counts()
 
     def _start_clients(self, kind: str, number: int) -> _ClientProcess:
         models = 1 if self.soak.model is None else 2
@@ -214,12 +219,29 @@ class _Run:
         wishes |= {"count": number, "seed": self._chance.randrange(1 << 30)}
         return _ClientProcess(kind, wishes, run=self)
 
+    def _pause(self) -> None:
+        """Have all clients leave at once, and see that nothing is counted any more."""
+        for client in self._clients:
+            client.tell("pause")
+        self._check_counts()
+        self.figures.faults["pauses"] += 1
+        for client in self._clients:
+            client.tell("go")
+
+    def _check_counts(self) -> None:
+        for what, left in settle(self.served).items():
+            self.figures.violations.append(f"{_show(time.time())} nobody asks, and yet: {what.strip()} is {left:g}")
+
     def _kill_clients(self) -> None:
         place = self._chance.randrange(len(self._clients))
         kind, number = _PROCESSES[place]
         self._clients[place].finish(kill=True)
         self._clients[place] = self._start_clients(kind, number)
         self.figures.faults[f"processes of clients killed ({kind})"] += 1
+
+    def _replace_workers(self) -> None:
+        self._pause()  # a new worker starts at zero, whatever was counted of the one before
+        self._reload()
 
     def _reload(self) -> None:
         status = self.served.reload()
@@ -228,6 +250,8 @@ class _Run:
             self.figures.violations.append(f"a reload was answered with {status}")
 
     def _kill_worker(self) -> None:
+        self._pause()
+        time.sleep(1)
         workers = self.served.find_workers()
         if not workers:
             return
@@ -263,8 +287,7 @@ class _Run:
         wait_until(lambda: self.served.reload() == 202, timeout=_REPLACING, what="a reload begins")
         wait_until(lambda: self._are_replaced(before), timeout=_REPLACING, what="every worker replaced")
         asyncio.run(self._ask(_WARMING, at_once=8, key=KEY))
-        for what, left in settle(self.served).items():
-            self.figures.violations.append(f"nobody asks, and yet: {what.strip()} is {left:g}")
+        self._check_counts()
         time.sleep(1)
         return _to_figures(self.served.measure())
 

@@ -1,7 +1,8 @@
 """Clients of a soak in a process of their own: they ask, check each answer, leave in the midst, and send bad bodies.
 
-``python -m tests.soak_clients JSON`` asks until it reads ``stop`` or its standard input ends. It writes a line for each
-answer that is not right, and one every second with what it has counted.
+``python -m tests.soak_clients JSON`` asks until it reads ``stop`` or its standard input ends; between ``pause`` and
+``go`` nobody does, and who is asking leaves. It writes a line for each answer that is not right, and one every second
+with what it has counted.
 
 ========  ==================================================================================================
 kind      what asks
@@ -56,10 +57,18 @@ class Clients:
         self._counts: Counter[str] = Counter()
         self._number = 0
         self._under_way: set[asyncio.Task[str]] = set()
+        self._going = asyncio.Event()
+        self._going.set()
         self._is_over = False
 
-    def stop(self) -> None:
-        self._is_over = True
+    def obey(self, word: str) -> None:
+        """Do what was read; to be called on the loop."""
+        if word == "pause":
+            self._going.clear()
+            self._leave()
+        else:
+            self._is_over = word == "stop"
+            self._going.set()
 
     async def run(self) -> None:
         """Ask until it is over, then let each client have its last answer."""
@@ -81,16 +90,23 @@ class Clients:
     async def _leave_together(self) -> None:
         while True:
             await asyncio.sleep(self._chance.uniform(0.5, 1.5) * _HERD_SECONDS)
-            self._counts["left together"] += len(self._under_way)
-            for task in self._under_way:
-                task.cancel()
+            self._leave()
+
+    def _leave(self) -> None:
+        self._counts["left together"] += len(self._under_way)
+        for task in self._under_way:
+            task.cancel()
+
+    async def _may_ask(self) -> bool:
+        await self._going.wait()
+        return not self._is_over
 
     async def _run_http(self) -> None:
         await asyncio.gather(*(self._be_http_client() for _ in range(self._wishes["count"])))
 
     async def _be_http_client(self) -> None:
         asker = HttpAsker(self._wishes["port"], key=KEY)
-        while not self._is_over:
+        while await self._may_ask():
             if self._chance.random() < _BAD:
                 await self._send_bad()
                 continue
@@ -106,7 +122,7 @@ class Clients:
             await asyncio.gather(*(self._be_openai_client(client) for _ in range(self._wishes["count"])))
 
     async def _be_openai_client(self, client: openai.AsyncOpenAI) -> None:
-        while not self._is_over:
+        while await self._may_ask():
             question, identity = self._choose_chat(), self._name_next()
             await self._do(question, identity, _ask_openai(client, question, identity))
 
@@ -115,7 +131,7 @@ class Clients:
             await asyncio.gather(*(self._be_grpc_client(channel) for _ in range(self._wishes["count"])))
 
     async def _be_grpc_client(self, channel: Any) -> None:
-        while not self._is_over:
+        while await self._may_ask():
             if self._chance.random() < _BAD:
                 await self._do(None, self._name_next(), _ask_grpc_badly(channel))
                 continue
@@ -256,17 +272,16 @@ def _say(event: str, **facts: Any) -> None:
     sys.stdout.flush()
 
 
-def _obey(clients: Clients) -> None:
-    """Stop when told to; whoever started this is gone when the input ends."""
+def _obey(clients: Clients, loop: asyncio.AbstractEventLoop) -> None:
+    """Pass on what is read; whoever started this is gone when the input ends."""
     for line in sys.stdin:
-        if line.strip() == "stop":
-            clients.stop()
+        loop.call_soon_threadsafe(clients.obey, line.strip())
     os._exit(0)
 
 
 async def _main() -> None:
     clients = Clients(json.loads(sys.argv[1]))
-    threading.Thread(target=_obey, args=(clients,), daemon=True).start()
+    threading.Thread(target=_obey, args=(clients, asyncio.get_running_loop()), daemon=True).start()
     await clients.run()
 
 
