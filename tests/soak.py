@@ -50,6 +50,9 @@ _AFTER_FAULT = 2.0
 """Seconds after a worker is back in which an answer may still come that it broke."""
 _CANARY_SECONDS = 60.0
 _REPLACING = 120.0
+_MOST_TIMES = 4
+_BETWEEN = 60
+"""Answers between two faults."""
 _TOLERANCE = 0.1
 _WARMING = 400
 """Questions before each measurement, so that what is measured has done the same."""
@@ -70,6 +73,8 @@ class Soak:
     """Between two killed processes of clients."""
     warm_up: float = 180.0
     memory_tolerance: float = _TOLERANCE
+    answers: int = 0
+    """How many there have to be at least, in up to five times the time."""
 
 
 @dataclass
@@ -110,7 +115,7 @@ class _ClientProcess:
     def __init__(self, kind: str, wishes: dict[str, Any], *, run: _Run) -> None:
         self.kind = kind
         self._run = run
-        self._counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         command = [sys.executable, "-m", "tests.soak_clients", json.dumps({"kind": kind, **wishes})]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), *filter(None, sys.path)))}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -125,7 +130,7 @@ class _ClientProcess:
                 return  # it was killed in the midst of it
             facts = json.loads(line)
             if facts["event"] == "counts":
-                self._counts = Counter(facts["counts"])
+                self.counts = Counter(facts["counts"])
             else:
                 self._run.anomalies.append(facts)
 
@@ -149,7 +154,7 @@ class _ClientProcess:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream
             stream.close()
-        self._run.figures.outcomes.update(self._counts)
+        self._run.figures.outcomes.update(self.counts)
 
 
 class _Run:
@@ -198,12 +203,16 @@ class _Run:
             "clients killed": (soak.client_interval, self._kill_clients),
         }
         times = {name: time.monotonic() + interval * 0.5 for name, (interval, _) in due.items()}
-        while time.monotonic() < end:
+        began, acted = self._count_answers(), self._count_answers()
+        # On a busy machine clients take long to start, and something has to happen between two faults.
+        last = end + _MOST_TIMES * seconds
+        while time.monotonic() < end or (time.monotonic() < last and self._count_answers() - began < soak.answers):
             time.sleep(0.2)
             self._note_peaks()
             for name, (interval, act) in due.items():
-                if time.monotonic() >= times[name]:
+                if time.monotonic() >= times[name] and self._count_answers() - acted >= _BETWEEN:
                     act()
+                    acted = self._count_answers()
                     times[name] = time.monotonic() + interval * self._chance.uniform(0.8, 1.2)
         for client in self._clients:
             client.tell("stop")
@@ -211,6 +220,9 @@ class _Run:
             client.finish()
         self._clients = []
         self._check_counts()
+
+    def _count_answers(self) -> int:
+        return self.figures.outcomes.total() + sum(client.counts.total() for client in self._clients)
 
     def _start_clients(self, kind: str, number: int) -> _ClientProcess:
         models = 1 if self.soak.model is None else 2
