@@ -23,7 +23,7 @@ from tests.watched_gateway import read_rss
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ROOT", "Event", "Watched", "ask_socket", "percentile", "watched"]
+__all__ = ["ROOT", "Event", "Watched", "ask_connection", "ask_socket", "percentile", "watched"]
 
 ROOT = Path(__file__).parents[1]
 _PATIENCE = 60.0
@@ -120,7 +120,7 @@ class Watched:
 
     def ask(self, path: str, body: object = None, *, key: str = "") -> tuple[int, bytes]:
         """Return status and body of what the gateway answers."""
-        return _ask(HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE), path, body, key=key)
+        return ask_connection(HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE), path, body, key=key)
 
     def read_figure(self, name: str, *, key: str = "") -> int:
         """Return what the gateway has counted under this name."""
@@ -165,10 +165,10 @@ class _SocketConnection(HTTPConnection):
 
 def ask_socket(path: str, target: str, body: object = None, *, key: str = "") -> Any:
     """Return the JSON that is answered on a Unix socket."""
-    return json.loads(_ask(_SocketConnection(path), target, body, key=key)[1])
+    return json.loads(ask_connection(_SocketConnection(path), target, body, key=key)[1])
 
 
-def _ask(connection: HTTPConnection, path: str, body: object, *, key: str) -> tuple[int, bytes]:
+def ask_connection(connection: HTTPConnection, path: str, body: object, *, key: str) -> tuple[int, bytes]:
     headers = {"Content-Type": "application/json", "Connection": "close"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
