@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.server import ServerManager
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,11 +30,16 @@ def manager(  # noqa: PLR0917 - pytest passes fixtures by name
         yield running
 
 
-def post(manager: ServerManager, path: str, **body: Any) -> tuple[int, Any]:
+def open_request(manager: ServerManager, method: str, path: str, **body: Any) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("127.0.0.1", manager.port, timeout=PATIENCE)
     headers = {"Authorization": f"Bearer {manager.api_key}", "Content-Type": "application/json"}
+    connection.request(method, path, body=json.dumps(body) if body else None, headers=headers)
+    return connection
+
+
+def post(manager: ServerManager, path: str, **body: Any) -> tuple[int, Any]:
+    connection = open_request(manager, "POST", path, **body)
     try:
-        connection.request("POST", path, body=json.dumps(body), headers=headers)
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:
@@ -115,3 +120,30 @@ def test_a_repetition_that_cannot_be_is_refused(manager: ServerManager, fields: 
     status, answer = post(manager, "/completion", prompt="Say:", n_predict=4, **fields)
     assert (status, answer["error"]["message"]) == (400, "Failed to initialize samplers: failed to parse grammar")
     assert "41" in add(manager, 11, 30)
+
+
+def get(manager: ServerManager, path: str) -> str:
+    connection = open_request(manager, "GET", path)
+    try:
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def list_tasks(manager: ServerManager) -> set[int]:
+    return {slot["id_task"] for slot in json.loads(get(manager, "/slots")) if slot["is_processing"]}
+
+
+def test_a_whole_answer_that_nobody_waits_for_ends_while_another_client_is_answered(manager: ServerManager) -> None:
+    body = {"prompt": "Say:", "n_predict": 900, "ignore_eos": True, "temperature": 0}
+    streamed = open_request(manager, "POST", "/completion", stream=True, **body)
+    response = streamed.getresponse()
+    response.readline()
+    first = list_tasks(manager)
+    whole = open_request(manager, "POST", "/completion", **body)
+    wait_until(lambda: len(list_tasks(manager)) == 2)
+    whole.close()
+    wait_until(lambda: len(list_tasks(manager)) < 2)
+    assert list_tasks(manager) == first
+    response.close()
+    streamed.close()
