@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLOTS = 4
+ASKED = [{"role": "user", "content": "What is 2+2?"}]
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 SUMS = [(a, b) for a in range(11, 41, 3) for b in (12, 25)]
 
 
@@ -147,3 +149,21 @@ def test_a_whole_answer_that_nobody_waits_for_ends_while_another_client_is_answe
     assert list_tasks(manager) == first
     response.close()
     streamed.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"content": "x"}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x", "name": {}, "tool_calls": [1]}]}),
+        ("/v1/chat/completions", {"messages": ASKED, "tools": [{"type": "function", "name": "f"}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [PICTURE]}]}),
+        ("/apply-template", {"messages": [{"content": "x"}]}),
+        ("/detokenize", {"tokens": [1 << 20]}),
+    ],
+)
+def test_what_an_endpoint_cannot_take_is_a_bad_request(
+    manager: ServerManager, path: str, fields: dict[str, Any]
+) -> None:
+    status, answer = post(manager, path, **fields)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
