@@ -292,13 +292,14 @@ class LoopedGateway:
 
     async def close(self) -> None:
         """Let everything go."""
-        self.model.follow([])
-        for server in self.servers:
-            server.cut()
         if self._listening is not None:
             self._listening.close()
         for connection in tuple(self.service.connections):
             connection.abort()
+        await turns()
+        self.model.follow([])
+        for server in self.servers:
+            server.cut()
         await turns()
 
 
