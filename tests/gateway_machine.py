@@ -26,7 +26,17 @@ from hypothesis.stateful import (
 )
 
 from llcuda.gateway.whole import to_streamed
-from tests.looped_gateway import KEYS, Client, LoopedGateway, LoopedServer, Request, StillLoop, build_request, turns
+from tests.looped_gateway import (
+    KEYS,
+    Client,
+    LoopedGateway,
+    LoopedServer,
+    Request,
+    StillLoop,
+    as_looped,
+    build_request,
+    turns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -256,9 +266,9 @@ class GatewayMachine(RuleBasedStateMachine):
                 one.judged = None
 
         async def do() -> None:
-            worker.server.cut()
+            as_looped(worker.server).cut()
             await turns(number)
-            worker.server.end(state)
+            as_looped(worker.server).end(state)
             worker.note_state()
             self.site.model.admission.dispatch()
 
@@ -291,7 +301,7 @@ class GatewayMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def reload(self, data: st.DataObject) -> None:
         """Replace a worker, as the fleet does, without waiting for what it is asked."""
-        old = data.draw(st.sampled_from(self.site.model.workers)).server
+        old = as_looped(data.draw(st.sampled_from(self.site.model.workers)).server)
         self.numbers += 1
         new = LoopedServer(f"demo/{self.numbers}", Path(self.folder.name) / f"s{self.numbers}", slots=old.slots)
         for one in self.asked:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from llcuda.gateway.worker import Server
+
 __all__ = [
-    "KEYS", "Client", "LoopedGateway", "LoopedServer", "Request", "StillLoop", "build_request",
+    "KEYS", "Client", "LoopedGateway", "LoopedServer", "Request", "StillLoop", "as_looped", "build_request",
     "run_still", "turns",
 ]  # fmt: skip
 
@@ -198,6 +200,12 @@ class LoopedServer:
         """Nothing is watched here."""
 
 
+def as_looped(server: Server) -> LoopedServer:
+    """Return a worker's server as what it is here."""
+    assert isinstance(server, LoopedServer)
+    return server
+
+
 def build_request(path: str, fields: dict[str, Any], *, key: str = "low", headers: str = "") -> bytes:
     """Return a POST that is the last on its connection."""
     body = json.dumps(fields).encode()
@@ -242,7 +250,9 @@ class LoopedGateway:
 
     def __init__(self, folder: Path, *, slots: tuple[int, ...], max_queued: int = 4) -> None:
         self.folder = folder
-        self.loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, StillLoop)
+        self.loop = loop
         config = GatewayConfig(
             models=(ModelConfig("demo", "demo"),), keys=tuple(KEYS.values()), limits=Limits(max_queued=max_queued)
         )

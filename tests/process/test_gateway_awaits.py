@@ -17,10 +17,10 @@ from llcuda.gateway import grpc_server
 from llcuda.gateway.answering import fetch
 from llcuda.gateway.grpc_messages import make
 from llcuda.gateway.grpc_server import GrpcServer
-from tests.looped_gateway import LoopedGateway, Request, StillLoop, build_request, turns
+from tests.looped_gateway import LoopedGateway, Request, StillLoop, as_looped, build_request, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 
 CHAT, EMBEDDINGS, COMPLETION = "/v1/chat/completions", "/v1/embeddings", "/completion"
 GATEWAY = Path(grpc_server.__file__).parent
@@ -126,7 +126,7 @@ class _Stepped:
         self._coroutine = coroutine
         self._on_wait = on_wait
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         step = partial(self._coroutine.send, None)
         while True:
             try:
@@ -194,15 +194,16 @@ class Play:
     def dies(self, request: Request) -> None:
         """Let the llama-server end that was asked this, which shows at once."""
         for worker in self.site.model.workers:
-            if request in worker.server.requests:
-                worker.server.end()
+            server = as_looped(worker.server)
+            if request in server.requests:
+                server.end()
                 worker.note_state()
 
     async def revive(self) -> None:
         """Start all that have ended."""
         for worker in self.site.model.workers:
             if worker.server.state != "ready":
-                await worker.server.start()
+                await as_looped(worker.server).start()
                 worker.note_state()
 
     async def ask(self, path: str, fields: dict[str, Any], **more: Any) -> None:
@@ -336,8 +337,7 @@ async def one_with_a_deadline(play: Play) -> None:
 async def a_suspect(play: Play) -> None:
     await play.hold()
     play.each(Request.say)
-    seen: list[bytes] = []
-    play.site.model.suspects.is_suspect = lambda body: not seen.append(body)  # type: ignore[method-assign]
+    play.site.model.suspects.is_suspect = bool  # type: ignore[method-assign,assignment]
     await play.ask(CHAT, steer(stream=True))
 
 
@@ -397,7 +397,7 @@ async def one_that_nobody_listens_to(play: Play) -> None:
 
 async def one_that_starts_its_model(play: Play) -> None:
     started = play.site.loop.create_future()
-    play.site.loop.call_later(3.0, lambda: started.done() or started.set_result(None))
+    play.site.loop.call_later(3.0, settle, started)
 
     async def start() -> None:
         await asyncio.shield(started)
@@ -433,8 +433,13 @@ class Call:
 async def wait_a_turn() -> None:
     loop = asyncio.get_running_loop()
     done = loop.create_future()
-    loop.call_soon(lambda: done.done() or done.set_result(None))
+    loop.call_soon(settle, done)
     await done
+
+
+def settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def make_call() -> Any:
@@ -512,7 +517,7 @@ def cancel_once(scenario: Scenario, at: int, how: str) -> Step:
             play.each(Request.end)
             coroutine = await begin(play)
             if coroutine is not None:
-                step.begin(coroutine)
+                _ = step.begin(coroutine)
             await turns()
             await around(play)
             await play.finish()
