@@ -137,7 +137,7 @@ class GatewayMachine(RuleBasedStateMachine):
         fields = {"messages": [{"role": "user", "content": wishes}], "stream": is_stream}
         body = to_streamed(json.dumps(fields).encode(), fields)
         if is_suspect:
-            self.site.model.suspects.suspect(body)
+            self.site.model.suspects.suspect(hash((PATH, body)))
         request = build_request(PATH, fields, key=key, headers=f"X-Request-Id: {tag}\r\n")
         client = await self.site.connect(request)
         order = (-KEYS[key].priority, self.numbers)

@@ -285,6 +285,12 @@ async def what_takes_no_slot(play: Play) -> None:
     await play.ask("/tokenize", {"content": "x"})
 
 
+async def a_suspect_that_took_no_slot(play: Play) -> None:
+    await play.hold()
+    play.site.model.suspects.is_suspect = bool  # type: ignore[method-assign,assignment]
+    await play.ask("/tokenize", {"content": "x"})
+
+
 async def say_it(play: Play) -> None:
     for server in play.site.servers:
         server.is_silent = False
@@ -475,6 +481,7 @@ SCENARIOS: dict[str, Scenario] = {
         ((1, 1), a_second_answer_with_a_schema, nothing),
         ((1,), what_is_computed, nothing),
         ((1,), what_takes_no_slot, say_it),
+        ((1,), a_suspect_that_took_no_slot, let_the_holder_end),
         ((1,), one_that_is_answered_while_others_wait, nothing),
         ((1,), one_that_waits, let_the_holder_end),
         ((1,), one_that_waits_before_another, let_the_holder_end),
