@@ -170,7 +170,7 @@ def test_who_goes_away_while_waiting_leaves_nothing() -> None:
         await turn()
         waiting[0].cancel()
         await turn()
-        assert (queue.admission.waiting, len(queue.admission._heap)) == (2, 2)
+        assert (queue.admission.waiting, len(queue.admission._queue)) == (2, 2)
         slot.release()
         await turn()
         assert waiting[1].done()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
+from bisect import insort
 from collections import defaultdict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,7 +137,7 @@ class Admission:
         self._workers = workers
         self.max_queued = max_queued
         self.max_queued_tokens = max_queued_tokens
-        self._heap: list[_Entry] = []
+        self._queue: list[_Entry] = []
         self._suspects: deque[_Entry] = deque()
         self._reserved: Worker | None = None
         """The worker that is given nothing more, until the first of the suspects can have it to itself."""
@@ -149,7 +149,7 @@ class Admission:
     @property
     def waiting(self) -> int:
         """How many jobs wait for a slot."""
-        return len(self._heap) + len(self._suspects)
+        return len(self._queue) + len(self._suspects)
 
     @property
     def waiting_tokens(self) -> int:
@@ -173,7 +173,7 @@ class Admission:
         Raises RefusedError: 429 with Retry-After if too many wait, 503 if no worker can be expected, 504 if the
         deadline comes first.
         """
-        if not self._heap and not job.is_suspect:
+        if not self._queue and not job.is_suspect:
             slot = self._place(job, current_task())
             if slot is not None:
                 return slot
@@ -196,15 +196,15 @@ class Admission:
     def dispatch(self) -> None:
         """Give free slots to those who wait; called when a slot or a worker has become free."""
         self._dispatch_suspects()
-        while self._heap:
-            entry = self._heap[0]
-            # Whoever has left while it waited takes itself out of the queue when its task runs next.
-            slot = None if entry.turn.done() else self._place(entry.job, entry.owner)
-            if slot is None and not entry.turn.done():
-                break
-            heapq.heappop(self._heap)
+        for entry in tuple(self._queue):
+            has_left = entry.turn.done()
+            slot = None if has_left else self._place(entry.job, entry.owner)
             if slot is not None:
                 entry.turn.set_result(slot)
+            if slot is not None or has_left:
+                self._queue.remove(entry)
+            elif entry.job.excluded is None:
+                break  # where one that may go anywhere finds no slot, nobody behind it does
         if self.waiting and not any(worker.is_expected for worker in self._workers()):
             self._refuse_all()
 
@@ -220,7 +220,7 @@ class Admission:
         return self._rate.estimate(self.waiting + 1, slots=sum(worker.slots for worker in self._workers()))
 
     def _entries(self) -> Iterator[_Entry]:
-        yield from self._heap
+        yield from self._queue
         yield from self._suspects
 
     def _place(self, job: Job, owner: asyncio.Task[Any]) -> Slot | None:
@@ -248,10 +248,10 @@ class Admission:
             return
         job = self._suspects[0].job
         usable = [worker for worker in self._workers() if worker.is_usable]
-        if self._reserved not in usable:
-            # Of several, one that has not failed at it, and which is free soonest.
-            self._reserved = min(usable, key=lambda one: (one is job.excluded, one.busy), default=None)
-        worker = self._reserved
+        # Of several, one that has not failed at it, and which is free soonest; the same as before unless one is freer.
+        held = self._reserved
+        worker = min(usable, key=lambda one: (one is job.excluded, one.busy, one is not held), default=None)
+        self._reserved = worker
         if worker is not None and not worker.busy:
             self._reserved = None
             entry = self._suspects.popleft()
@@ -272,16 +272,15 @@ class Admission:
         if job.is_suspect:
             self._suspects.append(entry)
         else:
-            heapq.heappush(self._heap, entry)
+            insort(self._queue, entry)
         return entry
 
     def _withdraw(self, entry: _Entry) -> None:
         """Take a job out of the queue, or give back the slot that it was given in the same moment."""
         if entry in self._suspects:
             self._suspects.remove(entry)
-        elif entry in self._heap:
-            self._heap.remove(entry)
-            heapq.heapify(self._heap)
+        elif entry in self._queue:
+            self._queue.remove(entry)
         elif entry.turn.done() and not entry.turn.cancelled() and entry.turn.exception() is None:
             entry.turn.result().release()
         self.dispatch()

@@ -342,17 +342,12 @@ class Connection(asyncio.BufferedProtocol):
             self._service.refuse(exchange, exchange.refusal)
             self._end()
             return
-        self._task = self._loop.create_task(self._answer(exchange))
+        self._task = self._loop.create_task(self._service.handle(exchange))
+        # Not at the end of a coroutine: one that is cancelled before it has begun never comes there.
+        self._task.add_done_callback(self._end)
 
-    async def _answer(self, exchange: Exchange) -> None:
-        try:
-            await self._service.handle(exchange)
-        finally:
-            self._task = None
-            self._end()
-
-    def _end(self) -> None:
-        exchange, self._exchange = self._exchange, None
+    def _end(self, _task: object = None) -> None:
+        exchange, self._exchange, self._task = self._exchange, None, None
         if self._transport.is_closing():
             return
         if exchange is None or not exchange.finished:

@@ -280,6 +280,8 @@ class GrpcServer:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._service.handle(exchange))
         self._tasks[task] = exchange
+        # Not at the block's end: whoever is cancelled there again does not come to it.
+        task.add_done_callback(self._tasks.pop)
 
         def give_up() -> None:
             exchange.is_late = True
@@ -294,7 +296,6 @@ class GrpcServer:
                 exchange.leave()
                 task.cancel()
             await asyncio.wait((task,))
-            self._tasks.pop(task, None)
 
 
 def _is_taken(host: str, port: int) -> bool:

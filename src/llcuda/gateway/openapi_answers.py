@@ -35,7 +35,7 @@ ENVELOPE: Schema = {
 
 # What any request can be refused with before it is known what it asks for, and while it is read.
 _ALWAYS = (400, 403, 405, 408, 413, 414, 415, 421, 431, 500, 501, 503, 505)
-_OF_MODELS = (404, 429, 502, 504)
+_OF_MODELS = (404, 422, 429, 502, 504)
 
 _MODEL: Schema = {"type": "string"}
 _LAYERS: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_LAYERS}

@@ -105,8 +105,8 @@ class Progress:
         now = self._measure()
         steps = {slot["id"]: _read_step(slot) for slot in slots}
         before, self._steps = self._steps, steps
-        has_moved = any(before.get(number) != step for number, step in steps.items())
-        if has_moved or not steps:
+        # One that has nothing to do does not get on: what is taken of it then is held in vain.
+        if any(before.get(number) != step for number, step in steps.items()):
             self._moved = now.at
         # One that waits for the prompt that it shares with another stands still while that is read.
         is_reading = any(step[-1] == 0 and before.get(number) != step for number, step in steps.items())

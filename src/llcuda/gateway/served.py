@@ -97,8 +97,8 @@ class ServedModel:
 
     def drop_lost(self) -> dict[str, int]:
         """Take back what belongs to tasks that have ended, and return how much: nothing, but for a mistake."""
-        slots = sum(worker.drop_lost() for worker in self.workers)
-        return {"slot": slots, "queue": self.admission.drop_lost()}
+        waiting = self.admission.drop_lost()  # before a slot is free, which would be given to one of them
+        return {"slot": sum(worker.drop_lost() for worker in self.workers), "queue": waiting}
 
     def choose_any(self) -> Worker | None:
         """Return a worker for what takes no slot: the least busy one that answers."""
