@@ -42,7 +42,7 @@ def read_config(wishes: dict[str, Any]) -> GatewayConfig:
     keys = tuple(KeyConfig(**key) for key in wishes.get("keys", ()))
     limits = Limits(**wishes.get("limits", {}))
     given = wishes.get("gateway", {}).items()
-    settings = {name: Path(value) if name.startswith("tls_") else value for name, value in given}
+    settings: dict[str, Any] = {name: Path(value) if name.startswith("tls_") else value for name, value in given}
     return GatewayConfig(models=(model,), port=0, keys=keys, limits=limits, **settings)
 
 
