@@ -455,3 +455,36 @@ def test_what_belongs_to_a_task_that_has_ended_is_taken_back() -> None:
         assert queue.workers[0].busy == 1
 
     run(scenario)
+
+
+def test_who_may_not_go_to_a_worker_keeps_nobody_else_from_it() -> None:
+    async def scenario() -> None:
+        queue = Queue(1, 1)
+        slots = [await queue.admission.acquire(Job()) for _ in range(2)]
+        again, other = queue.ask(excluded=slots[0].worker), queue.ask()
+        await turn()
+        slots[0].release()
+        await turn()
+        assert not again.done()
+        assert other.result().worker is slots[0].worker
+        slots[1].release()
+        await turn()
+        assert again.result().worker is slots[1].worker
+
+    run(scenario)
+
+
+def test_a_suspect_takes_whichever_worker_has_nothing_to_do_first() -> None:
+    async def scenario() -> None:
+        queue = Queue(2, 2)
+        slots = [await queue.admission.acquire(Job()) for _ in range(3)]
+        (fuller,) = [worker for worker in queue.workers if worker.busy == 2]
+        suspect = queue.ask(is_suspect=True)  # the other worker is kept for it
+        await turn()
+        for slot in slots:
+            if slot.worker is fuller:
+                slot.release()
+        await turn()
+        assert suspect.result().worker is fuller
+
+    run(scenario)

@@ -204,7 +204,7 @@ class Admission:
             if slot is not None or has_left:
                 self._queue.remove(entry)
             elif entry.job.excluded is None:
-                break  # where one that may go anywhere finds no slot, nobody behind it does
+                break  # if one that may go anywhere finds no slot, nobody behind it does
         if self.waiting and not any(worker.is_expected for worker in self._workers()):
             self._refuse_all()
 
