@@ -74,7 +74,7 @@ class ModelRequest:
 
     @classmethod
     async def read(cls, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> ModelRequest:
-        """Return the request of an exchange, read in a thread where that may take long. Raises RefusedError."""
+        """Return the request of an exchange, read in a thread if that may take long. Raises RefusedError."""
         if exchange.body_bytes <= MAX_QUICK_BYTES and is_quick_to_read(exchange.body):
             return cls(exchange, route, metrics)
         return await asyncio.to_thread(cls, exchange, route, metrics)

@@ -104,5 +104,5 @@ class GatewayConfig:
     grace_timeout: float = 30.0
     """Seconds for the answers that have begun, when the gateway or a replica is to end."""
     hang_timeout: float = 10.0
-    """Seconds without a sign of life after which a llama-server is given up and started anew."""
+    """Seconds without a sign of life or of progress after which a llama-server is given up and started anew."""
     limits: Limits = field(default_factory=Limits)

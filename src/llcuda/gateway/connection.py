@@ -76,7 +76,7 @@ class Connection(asyncio.BufferedProtocol):
     those whose answer has begun, are taken for gone at once.
 
     A client is a stranger until it has shown a key that is right, or asked for something that takes one where there
-    are none. Little is held for strangers, and they are the first to go where there are too many connections.
+    are none. Little is held for strangers, and they are the first to go if there are too many connections.
     """
 
     __slots__ = (

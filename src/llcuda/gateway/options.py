@@ -135,8 +135,8 @@ OPTIONS = (
     Option("request_timeout", "seconds", "for a whole answer", Limits, _TIMES, metavar="SECONDS"),
     Option("grace_timeout", "seconds", "for the answers that have begun, at the end", GatewayConfig, _TIMES,
            metavar="SECONDS"),
-    Option("hang_timeout", "seconds", "without a sign of life, after which a worker is started anew", GatewayConfig,
-           _TIMES, metavar="SECONDS"),
+    Option("hang_timeout", "seconds", "without a sign of life or of progress, after which a worker is started anew",
+           GatewayConfig, _TIMES, metavar="SECONDS"),
 )  # fmt: skip
 
 MODEL_OPTIONS = (

@@ -45,7 +45,7 @@ class Steps:
         self.left = MAX_STEPS
 
     def take(self, count: int) -> None:
-        """Take some. Raises StepsSpentError where there are not enough."""
+        """Take some. Raises StepsSpentError if there are not enough."""
         self.left -= count
         if self.left < 0:
             raise StepsSpentError

@@ -54,7 +54,7 @@ class HubFile:
 def list_files(name: HubName) -> dict[str, HubFile]:
     """Ask the hub which GGUF files the repository has.
 
-    Raises ModelNotFoundError where there is no such repository, and DownloadError where the hub cannot be asked or its
+    Raises ModelNotFoundError if there is no such repository, and DownloadError if the hub cannot be asked or its
     answer not be used.
     """
     import json  # noqa: PLC0415 - loaded only when needed
@@ -102,7 +102,7 @@ def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
     """Download the file into the hub's cache, compare it with the digest that the hub states, and return its path.
 
     What was downloaded before, by this process or another, is resumed. Raises DownloadError, ModelNotFoundError,
-    ModelFormatError where it is no GGUF file, ChecksumMismatchError, and ModelError on a full disk.
+    ModelFormatError if it is no GGUF file, ChecksumMismatchError, and ModelError on a full disk.
     """
     label = _label(name, file.path)
     url = f"{_endpoint()}/{name.repository}/resolve/{file.commit}/{quote(file.path)}"

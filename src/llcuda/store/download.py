@@ -94,7 +94,7 @@ def download(
 def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> tuple[Answer, bytes]:
     """Return the answer to one request, and its body if the status is 200.
 
-    Raises DownloadError, also where the body has more than ``max_bytes`` or takes longer than a minute.
+    Raises DownloadError, also if the body has more than ``max_bytes`` or takes longer than a minute.
     """
     import requests  # noqa: PLC0415 - loaded only when needed
     import urllib3  # noqa: PLC0415
