@@ -361,7 +361,9 @@ class _Run:
         """Count what is explained by the death of a worker, and note the rest."""
         for facts in self.anomalies:
             kind = facts["outcome"].partition(":")[0]
-            may_break = kind.startswith(("502", "503", "error event", "gRPC UNAVAILABLE", "gRPC INTERNAL"))
+            # A question that two workers were killed at looks like what they died of.
+            broken = ("422 fatal_request", "502", "503", "error event", "gRPC UNAVAILABLE", "gRPC INTERNAL")
+            may_break = kind.startswith(broken)
             if may_break and self._is_explained(facts["at"]):
                 self.figures.explained[kind] += 1
             else:
