@@ -152,6 +152,7 @@ class LoopedServer:
     api_key = "key"
     hang_timeout = 10.0
     pid = None
+    was_killed = False
 
     def __init__(self, name: str, socket_path: Path, *, slots: int) -> None:
         self.name = name

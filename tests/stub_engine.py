@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         elif path == "/stub":
             self._report(is_post=is_post)
         elif path == "/tokenize" and b'"die"' in self._body:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.abort()
         elif path in stub_answers.ENDPOINTS and is_post:
             self._generate(path)
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -129,3 +131,24 @@ def test_who_was_only_beside_it_is_no_suspect_for_long(tmp_path: Path, monkeypat
         records = running.models["demo"].suspects._records
         assert [record.is_proved for record in records.values()] == [True]
         assert client.post(PATH, json=other).status_code == 200
+
+
+def test_who_was_alone_when_somebody_killed_the_worker_is_answered_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path, monkeypatch, workers=1) as (gateway, client):
+        running = gateway._running
+        assert running is not None
+        model = running.models["demo"]
+        long = steer(stream=True, tokens=4000, token_ms=5)
+        for deaths in (1, 2):
+            with client.stream("POST", PATH, json=long) as answer:
+                assert answer.status_code == 200
+                pieces = answer.iter_bytes()
+                next(pieces)
+                os.kill(running.fleets["demo"].replicas[0].pid or 0, signal.SIGKILL)
+                assert b"worker_failed" in b"".join(pieces)
+            wait_until(lambda deaths=deaths: count_restarts(gateway) == deaths)  # type: ignore[misc]
+            wait_ready(gateway, 1)
+        (record,) = model.suspects._records.values()
+        assert (record.kills, record.is_proved) == (1, False)

@@ -26,6 +26,7 @@ class FakeServer:
     socket_path: Path = field(default_factory=lambda: Path("/nonesuch.sock"))
     hang_timeout: float = 10.0
     pid: int | None = None
+    was_killed: bool = False
 
     def note_life(self) -> None:
         """Nothing is watched here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from llcuda.gateway.field_schemas import asked_schema
 from llcuda.gateway.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.suspects import refuse
 from llcuda.gateway.timeouts import timeout
 from llcuda.gateway.upstream import UpstreamFailedError
 from llcuda.gateway.whole import WholeAnswer, count_texts, needs_whole, to_streamed, to_understood
@@ -114,6 +114,7 @@ class ModelRequest:
         try:
             await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
         except UpstreamFailedError as error:
+            worker.note_failure()
             if error.was_sent:
                 model.suspects.suspect(self._identity)
             raise RefusedError(502, "the worker broke off", code="worker_failed") from error
@@ -168,9 +169,8 @@ class ModelRequest:
         """Note whether the request may be what ended a worker. Raises RefusedError if it is and no stream has begun."""
         was_alone = slot.job.is_suspect
         if attempt.is_suspect and was_alone and await slot.has_died():
-            suspects.prove(self._identity)
-            if not self._exchange.started:
-                raise refuse()
+            with suppress(RefusedError) if self._exchange.started else nullcontext():
+                suspects.prove(self._identity, was_killed=slot.was_killed)
         elif attempt.is_suspect:
             suspects.suspect(self._identity)
         elif was_alone and attempt.problem is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llcuda.engine.load import start
 from llcuda.engine.start import settle
-from llcuda.errors import BinaryError, LlcudaError, ModelError, ServerError, ServerNotReadyError, UsageError
+from llcuda.errors import (
+    BinaryError,
+    LlcudaError,
+    ModelError,
+    ServerError,
+    ServerExitedError,
+    ServerNotReadyError,
+    UsageError,
+)
 from llcuda.gateway.heartbeat import Heartbeat
 from llcuda.gateway.restarts import Restarts
 from llcuda.gateway.timeouts import timeout
@@ -104,6 +113,12 @@ class Replica:
     def pid(self) -> int | None:
         """The process id of llama-server, while it runs."""
         return self._server.server_pid
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it last ended by SIGKILL, which this gateway did not send, nor llama-server itself."""
+        error = self.last_error
+        return isinstance(error, ServerExitedError) and error.returncode == -signal.SIGKILL
 
     @property
     def log_tail(self) -> tuple[str, ...]:

@@ -101,6 +101,6 @@ class ServedModel:
         return {"slot": sum(worker.drop_lost() for worker in self.workers), "queue": waiting}
 
     def choose_any(self) -> Worker | None:
-        """Return a worker for what takes no slot: the least busy one that answers."""
+        """Return a worker for what takes no slot: the least busy one that answers, and one that rests if all do."""
         ready = [worker for worker in self.workers if worker.is_ready]
-        return min(ready, key=lambda worker: worker.busy, default=None)
+        return min(ready, key=lambda worker: (not worker.is_usable, worker.busy), default=None)

@@ -1,4 +1,4 @@
-"""Which requests a worker has died of: suspected after one death, refused after a second one that was theirs alone."""
+"""Which requests a worker has died of: suspected after one death, refused after another that was theirs alone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _MAX_REMEMBERED = 1024
 
 @dataclass(slots=True)
 class _Record:
+    kills: int
+    """How often a worker was killed by somebody else while it answered nothing but this request."""
     is_proved: bool
     until: float
 
@@ -46,24 +48,33 @@ class Suspects:
 
     def suspect(self, request: int) -> None:
         """Note that a worker has died while it answered this request and others."""
-        self._note(request, is_proved=False)
+        self._note(request, kills=0, is_proved=False)
 
     def suspect_all(self, requests: Iterable[int]) -> None:
         """Note that a worker has died that may still have computed what these requests asked for."""
         for request in requests:
             self.suspect(request)
 
-    def prove(self, request: int) -> None:
-        """Note that a worker has died that answered nothing else."""
-        self._note(request, is_proved=True)
+    def prove(self, request: int, *, was_killed: bool) -> None:
+        """Note that a worker has died that answered nothing else. Raises RefusedError (422) if that is proof.
+
+        A worker that was killed (SIGKILL) is none the first time: the kernel, if memory is short, may have meant the
+        request, and somebody else not.
+        """
+        before = self._records.get(request)
+        kills = (before.kills if before else 0) + was_killed
+        is_proved = not was_killed or kills > 1
+        self._note(request, kills=kills, is_proved=is_proved)
+        if is_proved:
+            raise refuse()
 
     def clear(self, request: int) -> None:
         """Note that a worker has answered it, and lives."""
         if self._records:
             self._records.pop(request, None)
 
-    def _note(self, request: int, *, is_proved: bool) -> None:
-        self._records[request] = _Record(is_proved, self._now() + _REMEMBERED_SECONDS)
+    def _note(self, request: int, *, kills: int, is_proved: bool) -> None:
+        self._records[request] = _Record(kills, is_proved, self._now() + _REMEMBERED_SECONDS)
         self._records.move_to_end(request)
         if len(self._records) > _MAX_REMEMBERED:
             self._records.popitem(last=False)

@@ -39,6 +39,10 @@ class Server(Protocol):
     def pid(self) -> int | None:
         """The process id of llama-server, while it runs."""
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether it last ended by a signal that only others send."""
+
     def note_life(self) -> None:
         """Take note that it has said something."""
 
@@ -78,6 +82,11 @@ class Slot:
         """Take note that bytes of its answer have come."""
         self._is_heard, self.heard_at = True, asyncio.get_running_loop().time()
         self.worker.server.note_life()
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether that was somebody else's doing; to be asked once it has died."""
+        return self._death.result()
 
     async def has_died(self) -> bool:
         """Tell whether its llama-server has ended since; a connection breaks off before the end of a process shows."""
@@ -126,8 +135,8 @@ class Worker:
         self._upstream: Upstream | None = None
         self._rest = _FIRST_REST
         self._rests_until = 0.0
-        self.death: asyncio.Future[None] = self._loop.create_future()
-        """Done when its llama-server ends by itself; there is another one for the next."""
+        self.death: asyncio.Future[bool] = self._loop.create_future()
+        """Done when its llama-server has ended, with whether it was killed; there is another one for the next."""
 
     @property
     def busy(self) -> int:
@@ -234,7 +243,7 @@ class Worker:
         if self.server.state in _DEAD:
             self._on_death(tuple(self._abandoned))
             self._abandoned.clear()
-            self.death.set_result(None)
+            self.death.set_result(self.server.was_killed)
             self.death = self._loop.create_future()
 
     def drop(self) -> None:
