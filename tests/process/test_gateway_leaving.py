@@ -43,4 +43,6 @@ def test_slots_and_queue_are_empty_again_when_all_clients_have_left_at_once() ->
         with httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as http:
             answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "temperature": 0})
             assert answer.json()["choices"][0]["message"]["content"] == ANSWER
-            assert "llcuda_repairs_total{" not in http.get("/metrics").text
+            page = http.get("/metrics").text.splitlines()
+            repairs = [line for line in page if line.startswith("llcuda_repairs_total{")]
+            assert [line.rpartition(" ")[2] for line in repairs] == ["0.0"] * 4

@@ -102,6 +102,8 @@ class GatewayMetrics:
             "llcuda_repairs", "What was counted and belonged to nobody, by what it was: a mistake of the gateway's.",
             ("what",), registry=self.registry,
         )  # fmt: skip
+        for what in ("caller", "connection", "queue", "slot"):
+            self.repairs.labels(what)  # so that the page says 0
         self._gauges = _Gauges()
         self.registry.register(self._gauges)
         ProcessCollector(registry=self.registry)
