@@ -138,11 +138,11 @@ def list_tasks(manager: ServerManager) -> set[int]:
 
 def test_a_whole_answer_that_nobody_waits_for_ends_while_another_client_is_answered(manager: ServerManager) -> None:
     body = {"prompt": "Say:", "n_predict": 900, "ignore_eos": True, "temperature": 0}
-    streamed = open_request(manager, "POST", "/completion", stream=True, **body)
+    streamed = open_request(manager, "POST", "/completion", stream=True, n_probs=100, **body)
     response = streamed.getresponse()
     response.readline()
     first = list_tasks(manager)
-    whole = open_request(manager, "POST", "/completion", **body)
+    whole = open_request(manager, "POST", "/completion", n_probs=100, **body)
     wait_until(lambda: len(list_tasks(manager)) == 2)
     whole.close()
     wait_until(lambda: len(list_tasks(manager)) < 2)

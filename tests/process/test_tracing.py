@@ -152,7 +152,7 @@ class TestWhatHappensToRequests:
         assert 0.1 < seconds(second["queue"]) < 5
         assert seconds(second["queue"]) == pytest.approx(attributes(root)["llcuda.queue.seconds"], abs=0.05)
         assert seconds(second["prefill"]) > 0.09
-        assert seconds(second["decode"]) > 0.1
+        assert seconds(second["decode"]) > 0
 
     def test_a_stream_that_breaks_off_is_an_error_though_its_status_was_200(self) -> None:
         with Receiver() as receiver, serving(receiver, workers=2) as client:

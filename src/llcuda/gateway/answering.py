@@ -93,7 +93,11 @@ class ModelRequest:
             # What comes meanwhile goes elsewhere: the second answer, which shows whose fault it was, may take a minute.
             first.worker.note_failure()
         self._metrics.retries.inc()
-        second = await self._try(model, job)
+        second = first
+        for _ in range(2):
+            second = await self._try(model, job)
+            if second.problem is None or second.is_suspect:
+                break  # else it went to a worker that had just died, and that did not read it
         if first.problem is None and second.problem is None and second.is_failure:
             first.worker.forgive()
         await self._finish(second)
