@@ -631,6 +631,7 @@ class Body:
     """What a request's body is read from."""
 
     caller = None
+    path = "/v1/chat/completions"
 
     def __init__(self, body: bytes) -> None:
         self.body, self.body_bytes = body, len(body)

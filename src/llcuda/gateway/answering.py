@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from llcuda.gateway.field_schemas import asked_schema
 from llcuda.gateway.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
 from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.suspects import refuse
 from llcuda.gateway.timeouts import timeout
 from llcuda.gateway.upstream import UpstreamFailedError
 from llcuda.gateway.whole import WholeAnswer, count_texts, needs_whole, to_streamed, to_understood
@@ -70,6 +70,8 @@ class ModelRequest:
         )
         rewrite = to_streamed if self._is_put_together or self._streams else to_understood
         self._body = rewrite(self._body, self.fields)
+        # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
+        self._identity = hash((exchange.path, self._body))
         exchange.drop_body()
 
     @classmethod
@@ -127,11 +129,6 @@ class ModelRequest:
             raise
         self._pass_on(reception)
 
-    @property
-    def _identity(self) -> int:
-        """What the request is known by, within this process."""
-        return hash((self._exchange.path, self._body))
-
     def _describe(self, model: ServedModel, deadline: float, *, is_suspect: bool) -> Job:
         caller = self._exchange.caller
         grammar = self.fields.get("grammar") or ""
@@ -173,8 +170,8 @@ class ModelRequest:
         """Note whether the request may be what ended a worker. Raises RefusedError if it is and no stream has begun."""
         was_alone = slot.job.is_suspect
         if attempt.is_suspect and was_alone and await slot.has_died():
-            with suppress(RefusedError) if self._exchange.started else nullcontext():
-                suspects.prove(self._identity, was_killed=slot.was_killed)
+            if suspects.prove(self._identity, was_killed=slot.was_killed) and not self._exchange.started:
+                raise refuse()
         elif attempt.is_suspect:
             suspects.suspect(self._identity)
         elif was_alone and attempt.problem is None:

@@ -11,17 +11,18 @@ from llcuda.gateway.refusals import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Suspects"]
+__all__ = ["Suspects", "refuse"]
+
 _REMEMBERED_SECONDS = 600.0
 _MAX_REMEMBERED = 1024
 
 
 @dataclass(slots=True)
 class _Record:
-    kills: int
+    kills: int = 0
     """How often a worker was killed by somebody else while it answered nothing but this request."""
-    is_proved: bool
-    until: float
+    is_proved: bool = False
+    until: float = 0.0
 
 
 class Suspects:
@@ -37,8 +38,6 @@ class Suspects:
 
     def is_suspect(self, request: int) -> bool:
         """Tell whether it is to have a worker to itself. Raises RefusedError (422) if it has ended two workers."""
-        if not self._records:
-            return False
         record = self._records.get(request)
         if record is None or record.until < self._now():
             return False
@@ -48,36 +47,39 @@ class Suspects:
 
     def suspect(self, request: int) -> None:
         """Note that a worker has died while it answered this request and others."""
-        self._note(request, kills=0, is_proved=False)
+        self._remember(request)
 
     def suspect_all(self, requests: Iterable[int]) -> None:
         """Note that a worker has died that may still have computed what these requests asked for."""
         for request in requests:
             self.suspect(request)
 
-    def prove(self, request: int, *, was_killed: bool) -> None:
-        """Note that a worker has died that answered nothing else. Raises RefusedError (422) if that is proof.
+    def prove(self, request: int, *, was_killed: bool) -> bool:
+        """Note that a worker has died that answered nothing else, and return whether that is proof.
 
         A worker that was killed (SIGKILL) is none the first time: the kernel, if memory is short, may have meant the
         request, and somebody else not.
         """
-        before = self._records.get(request)
-        kills = (before.kills if before else 0) + was_killed
-        is_proved = not was_killed or kills > 1
-        self._note(request, kills=kills, is_proved=is_proved)
-        if is_proved:
-            raise refuse()
+        record = self._remember(request)
+        record.kills += was_killed
+        record.is_proved = record.is_proved or not was_killed or record.kills > 1
+        return record.is_proved
 
     def clear(self, request: int) -> None:
         """Note that a worker has answered it, and lives."""
-        if self._records:
-            self._records.pop(request, None)
+        self._records.pop(request, None)
 
-    def _note(self, request: int, *, kills: int, is_proved: bool) -> None:
-        self._records[request] = _Record(kills, is_proved, self._now() + _REMEMBERED_SECONDS)
-        self._records.move_to_end(request)
+    def _remember(self, request: int) -> _Record:
+        """Return what is known of a request, which is kept for ten minutes from now."""
+        now = self._now()
+        record = self._records.pop(request, None)
+        if record is None or record.until < now:
+            record = _Record()
+        record.until = now + _REMEMBERED_SECONDS
+        self._records[request] = record
         if len(self._records) > _MAX_REMEMBERED:
             self._records.popitem(last=False)
+        return record
 
 
 def refuse() -> RefusedError:
