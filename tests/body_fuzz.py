@@ -2,7 +2,7 @@
 
 Each lane is a gateway of its own with one worker, and sends one body at a time, so that what happens is that body's
 doing. Every few bodies another client asks a question of a known answer meanwhile, and after a body that had no answer
-in time, or whose client left, the worker has to be idle again within its bound.
+in time, or whose client left, the worker has to be idle again within its bound. Its memory is bounded too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import tempfile
 import time
@@ -40,6 +41,8 @@ _BOUND = 10.0
 _QUESTION_EVERY = 4
 _LEAVING = 0.1
 _RECOVERY = 120.0
+_MOST_MIB = 1024
+"""Of a worker's memory, of which it needs 100 without any."""
 _FINE = ("2", "4", "left", "501", "502 schema_mismatch")
 """What may be answered: 200, 4xx, that the model cannot do it, and that the answer does not hold to its schema."""
 
@@ -106,10 +109,12 @@ class _Lane:
             found.append((f"busy for more than {_BOUND} s", ""))
         if not all(map(is_alive, self._workers)):
             found.append(("worker lost", self._served.log()[-300:]))
+        elif (peak := max(map(_read_peak, self._workers))) > _MOST_MIB:
+            found.append(("memory", f"{peak:.0f} MiB"))
         for kind, detail in found:
             self._figures.kinds[kind] += 1
             self._figures.findings.append(Finding(kind, number, fuzzed.path, body, detail))
-        if any(kind.startswith(("busy", "worker", "another", "cut")) for kind, _ in found):
+        if any(kind.startswith(("busy", "worker", "memory", "another", "cut")) for kind, _ in found):
             await self._recover()
 
     async def _send(self, path: str, body: str, *, patience: float) -> tuple[str, str]:
@@ -163,6 +168,12 @@ class _Lane:
             if self._workers and self._served.is_whole() and not await self._ask(chance):
                 return
         raise AssertionError("no worker comes back: " + self._served.log()[-1000:])
+
+
+def _read_peak(pid: int) -> float:
+    """Return the most MiB that a process ever had."""
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+    return int(line) / 1024
 
 
 def fuzz(
