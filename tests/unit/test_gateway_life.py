@@ -15,7 +15,7 @@ from llcuda.gateway import folder
 from llcuda.gateway.folder import SocketFolder, choose_parent, parse_owner, remove_leftovers
 from llcuda.gateway.pulse import Pulse
 from llcuda.gateway.restarts import Restarts
-from llcuda.gateway.room import has_room, read_free_memory
+from llcuda.gateway.room import has_room
 
 MIB = 1 << 20
 
@@ -148,25 +148,6 @@ def test_there_is_room_where_every_device_has_it(
 ) -> None:
     held = report(use("CUDA0", "GPU-a", 1000), use("CPU", "", 100))
     assert has_room(held, gpus_free_mib={"GPU-a": gpu_free}, memory_free_mib=memory_free) is expected
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"), [(None, 2000), ("max", 2000), (str(900 * MIB), 800), (str(50 * MIB), 0), ("strange", 2000)]
-)
-def test_the_limit_of_a_container_counts(tmp_path: Path, limit: str | None, expected: int) -> None:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    2048000 kB\n")
-    (tmp_path / "proc/self/cgroup").write_text("0::/a/b\n")
-    if limit:
-        (tmp_path / "sys/fs/cgroup/a/b").mkdir(parents=True)
-        (tmp_path / "sys/fs/cgroup/a/b/memory.max").write_text(f"{limit}\n")
-        (tmp_path / "sys/fs/cgroup/a/b/memory.current").write_text(f"{100 * MIB}\n")
-    assert read_free_memory(tmp_path) == expected
-
-
-def test_memory_that_cannot_be_read_is_not_known(tmp_path: Path) -> None:
-    assert read_free_memory(tmp_path) is None
-    assert (read_free_memory() or 0) > 0
 
 
 @pytest.mark.parametrize(

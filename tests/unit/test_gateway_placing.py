@@ -162,6 +162,19 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(monkeypatch: pytest.Mon
         placements(model(workers=2, device="cuda"))
 
 
+@pytest.mark.parametrize(
+    ("workers_in_all", "options", "expected"), [(None, {}, 1000), (4, {}, 500), (4, {"cache_ram": 7}, 7)]
+)
+def test_all_workers_share_the_memory_for_old_prompts(
+    monkeypatch: pytest.MonkeyPatch, *, workers_in_all: int | None, options: dict[str, int], expected: int
+) -> None:
+    monkeypatch.setattr("llcuda.gateway.loads.require_whole_binaries", lambda: None)
+    monkeypatch.setattr("llcuda.server.memory.read_free_memory", lambda: 8000)
+    config = model(workers=2, device="cpu", server_options=options)
+    found = loads.prepare_loads(config, workers_in_all=workers_in_all)
+    assert [load.options["cache_ram"] for load in found] == [expected] * 2
+
+
 @pytest.mark.parametrize(("threads", "expected"), [(None, 1), (3, 3)])
 def test_a_small_model_has_one_thread_unless_it_is_told_another_number(
     monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: int

@@ -88,10 +88,12 @@ def test_the_managers_own_arguments_never_hold_the_key() -> None:
     assert not any("key" in argument for argument in arguments)
 
 
-def test_the_web_page_is_off_and_metrics_are_on_unless_the_caller_says_otherwise() -> None:
-    assert build_arguments(**with_defaults({})) == ["--no-ui", "--metrics", "--log-verbosity", "4"]
-    own = {"ui": True, "metrics": False, "verbosity": 3}
-    assert build_arguments(**with_defaults(own)) == ["--ui", "--verbosity", "3"]
+def test_what_the_caller_says_goes_before_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llcuda.server.memory.read_free_memory", lambda: 8000)
+    defaults = ["--no-ui", "--metrics", "--cache-ram", "2000", "--log-verbosity", "4"]
+    assert build_arguments(**with_defaults({})) == defaults
+    own = {"ui": True, "metrics": False, "cache_ram": -1, "verbosity": 3}
+    assert build_arguments(**with_defaults(own)) == ["--ui", "--cache-ram", "-1", "--verbosity", "3"]
 
 
 def test_a_key_is_made_where_none_is_given() -> None:

@@ -13,8 +13,9 @@ from llcuda.errors import LlcudaError, OutOfMemoryError, ServerError
 from llcuda.gateway.folder import SocketFolder
 from llcuda.gateway.loads import prepare_loads
 from llcuda.gateway.replica import Replica
-from llcuda.gateway.room import has_room, read_free_memory
+from llcuda.gateway.room import has_room
 from llcuda.gateway.timeouts import timeout
+from llcuda.server.memory import read_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,6 +46,7 @@ class Fleet:
         config: ModelConfig,
         *,
         workers_before: int = 0,
+        workers_in_all: int | None = None,
         hang_timeout: float = 10.0,
         drain: Callable[[Replica], Awaitable[object]] | None = None,
         on_change: Callable[[Replica], object] | None = None,
@@ -52,7 +54,8 @@ class Fleet:
         """Prepare; nothing is started yet.
 
         ``on_change`` is called at each change of a replica's state. ``workers_before`` is how many workers the models
-        before this one have: each model's are kept to other cores, as long as there are any.
+        before this one have: each model's are kept to other cores, as long as there are any. ``workers_in_all``, of all
+        models, share the memory for old prompts.
         """
         self.config = config
         self.replicas: tuple[Replica, ...] = ()
@@ -60,6 +63,7 @@ class Fleet:
         """Why the last start on demand failed; None where it did not."""
         self._failed_at = 0.0
         self._workers_before = workers_before
+        self._workers_in_all = workers_in_all
         self._hang_timeout = hang_timeout
         self._drain = drain
         self._on_change = on_change
@@ -180,7 +184,9 @@ class Fleet:
         return loads
 
     def _prepare_blocking(self) -> tuple[SocketFolder, tuple[Load, ...]]:
-        loads = prepare_loads(self.config, workers_before=self._workers_before)
+        loads = prepare_loads(
+            self.config, workers_before=self._workers_before, workers_in_all=self._workers_in_all
+        )
         return self._folder or SocketFolder(), loads
 
     async def _replace(self, old: Replica | None, load: Load, *, grace: float) -> None:

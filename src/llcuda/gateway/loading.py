@@ -33,6 +33,7 @@ class Loading:
             model.name: ServedModel(model, config.limits, hang_timeout=config.hang_timeout) for model in config.models
         }
         self.fleets: dict[str, Fleet] = {}
+        self._workers_in_all = sum(model.workers for model in config.models)
         for model in config.models:
             before = sum(fleet.config.workers for fleet in self.fleets.values())
             self.fleets[model.name] = self._make_fleet(model, workers_before=before)
@@ -68,7 +69,14 @@ class Loading:
             model.follow(self.fleets[config.name].replicas)
 
         hang = self._hang_timeout
-        fleet = Fleet(config, workers_before=workers_before, hang_timeout=hang, drain=drain, on_change=follow)
+        fleet = Fleet(
+            config,
+            workers_before=workers_before,
+            workers_in_all=self._workers_in_all,
+            hang_timeout=hang,
+            drain=drain,
+            on_change=follow,
+        )
         model.start = lambda: self._ensure_started(fleet)
         return fleet
 

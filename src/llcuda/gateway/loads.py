@@ -12,6 +12,7 @@ from llcuda.engine.placement import choose_placement
 from llcuda.engine.split import check_split
 from llcuda.gateway.placing import choose_options, choose_places, keep_to_core, order_cores, turn
 from llcuda.models import resolve_model
+from llcuda.server.memory import limit_prompt_cache
 
 if TYPE_CHECKING:
     from llcuda.engine.placement import Placement
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["prepare_loads"]
 
 
-def prepare_loads(config: ModelConfig, *, workers_before: int = 0) -> tuple[Load, ...]:
+def prepare_loads(
+    config: ModelConfig, *, workers_before: int = 0, workers_in_all: int | None = None
+) -> tuple[Load, ...]:
     """Return a load for each worker; the model is downloaded where it is not on this disk.
 
-    ``workers_before`` is how many workers other models have whose cores come first.
+    ``workers_before`` is how many workers other models have whose cores come first, ``workers_in_all`` how many share
+    the memory for old prompts: None for this model's.
     Raises what :meth:`llcuda.InferenceEngine.load_model` raises before it starts anything.
     """
-    options = choose_options(config)
+    options = {"cache_ram": limit_prompt_cache(workers_in_all or config.workers), **choose_options(config)}
     require_whole_binaries()
     placement = choose_placement(config.device, require_gpu=False, gpu_layers=config.gpu_layers)
     ordered = order_cores({core: _read_siblings(core) for core in os.sched_getaffinity(0)})

@@ -12,8 +12,8 @@ from llcuda.gateway.figures import Figures, read_figures
 from llcuda.gateway.history import History
 from llcuda.gateway.offload import Offloads
 from llcuda.gateway.resident import read_resident
-from llcuda.gateway.room import read_free_memory
 from llcuda.gateway.static import serve_page
+from llcuda.server.memory import read_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

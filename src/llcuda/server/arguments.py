@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
+from llcuda.server.memory import limit_prompt_cache
 
 if TYPE_CHECKING:
     from llcuda.server.failures import Launch
@@ -92,10 +93,10 @@ def build_own_arguments(launch: Launch) -> list[str]:
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with what is on or off unless the caller says otherwise."""
+    """Return the options with what llcuda sets unless the caller says otherwise."""
     # The buffer lines, which say what is on a GPU, are printed from 4 on.
     verbosity = {} if options.keys() & {"verbosity", "log_verbosity"} else {"log_verbosity": 4}
-    return {"ui": False, "metrics": True, **verbosity, **options}
+    return {"ui": False, "metrics": True, "cache_ram": limit_prompt_cache(), **verbosity, **options}
 
 
 def check_key(api_key: str | None) -> str:
