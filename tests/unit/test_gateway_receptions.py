@@ -97,6 +97,14 @@ def test_a_worker_that_reports_an_error_has_ended_its_stream(
     *, endpoint: Endpoint, begin: bytes, error: bytes, size: int
 ) -> None:
     assert receive(endpoint, 1, begin + error, size=size)[0].is_complete
+    assert receive(endpoint, 1, error, size=size)[0].is_complete
+
+
+@pytest.mark.parametrize("size", [1, 7, 13, 1 << 20])
+def test_an_error_is_the_first_event_where_other_prompts_have_told_nothing_yet(size: int) -> None:
+    answer, written = receive("completions", 2, b"data: null\n\n" + event({"error": {"message": "x"}}), size=size)
+    assert answer.is_complete
+    assert written.ended
 
 
 @pytest.mark.parametrize(("endpoint", "texts", "begin", "end"), [row for row in WHOLE if row[1] == 1])

@@ -66,7 +66,7 @@ class _Ends:
     def __init__(self, end: bytes, error: bytes) -> None:
         self._end, self._error = end, error
         self._kept = max(len(end), len(error)) - 1
-        self._edge = b""
+        self._edge = b"\n"  # a stream begins with a line
         self.ends = self.errors = 0
 
     def feed(self, data: bytes) -> None:
