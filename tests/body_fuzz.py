@@ -43,6 +43,8 @@ _LEAVING = 0.1
 _RECOVERY = 120.0
 _MOST_MIB = 1024
 """Of a worker's memory, of which it needs 100 without any."""
+_TELLING = 2.0
+"""Seconds for the gateway to log why a worker ended."""
 _FINE = ("2", "4", "left", "501", "502 schema_mismatch")
 """What may be answered: 200, 4xx, that the model cannot do it, and that the answer does not hold to its schema."""
 
@@ -108,7 +110,8 @@ class _Lane:
         if status.startswith(("left", "no answer", "cut")) and not await self._is_idle_in_time(chance):
             found.append((f"busy for more than {_BOUND} s", ""))
         if not all(map(is_alive, self._workers)):
-            found.append(("worker lost", self._served.log()[-300:]))
+            await asyncio.sleep(_TELLING)
+            found.append(("worker lost", self._served.log()[-2000:]))
         elif (peak := max(map(_read_peak, self._workers))) > _MOST_MIB:
             found.append(("memory", f"{peak:.0f} MiB"))
         for kind, detail in found:
@@ -127,7 +130,9 @@ class _Lane:
             return "cut", repr(error)
         end = reply.data[-2000:].decode(errors="replace")
         if reply.is_stream and '"error"' in end:
-            return "error event", end[end.index('"error"') :]
+            told = end[end.index('"error"') :]
+            refused = re.match(r'"error": ?\{"code":(4\d\d),', told)
+            return ("error event", told) if refused is None or "worker_failed" in told else (refused[1], "")
         if reply.status < 500:
             return str(reply.status), ""
         return f"{reply.status} {reply.code}".rstrip(), reply.reason

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,6 @@ from tests.processes import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SLOTS = 4
 ASKED = [{"role": "user", "content": "What is 2+2?"}]
@@ -46,6 +47,12 @@ def post(manager: ServerManager, path: str, **body: Any) -> tuple[int, Any]:
         return response.status, json.loads(response.read())
     finally:
         connection.close()
+
+
+def read_peak(pid: int | None) -> float:
+    """Return the most MiB that a process ever had."""
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+    return int(line) / 1024
 
 
 def add(manager: ServerManager, a: int, b: int) -> str:
@@ -111,6 +118,46 @@ def test_a_grammar_that_goes_on_in_ever_more_ways_is_refused_alone(manager: Serv
     status, answer = post(manager, "/completion", prompt="Say:", grammar="\n".join(rules), n_predict=4)
     assert (status, "too many ways at once" in answer["error"]["message"]) == (400, True)
     assert "41" in add(manager, 11, 30)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= (([0-9]? | "{"{0,3}){3,}) root{3,} ""',
+        'root ::= ( | ("e"{0,3} "b"* "c"{0,3}){3,} (root{3,}) | "e"? [\\x00-\\xff]?) ""',
+    ],
+)
+def test_a_grammar_whose_ways_become_ever_longer_is_refused_while_they_are_short(
+    manager: ServerManager, grammar: str
+) -> None:
+    before = read_peak(manager.server_pid)
+    status, answer = post(manager, "/completion", prompt="Say:", grammar=grammar, n_predict=4)
+    assert (status, "too many ways at once" in answer["error"]["message"]) == (400, True)
+    assert read_peak(manager.server_pid) - before < 128
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        r'root ::= "a" [^\x00-\U0010FFFF]',
+        'root ::= [a-z] (("{"*)+ | "e"+ "" root* | (root root [^x]{3,}) root{0,3} ("" "e"? ""){0,3}){2}',
+    ],
+    ids=["in no way", "in ever more ways"],
+)
+def test_a_grammar_that_does_not_go_on_is_a_bad_request(manager: ServerManager, grammar: str) -> None:
+    status, answer = post(manager, "/completion", prompt="Say:", grammar=grammar, n_predict=8, temperature=0)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert "41" in add(manager, 11, 30)
+
+
+def test_a_range_that_cannot_be_is_refused(manager: ServerManager) -> None:
+    status, answer = post(manager, "/completion", prompt="Say:", grammar="root ::= [z-a]", n_predict=4)
+    assert (status, answer["error"]["message"]) == (400, "Failed to initialize samplers: failed to parse grammar")
+
+
+def test_a_prompt_of_very_many_special_tokens_is_read(manager: ServerManager) -> None:
+    status, answer = post(manager, "/tokenize", content="<|im_start|>a" * 80_000, parse_special=True)
+    assert (status, len(answer["tokens"])) == (200, 160_000)
 
 
 @pytest.mark.parametrize(
