@@ -37,6 +37,7 @@ KEY = "sk-user-0123456789abcdef"
 QUESTION = {"messages": [{"role": "user", "content": "What is 2+2?"}], "temperature": 0, "max_tokens": 16}
 ANSWER = "2 + 2 = 4."
 _PATIENCE = 120.0
+_QUIET_SECONDS = 10.0
 _RETURNS_A_SECOND = 500
 """Of all together; who connects as fast as it can takes the processor's time, whatever the gateway does."""
 _HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -108,10 +109,11 @@ def run_strangers(
 
 def _measure(gateway: Watched, figures: StrangerFigures, seconds: float, *, certificate: Path | None) -> None:
     asker = _Asker(gateway.port, certificate=certificate)
-    asker.ask_for(seconds / 2, [])
+    quiet_seconds = min(seconds / 2, _QUIET_SECONDS)
+    asker.ask_for(quiet_seconds, [])
     figures.rss_before = figures.rss_highest = gateway.rss()
     figures.descriptors_before = figures.descriptors_highest = _count_descriptors(gateway)
-    asker.ask_for(seconds / 2, figures.quiet_ms)
+    asker.ask_for(quiet_seconds, figures.quiet_ms)
     with _strangers(figures, gateway), _watching(gateway, figures):
         asker.ask_for(seconds, figures.busy_ms)
     gateway.until(
@@ -120,7 +122,7 @@ def _measure(gateway: Watched, figures: StrangerFigures, seconds: float, *, cert
         seconds=_PATIENCE,
     )
     figures.descriptors_after = _count_descriptors(gateway)
-    asker.ask_for(seconds / 2, figures.quiet_ms)
+    asker.ask_for(quiet_seconds, figures.quiet_ms)
     figures.wrong = asker.wrong
 
 
