@@ -80,7 +80,7 @@ def measure(model: str, draft: str, *, device: str, rounds: int) -> dict[str, Wa
     with contextlib.ExitStack() as stack:
         engines = {name: stack.enter_context(llcuda.InferenceEngine()) for name in ways}
         for name, engine in engines.items():
-            engine.load_model(model, device=device, draft_keep=True, silent=True, **ways[name].options)
+            engine.load_model(model, device=device, silent=True, **ways[name].options)
         for turn in range(rounds + 1):
             for kind in ("fresh", "again"):
                 for name in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:

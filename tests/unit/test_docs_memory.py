@@ -14,9 +14,9 @@ from llcuda.cli import gpu, main
 from llcuda.devices import Devices, Gpu, Situation, choose_backend, suggest_tensor_split
 from llcuda.engine import placement as placements
 from llcuda.engine.ladder import list_rungs
+from llcuda.engine.load import Started, _step_down, _with_steps
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.split import check_split
-from llcuda.engine.start import Started, _step_down, _with_steps
 from llcuda.errors import OutOfMemoryError, UsageError
 from llcuda.server.failures import Launch, classify_failure
 from tests.unit.test_devices_cli import CUDA12, NONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import pytest
 
 from llcuda.devices import Devices, Gpu, Situation
 from llcuda.engine import placement as placements
-from llcuda.engine.placement import Placement, choose_placement
+from llcuda.engine.placement import Placement, choose_fit_target, choose_placement
 from llcuda.engine.report import DeviceReport, check_report, make_report
 from llcuda.errors import BinaryUnusableError, NoDeviceError, UsageError
 from llcuda.native import Backend
@@ -198,3 +199,23 @@ def test_for_the_cpu_the_report_has_the_reason_and_no_limits(machine: Callable[.
     made = make_report(choose_placement("auto", require_gpu=False), read_offload(NOTHING.splitlines()))
     assert (made.device, made.limits) == ("cpu", ())
     assert made.reason == "Using the CPU. This machine has no NVIDIA GPU."
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "expected"),
+    [
+        ((1024,), "128"),
+        ((2048,), "256"),
+        ((6144,), "768"),
+        ((8192,), None),
+        ((81559,), None),
+        ((2048, 24576), "256,1024"),
+        ((0,), None),
+        ((), None),
+    ],
+)
+def test_an_eighth_of_a_small_gpu_is_left_free_and_no_more_than_a_gibibyte(
+    memory_mib: tuple[int, ...], expected: str | None
+) -> None:
+    gpus = [dataclasses.replace(T4, memory_total_mib=mib) for mib in memory_mib]
+    assert choose_fit_target(gpus) == expected

@@ -82,7 +82,7 @@ def add_draft_flags(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL|MODE|auto",
         help="draft tokens with a smaller model, or with an n-gram mode such as ngram-mod (default: off)",
     )
-    group.add_argument("--draft-keep", action="store_true", help="keep the draft also where it does not pay")
+    group.add_argument("--draft-keep", action="store_true", help="keep the draft model even if memory runs out")
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:

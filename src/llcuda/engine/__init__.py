@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from llcuda.engine.draft import DraftReport
 from llcuda.engine.inference import InferenceEngine, quick_infer
 from llcuda.engine.report import DeviceReport, DeviceUse
-from llcuda.engine.speculation import DraftReport
 
 __all__ = ["DeviceReport", "DeviceUse", "DraftReport", "InferenceEngine", "quick_infer"]

@@ -1,9 +1,9 @@
-"""Which draft a model gets: what was asked for -> a draft model or an n-gram mode, as llama-server's options."""
+"""Which draft a model gets, as llama-server's options, and what it brings."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import DraftMismatchError, UsageError
@@ -13,13 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from os import PathLike
 
+    from llcuda.client import InferResult
     from llcuda.gguf import GGUFInfo
     from llcuda.models import ModelFile
 
-__all__ = ["NGRAM_MODES", "Draft", "check_vocabulary", "choose_draft", "raise_if_refused"]
+__all__ = [
+    "DRAFT_OPTIONS",
+    "NGRAM_MODES",
+    "Draft",
+    "DraftReport",
+    "check_vocabulary",
+    "choose_draft",
+    "raise_if_refused",
+]
 
 NGRAM_MODES = ("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache")
 """llama-server's ``--spec-type`` of the drafts that are copied from what was read and written before."""
+
+DRAFT_OPTIONS = ("spec_type", "spec_draft_model", "spec_draft_ngl")
+"""llama-server's options that a draft is given."""
 
 _DEFAULT_MODE = "ngram-mod"
 """What llama-server's own ``--spec-default`` switches on."""
@@ -37,11 +49,55 @@ class Draft:
     """llama-server's ``--spec-type``."""
     model: ModelFile | None = None
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of llama-server for it; with a model but no type it would load the draft and never ask it."""
+    def list_options(self, *, gpu_layers: int | None) -> dict[str, Any]:
+        """Return llama-server's options for it, beside a model with ``gpu_layers`` on the GPU.
+
+        With a model but no type llama-server would load the draft and never ask it. The draft's devices are the
+        model's, but its layers llama-server would place by itself: if the model's are kept off the GPU, so are these.
+        """
+        placed = {"spec_draft_ngl": 0} if gpu_layers == 0 else {}
         model = {"spec_draft_model": self.model.path} if self.model else {}
-        return {"spec_type": self.spec_type, **model}
+        return {"spec_type": self.spec_type, **model, **placed}
+
+
+@dataclass(frozen=True, slots=True)
+class DraftReport:
+    """What was asked to draft, whether it does, and what it has brought since the load."""
+
+    asked: str
+    """``auto``, an n-gram mode, or the draft model's name."""
+    spec_type: str
+    """llama-server's name for what drafts, ``draft-simple`` or an n-gram mode; ``none`` if it was left out."""
+    model: str | None
+    """The draft model; None for n-grams."""
+    is_on: bool
+    """False if there was not enough memory for the draft beside the model."""
+    draft_tokens: int = 0
+    draft_tokens_accepted: int = 0
+
+    @property
+    def acceptance(self) -> float | None:
+        """The share of the drafted tokens that were accepted; None if none was drafted."""
+        return self.draft_tokens_accepted / self.draft_tokens if self.draft_tokens else None
+
+    def add(self, result: InferResult) -> DraftReport:
+        """Return the report with one more answer in it."""
+        return replace(
+            self,
+            draft_tokens=self.draft_tokens + result.draft_tokens,
+            draft_tokens_accepted=self.draft_tokens_accepted + result.draft_tokens_accepted,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data, ready for JSON."""
+        return {**asdict(self), "acceptance": self.acceptance}
+
+    def __str__(self) -> str:
+        """Return it in one line for people."""
+        if not self.is_on:
+            return f"draft {self.asked}, off: there is not enough memory for it beside the model"
+        share = "nothing drafted" if self.acceptance is None else f"acceptance {self.acceptance:.0%}"
+        return f"draft {self.asked}, on, {share}"
 
 
 def choose_draft(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
 from llcuda.client import InferenceClient
-from llcuda.engine.draft import choose_draft
-from llcuda.engine.flights import Flights
-from llcuda.engine.load import Load, complete_options, first, log, require_whole_binaries, restart, start
+from llcuda.engine.draft import DraftReport, choose_draft
+from llcuda.engine.ladder import WITHOUT_DRAFT
+from llcuda.engine.load import Load, check_fallback, complete_options, require_whole_binaries, start
 from llcuda.engine.placement import choose_placement
-from llcuda.engine.speculation import Speculation
+from llcuda.engine.settle import settle
 from llcuda.engine.split import check_split
-from llcuda.engine.start import check_fallback, settle
 from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from llcuda.client import InferResult, TextStream
+    from llcuda.engine.draft import Draft
     from llcuda.engine.report import DeviceReport
-    from llcuda.engine.speculation import DraftReport
     from llcuda.models import ModelFile
     from llcuda.options import ChatOptions, InferOptions
 
@@ -49,13 +49,14 @@ class InferenceEngine:
         """Attach to the server at ``server_url`` with its ``api_key``, or stay empty until :meth:`load_model`."""
         self._server = ServerManager()
         self._metrics = RequestMetrics()
-        self._flights = Flights()
-        self._load: Load | None = None
+        self._lock = threading.Lock()
         self._client = InferenceClient(url=server_url, api_key=api_key) if server_url else None
         self._attached = server_url is not None
         self.model: ModelFile | None = None
         self.device_report: DeviceReport | None = None
         """What is on a GPU and what is not, and why; None until this engine has loaded a model."""
+        self.draft_report: DraftReport | None = None
+        """Whether a draft is used, and what it brings; None if no model is loaded with one."""
 
     def load_model(
         self,
@@ -83,9 +84,8 @@ class InferenceEngine:
         each step is logged and reported, and ``fallback="error"`` forbids it. :attr:`device_report` says what came of
         all that. ``draft`` decodes speculatively, which changes no answer and may shorten the time: it is the name of a
         smaller model with the same vocabulary, an n-gram mode of llama-server's (``ngram-mod``, ``ngram-simple`` …), or
-        ``auto``. Whether it pays is measured on what is asked (:mod:`llcuda.engine.trial` says how), for which
-        llama-server is started anew between requests, and what does not pay is switched off: each time one line is
-        logged, and :attr:`draft_report` says how it stands. ``draft_keep`` forbids that. ``silent`` hides those lines
+        ``auto``. :attr:`draft_report` says how much of it is accepted. If the memory does not suffice, a draft model is
+        the first thing that is left out, unless ``draft_keep`` is given. ``silent`` hides the line about the device
         and the progress bar of a download; ``verbose`` logs llama-server's lines to the logger ``llcuda``.
         ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
         :meth:`llcuda.server.ServerManager.start_server`: ``port``, ``timeout``, ``stall_timeout``.
@@ -99,22 +99,25 @@ class InferenceEngine:
         held_gpu = self.device_report is not None and self.device_report.device == "cuda"
         self.unload_model()
         require_whole_binaries()
-        layers = first(gpu_layers, settings.get_count("LLAMACPP_N_GPU_LAYERS"))
+        layers = settings.get_count("LLAMACPP_N_GPU_LAYERS") if gpu_layers is None else gpu_layers
         placement = choose_placement(device, require_gpu=require_gpu, gpu_layers=layers)
         server_options = check_split(placement, server_options)
         model = resolve_model(name, progress=not silent)
-        speculation = _speculate(draft, model, keep=draft_keep, silent=silent, options=server_options)
+        chosen = _choose_draft(draft, model, options=server_options, silent=silent)
+        drafting = chosen.list_options(gpu_layers=layers) if chosen else {}
         own = {"gpu_layers": layers, "ctx_size": ctx_size, "n_parallel": n_parallel}
-        options = {**own, **complete_options(model, server_options)}
-        options["verbose"] = first(verbose, settings.is_set("LLAMACPP_VERBOSE"))
+        options = {**own, **complete_options(model, server_options), **drafting}
+        options["verbose"] = settings.is_set("LLAMACPP_VERBOSE") if verbose is None else verbose
         if held_gpu:
             settle(placement)
-        load = Load(model, placement, options, fallback, silent, speculation)
+        load = Load(model, placement, options, fallback, draft=chosen, keep_draft=draft_keep)
         self.device_report = report = start(self._server, load)
+        self.draft_report = _report_draft(chosen, report) if chosen else None
         if device == "auto" and report.device == "cpu":
-            log(" ".join(filter(None, (report.reason, report.remedy))), silent=silent)
-        self._client = _ask_own_server(self._server.url, api_key=self._server.api_key)
-        self.model, self._load = model, load
+            _log(" ".join(filter(None, (report.reason, report.remedy))), silent=silent)
+        # It asks once: a server of our own that refuses has ended, and says why in its log.
+        self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key, max_retries=0)
+        self.model = model
         return model
 
     def unload_model(self) -> None:
@@ -126,7 +129,7 @@ class InferenceEngine:
         if self._client is not None:
             self._client.close()
         if not self._attached:
-            self._client = self.model = self.device_report = self._load = None
+            self._client = self.model = self.device_report = self.draft_report = None
 
     def infer(self, prompt: str, **options: Unpack[InferOptions]) -> InferResult:
         """Answer one prompt; :meth:`llcuda.InferenceClient.infer` names the options and the errors."""
@@ -195,19 +198,9 @@ class InferenceEngine:
         """Return whether the server answers its health check."""
         return self._client is not None and self._client.is_healthy()
 
-    @property
-    def draft_report(self) -> DraftReport | None:
-        """Whether a draft is used, why, and what it brings; None where no model is loaded with one."""
-        load = self._load
-        return load.speculation.report() if load and load.speculation else None
-
     def get_metrics(self) -> dict[str, Any]:
-        """Return counts, tokens, latencies and rates of the requests since the start or the last reset.
-
-        ``draft_speed_up`` is how many times as fast the draft makes it, None until that is measured.
-        """
-        report = self.draft_report
-        return {**self._metrics.snapshot(), "draft_speed_up": report.speed_up if report else None}
+        """Return counts, tokens, latencies and rates of the requests since the start or the last reset."""
+        return self._metrics.snapshot()
 
     def reset_metrics(self) -> None:
         """Forget what was measured."""
@@ -233,37 +226,16 @@ class InferenceEngine:
     @contextmanager
     def _measured(self) -> Iterator[InferenceClient]:
         try:
-            with self._flights.begin(self._switch_draft):
-                yield self.client
+            yield self.client
         except LlcudaError as error:
             self._explain(error)
             raise
 
     def _record(self, result: InferResult) -> None:
         self._metrics.record(result)
-        load = self._load
-        if load and load.speculation and load.speculation.record(result):
-            log(f"Draft {load.speculation.draft.asked}: {load.speculation.report().reason}", silent=load.silent)
-
-    def _switch_draft(self) -> None:
-        """Start llama-server with or without the draft, as its trial wants it, if nobody is asking it anything."""
-        load = self._load
-        if load is None or load.speculation is None or not load.speculation.is_due or self._is_busy():
-            return
-        client = self.client
-        self.device_report = restart(self._server, load, url=client.url, api_key=client.api_key)
-        load.speculation.switch()
-        if self._server.url != client.url:
-            self._client = _ask_own_server(self._server.url, api_key=client.api_key)
-            client.close()
-
-    def _is_busy(self) -> bool:
-        """Tell whether somebody else asks the server, or may: its address is anybody's who was given it."""
-        try:
-            # An earlier start that was interrupted has left none, and it is to be made up for.
-            return self._server.state != "stopped" and any(slot["is_processing"] for slot in self.client.slots())
-        except LlcudaError:
-            return True
+        with self._lock:
+            if self.draft_report is not None:
+                self.draft_report = self.draft_report.add(result)
 
     def _explain(self, error: LlcudaError) -> None:
         """Count a failed request, and raise why the server died where that is what broke the connection."""
@@ -273,7 +245,6 @@ class InferenceEngine:
 
     def _watched(self, stream: TextStream) -> TextStream:
         stream.on_failure = self._explain
-        self._flights.add_stream(stream)
         return stream
 
 
@@ -284,17 +255,23 @@ def quick_infer(prompt: str, *, model: str = "demo", **options: Any) -> str:
         return engine.infer(prompt, **options).text
 
 
-def _ask_own_server(url: str, *, api_key: str | None) -> InferenceClient:
-    """Return a client that asks once: a server of our own that refuses has ended, and says why in its log."""
-    return InferenceClient(url=url, api_key=api_key, max_retries=0)
-
-
-def _speculate(
-    draft: str | PathLike[str] | None, model: ModelFile, *, keep: bool, silent: bool, options: Mapping[str, Any]
-) -> Speculation | None:
-    if draft is None:
+def _choose_draft(
+    asked: str | PathLike[str] | None, model: ModelFile, *, options: Mapping[str, Any], silent: bool
+) -> Draft | None:
+    if asked is None:
         return None
     if options.get("embeddings"):
         raise UsageError("embeddings=True generates no text that could be drafted", hint="Leave out draft.")
-    chosen = choose_draft(draft, model, spec_type=options.get("spec_type"), progress=not silent)
-    return Speculation(chosen, keep=keep)
+    return choose_draft(asked, model, spec_type=options.get("spec_type"), progress=not silent)
+
+
+def _report_draft(draft: Draft, report: DeviceReport) -> DraftReport:
+    is_on = WITHOUT_DRAFT not in report.steps
+    name = draft.model.name if draft.model else None
+    return DraftReport(draft.asked, draft.spec_type if is_on else "none", name, is_on=is_on)
+
+
+def _log(text: str, *, silent: bool) -> None:
+    from logging import INFO, WARNING, getLogger  # noqa: PLC0415 - kept out of the import
+
+    getLogger("llcuda").log(INFO if silent else WARNING, text)

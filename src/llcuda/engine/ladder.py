@@ -2,7 +2,7 @@
 
 llama-server fits the layers and the context into the memory by itself where nobody set them. These steps are for what
 still fails: because it was set, or because the estimate was wrong. What was asked for is left alone, but for the
-layers, which are the last thing to give before the GPU itself. A draft model was left out before the first of them.
+layers, which are the last thing to give before the GPU itself. A draft model is the first: it changes no answer.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from llcuda.engine.draft import DRAFT_OPTIONS
 from llcuda.engine.split import SPLIT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Rung", "list_rungs"]
+__all__ = ["WITHOUT_DRAFT", "Rung", "list_rungs"]
+
+WITHOUT_DRAFT = "the draft model is left out"
 
 _CACHES = ("cache_type_k", "cache_type_v")
 _LEAST_BATCH = 128
@@ -44,15 +47,17 @@ def list_rungs(
     on_gpu: bool,
     may_use_cpu: bool,
     may_quantise: bool = True,
+    may_drop_draft: bool = False,
 ) -> tuple[Rung, ...]:
     """Return the steps for a load with these ``options`` (llama-server's, as given, None where not given).
 
     ``layers`` and ``context`` (tokens) are the model's, None where its header does not say; ``may_use_cpu`` allows the
-    last step from a GPU, ``may_quantise`` that of the KV cache.
+    last step from a GPU, ``may_quantise`` that of the KV cache, ``may_drop_draft`` that of a draft model.
     """
     asked = {name for name, value in options.items() if value is not None}
     cache = _shrink_cache(options, asked) if may_quantise else ()
-    less = (*_shrink_batch(asked), *cache, *_shrink_context(asked, context))
+    draft = (Rung(WITHOUT_DRAFT, dict.fromkeys(DRAFT_OPTIONS)),) if may_drop_draft else ()
+    less = (*draft, *_shrink_batch(asked), *cache, *_shrink_context(asked, context))
     if not on_gpu:
         return less
     on_cpu = Rung("the model is on the CPU", dict.fromkeys(("gpu_layers", *SPLIT_OPTIONS)), on_cpu=True)

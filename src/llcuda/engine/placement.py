@@ -10,14 +10,21 @@ from llcuda.errors import UsageError
 from llcuda.native import binaries_dir, find_backends, find_executable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from llcuda.devices import Gpu
     from llcuda.native import Backend
 
-__all__ = ["OWN_SERVER", "Placement", "choose_placement"]
+__all__ = ["OWN_SERVER", "Placement", "choose_fit_target", "choose_placement"]
 
 OWN_SERVER = "own-server"
 """The code of the choice where llama-server is not the bundled one."""
+
+_FIT_TARGET_MIB = 1024
+"""llama-server's own ``--fit-target``."""
+_FIT_SHARE = 8
+"""One eighth: the default of a GPU with 8 GiB."""
 
 _ON_CPU = Choice(backend=None, gpus=(), sentence="Using the CPU, as was asked for.", remedy="", code="cpu-asked")
 
@@ -68,6 +75,16 @@ def choose_placement(device: str, *, require_gpu: bool, gpu_layers: int | None =
     if required and choice.code != OWN_SERVER:
         choice.raise_for_device()
     return Placement(asked=device, required=required, choice=choice)
+
+
+def choose_fit_target(gpus: Sequence[Gpu]) -> str | None:
+    """Return how many MiB llama-server's own fitting leaves free on each of these GPUs, as its option ``fit_target``.
+
+    None if its own is right or nothing is known. It leaves 1 GiB free on every GPU, for what else the GPU does. That is
+    all that a GeForce 940M has, and half of a GTX 1050: next to nothing would ever be put on them.
+    """
+    margins = [min(_FIT_TARGET_MIB, gpu.memory_total_mib // _FIT_SHARE) or _FIT_TARGET_MIB for gpu in gpus]
+    return None if all(margin == _FIT_TARGET_MIB for margin in margins) else ",".join(map(str, margins))
 
 
 def _check(device: str, *, require_gpu: bool, gpu_layers: int | None) -> None:

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["wait_for_memory"]
+    from llcuda.devices import Gpu
+    from llcuda.engine.placement import Placement
+
+__all__ = ["settle", "wait_for_memory"]
 
 _TIMEOUT = 2.0
 _INTERVAL = 0.05
+
+
+def settle(placement: Placement) -> None:
+    """Let the driver free what a server that has just ended held, or the next would find less than there is."""
+    if placement.choice.gpus:
+        wait_for_memory(lambda: _read_free(placement.choice.gpus))
 
 
 def wait_for_memory(read_free: Callable[[], tuple[int | None, ...]], *, timeout: float = _TIMEOUT) -> None:
@@ -27,3 +36,10 @@ def wait_for_memory(read_free: Callable[[], tuple[int | None, ...]], *, timeout:
         if now == before:
             return
         before = now
+
+
+def _read_free(gpus: tuple[Gpu, ...]) -> tuple[int | None, ...]:
+    from llcuda.devices import find_devices  # noqa: PLC0415 - only if there is a GPU to wait for
+
+    free = {gpu.uuid: gpu.memory_free_mib for gpu in find_devices(refresh=True).gpus}
+    return tuple(free.get(gpu.uuid) for gpu in gpus)

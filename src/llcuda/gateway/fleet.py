@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from llcuda.engine.start import settle
+from llcuda.engine.settle import settle
 from llcuda.errors import LlcudaError, OutOfMemoryError, ServerError
 from llcuda.gateway.folder import SocketFolder
 from llcuda.gateway.loads import prepare_loads

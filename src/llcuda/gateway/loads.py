@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llcuda.engine.load import Load, complete_options, first, require_whole_binaries
+from llcuda.engine.load import Load, complete_options, require_whole_binaries
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.split import check_split
 from llcuda.gateway.placing import choose_options, choose_places, keep_to_core, order_cores, turn
@@ -48,10 +48,11 @@ def prepare_loads(
 
 def _make_load(model: ModelFile, placement: Placement, place: Place, *, options: dict[str, object]) -> Load:
     completed = complete_options(model, options)
-    completed["threads"] = first(completed["threads"], place.threads)
+    if completed["threads"] is None:
+        completed["threads"] = place.threads
     if placement.backend is None:
         completed = keep_to_core(completed, place.core)
-    return Load(model, placement, completed, fallback="auto", silent=True)
+    return Load(model, placement, completed)
 
 
 def _read_siblings(core: int) -> tuple[int, ...]:

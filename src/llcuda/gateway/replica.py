@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from llcuda.engine.load import start
-from llcuda.engine.start import settle
+from llcuda.engine.settle import settle
 from llcuda.errors import (
     BinaryError,
     LlcudaError,
