@@ -18,7 +18,7 @@ from llcuda.errors import NoDeviceError, UsageError
 from llcuda.gateway.config import ModelConfig
 from llcuda.gateway.fleet import Fleet
 from llcuda.server.offload import read_offload
-from llcuda.server.offload_reader import is_gpu
+from llcuda.server.offload_log import is_gpu
 from tests.process.test_offload_real import compile_backends
 from tests.sparse_model import Sparse, write_sparse_model
 from tests.unit.test_engine_devices import BACKEND, T4, devices

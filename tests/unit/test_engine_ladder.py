@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llcuda.engine.ladder import list_rungs
+from llcuda.engine.ladder import WITHOUT_DRAFT, list_rungs
 from llcuda.engine.settle import wait_for_memory
 from llcuda.engine.split import SPLIT_OPTIONS
 
@@ -29,6 +29,12 @@ def test_where_the_gpu_is_required_the_cpu_is_no_step() -> None:
 
 def test_on_the_cpu_there_are_no_layers_to_take_off() -> None:
     assert rungs(on_gpu=False) == [BATCH, CACHE, CONTEXT]
+
+
+def test_a_draft_model_is_the_first_thing_to_go_on_either_side() -> None:
+    steps = list_rungs({}, layers=32, context=131072, on_gpu=True, may_use_cpu=True, may_drop_draft=True)
+    assert [number for number, rung in enumerate(steps) if rung.sentence == WITHOUT_DRAFT] == [0, 7]
+    assert steps[6].on_cpu
 
 
 @pytest.mark.parametrize(

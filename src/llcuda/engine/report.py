@@ -115,7 +115,7 @@ def _explain_failure(offload: Offload) -> str:
 def _sum_devices(offload: Offload, gpus: tuple[Gpu, ...]) -> tuple[DeviceUse, ...]:
     # The child sees the chosen GPUs alone, in their order, so CUDA0 is the first of them.
     chosen = {f"CUDA{number}": gpu for number, gpu in enumerate(gpus)}
-    named = {seen.device: seen.name for seen in offload.gpus} | {place: gpu.name for place, gpu in chosen.items()}
+    named = {**offload.gpu_names, **{place: gpu.name for place, gpu in chosen.items()}}
     places = dict.fromkeys(_place(buffer) for buffer in offload.buffers)
     return tuple(
         _sum_device(offload, place, name=named.get(place, ""), gpu=chosen.get(place))

@@ -1,4 +1,4 @@
-"""What llama-server really put on a GPU, read from its own log.
+"""What llama-server really put on a GPU, and what kept the rest off it, judged by its own log.
 
 The proof is its buffer lines (``CUDA0 model buffer size``), which need ``--log-verbosity 4``. The line ``offloaded
 33/33 layers to GPU`` alone proves nothing: it says what was asked for, whether or not there is a GPU, and counts a
@@ -7,34 +7,19 @@ layer whose experts stay on the CPU.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llcuda.server.offload_limits import explain_limits, judge
-from llcuda.server.offload_lines import read_lines
-from llcuda.server.offload_reader import MAIN, ROW_SPLIT, Buffer, Load, Reader, is_gpu
+from llcuda.server.offload_log import DRAFT, MAIN, PROJECTOR, Buffer, LoadLog, ModelLog, is_gpu, read_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Buffer", "Offload", "OffloadGpu", "read_offload"]
+__all__ = ["Buffer", "Offload", "read_offload"]
 
-_ROUNDING = 0.02  # sizes are logged to 0.01 MiB
-
-
-@dataclass(frozen=True, slots=True)
-class OffloadGpu:
-    """One GPU, as llama-server names it."""
-
-    device: str
-    """``CUDA0``"""
-    name: str
-    """``NVIDIA GeForce RTX 3060``; empty where the log does not say."""
-    free_mib: int | None
-    """What was free before the model was loaded."""
-    total_mib: int | None = None
-    layers: int | None = None
-    """The main model's layers on it; None where the log does not tell for each GPU."""
+_GIB = 1 << 30
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +29,21 @@ class Offload:
     layers: int | None
     """How many there are, the output layer included, as llama-server counts."""
     layers_on_gpu: int | None
-    """0 where no GPU has a buffer of the model's weights, whatever else the log says."""
+    """0 if no GPU has a buffer of the model's weights, whatever else the log says."""
     verdict: str
     """``full``: weights, KV cache and computation are on GPUs, but for the embedding of the input, which llama.cpp
     always keeps on the CPU. ``partial``: some of it. ``cpu``: none. ``unknown``: the log does not say."""
     buffers: tuple[Buffer, ...]
-    gpus: tuple[OffloadGpu, ...]
-    """Those in use; where none is, those that llama-server saw."""
+    gpu_names: Mapping[str, str]
+    """Of each GPU that llama-server saw: ``CUDA0`` and what it is called."""
     flash_attention: bool | None
     limits: tuple[str, ...]
-    """What kept the rest off the GPU, each a sentence."""
+    """What kept the rest off the GPU, each a sentence; the weightiest comes first."""
     backend_error: str
     """Why a backend could not be loaded."""
 
     def bytes_on(self, device: str, *, kind: str = "", model: str = "") -> int:
-        """Return the bytes of all buffers on the ``device``, of one ``kind`` and ``model`` where they are given."""
+        """Return the bytes of all buffers on the ``device``, of one ``kind`` and ``model`` if they are given."""
         return sum(
             buffer.bytes
             for buffer in self.buffers
@@ -76,87 +61,173 @@ class Offload:
 
 def read_offload(lines: Iterable[str]) -> Offload:
     """Return what llama-server's log ``lines``, up to any point after it is ready, say about where the model is."""
-    reader = read_lines(lines)
-    main = reader.loads.get(MAIN, Load())
-    verdict = judge(main)
-    layers = main.layers if main.layers is not None else _count_layers(main)
+    log = read_log(lines)
+    main = log.models.get(MAIN, ModelLog())
+    verdict = _judge(main)
     return Offload(
-        layers=layers,
-        layers_on_gpu=_count_on_gpu(main, verdict),
+        layers=_count_layers(main),
+        layers_on_gpu={"cpu": 0, "unknown": None}.get(verdict, main.layers_offloaded),
         verdict=verdict,
-        buffers=tuple(buffer for load in reader.loads.values() for buffer in load.buffers),
-        gpus=_list_gpus(reader, main, verdict),
+        buffers=tuple(buffer for model in log.models.values() for buffer in model.buffers),
+        gpu_names={device: gpu.name for device, gpu in log.gpus.items()},
         flash_attention=main.flash_attention,
-        limits=explain_limits(reader, verdict) if verdict != "unknown" else (),
-        backend_error=reader.backend_error,
+        limits=tuple(_explain(log, main, verdict)),
+        backend_error=log.backend_error,
     )
 
 
-def _count_layers(main: Load) -> int | None:
+def _count_layers(main: ModelLog) -> int | None:
     """Count as the line "offloaded" would, which a llama-server without any GPU does not print."""
     repeating = main.numbers.get("n_layer_all", main.numbers.get("n_layer"))
-    return None if repeating is None else repeating + 1
+    return main.layers if main.layers is not None or repeating is None else repeating + 1
 
 
-def _count_on_gpu(main: Load, verdict: str) -> int | None:
-    if verdict in {"cpu", "unknown"}:
-        return 0 if verdict == "cpu" else None
-    if main.layers_offloaded is None and main.layer_devices:
-        return sum(map(is_gpu, main.layer_devices.values()))
-    return main.layers_offloaded
+def _judge(main: ModelLog) -> str:
+    kinds = {buffer.kind for buffer in main.buffers}
+    if not {"weights", "compute"} <= kinds:  # the compute buffers come last: without them the load is not done
+        return "unknown"
+    if not main.sum_bytes("weights", on_gpu=True):
+        return "cpu"
+    whole = _has_all_layers(main) and not _weights_left(main) and not _kv_left(main) and not _takes_turns(main)
+    return "full" if whole else "partial"
 
 
-def _list_gpus(reader: Reader, main: Load, verdict: str) -> tuple[OffloadGpu, ...]:
-    holding = {buffer.device for load in reader.loads.values() for buffer in load.buffers if buffer.on_gpu}
-    used = {device for device, facts in reader.devices.items() if facts.used} | holding
-    if reader.members or ROW_SPLIT in used:
-        used = set(reader.members)
-    names = sorted(used or reader.devices, key=lambda name: (len(name), name))
-    layers = _layers_by_gpu(reader, main, names) if verdict in {"full", "partial"} else dict.fromkeys(names, 0)
-    return tuple(_describe(reader, name, None if verdict == "unknown" else layers.get(name)) for name in names)
+def _has_all_layers(model: ModelLog) -> bool:
+    return model.layers is None or model.layers_offloaded == model.layers
 
 
-def _describe(reader: Reader, device: str, layers: int | None) -> OffloadGpu:
-    facts = reader.devices.get(device)
-    if facts is None:
-        return OffloadGpu(device, "", None, None, layers)
-    return OffloadGpu(device, facts.name, facts.free_mib, facts.total_mib, layers)
+def _kv_left(main: ModelLog) -> bool:
+    """Tell whether a KV cache is off the GPU although its layer is on it."""
+    return _has_all_layers(main) and main.sum_bytes("kv", "recurrent", on_gpu=False) > 0
 
 
-def _layers_by_gpu(reader: Reader, main: Load, names: list[str]) -> dict[str, int]:
-    """Return the layers of each GPU: from the lines that name them, or else from the sizes of their KV caches."""
-    if reader.members or any(buffer.device == ROW_SPLIT for buffer in main.buffers):
-        return {}  # each has a share of every layer
-    if main.layer_devices:
-        return {name: list(main.layer_devices.values()).count(name) for name in names}
-    if len(names) == 1 and main.layers_offloaded is not None:
-        return {names[0]: main.layers_offloaded}
-    fitted = {name: reader.fitted_layers[name][0] for name in names if name in reader.fitted_layers}
-    if fitted and sum(fitted.values()) == main.layers_offloaded:
-        return fitted
-    return _layers_by_kv(main, names)
+def _takes_turns(main: ModelLog) -> bool:
+    """Tell whether the graph is cut into more parts than the CPU's first and one for each GPU.
 
-
-def _layers_by_kv(main: Load, names: list[str]) -> dict[str, int]:
-    """Share the layers out by the KV cache, where one size fits all: then every quotient is whole.
-
-    The output layer has no KV cache; it is on the last GPU that has weights.
+    One more is allowed for. Each part more is a change between GPU and CPU, for every token.
     """
-    held = {name: _sum_on(main, name, "kv") for name in {buffer.device for buffer in main.buffers}}
-    shares = dict.fromkeys(names, 0)
-    for count, by_device in main.kv_caches or [(main.numbers.get("n_layer", 0), held)]:
-        total = sum(by_device.values())
-        for name in shares.keys() & by_device.keys():
-            share = by_device[name] * count / (total or 1)
-            shares[name] += round(share)
-            if abs(share - round(share)) > _ROUNDING:
-                return {}
-    output = (main.layers_offloaded or 0) - sum(shares.values())
-    if output not in {0, 1}:
-        return {}
-    shares[next(name for name in reversed(names) if _sum_on(main, name, "weights"))] += output
-    return shares
+    gpus = {buffer.device for buffer in main.buffers if buffer.kind == "weights" and buffer.on_gpu}
+    return main.splits is not None and main.splits > len(gpus) + 2
 
 
-def _sum_on(main: Load, device: str, kind: str) -> int:
-    return sum(buffer.bytes for buffer in main.buffers if buffer.device == device and buffer.kind == kind)
+def _weights_left(main: ModelLog) -> int:
+    """Return the bytes of weights off the GPU, 0 if they are no more than the embedding of the input.
+
+    llama.cpp keeps the embedding on the CPU always. It can be as large as its type allows; the file's largest is taken.
+    """
+    off = _weights_off(main)
+    embedding = _embedding_bytes(main)
+    allowed = main.sum_bytes("weights", on_gpu=True) if embedding is None else embedding
+    # What the sum of logged sizes may be off by: a file's size is rounded to 0.01 GiB or 0.01 MiB.
+    rounding = 6 * _MIB if main.file_bytes >= _GIB else _MIB // 16
+    return off if off > allowed + rounding else 0
+
+
+def _weights_off(main: ModelLog) -> int:
+    on_host = main.sum_bytes("weights", on_gpu=False)
+    if not main.file_bytes:
+        return on_host
+    # A mapped buffer is the stretch of the file from its first tensor to its last: it says nothing about what it is.
+    exact = 0 if any(buffer.device.endswith("_Mapped") for buffer in main.buffers) else on_host
+    if any(buffer.device.startswith("Meta(") for buffer in main.buffers):
+        return exact  # of several GPUs that share every tensor one is counted
+    return max(exact, main.file_bytes - main.sum_bytes("weights", on_gpu=True))
+
+
+def _embedding_bytes(main: ModelLog) -> int | None:
+    """Return the most that the embedding can take: one row for each token, and those for every layer that some have."""
+    numbers = main.numbers
+    if "n_vocab" not in numbers or "n_embd" not in numbers:
+        return None
+    width = numbers["n_embd"] + numbers.get("per_layer", 0) * numbers.get("n_layer", 0)
+    # f32 is for norms, unless there is no other.
+    types = main.types - {"f32"} or main.types
+    return numbers["n_vocab"] * width * max(map(_bits, types), default=16) // 8
+
+
+def _bits(name: str) -> int:
+    """Return at least as many bits as a weight of the type takes: q4_K has 4.5, q8_0 8.5, f16 16."""
+    found = re.search(r"\d+", name)
+    bits = int(found[0]) if found else 16
+    return bits if bits in {16, 32} else bits + 1
+
+
+def _explain(log: LoadLog, main: ModelLog, verdict: str) -> Iterator[str]:
+    if verdict == "unknown":
+        return
+    yield from _explain_cpu(log, main) if verdict == "cpu" else _explain_part(log, main)
+    yield from _explain_memory(log)
+    if verdict != "cpu":
+        yield from _explain_others(log)
+
+
+def _explain_cpu(log: LoadLog, main: ModelLog) -> Iterator[str]:
+    claim = ""
+    if main.layers_offloaded:
+        claim = f' Its line "offloaded {main.layers_offloaded}/{main.layers} layers to GPU" is no proof of one.'
+    seen = ", ".join(f"{device} ({gpu.name})" for device, gpu in log.gpus.items())
+    if log.backend_error:
+        yield f"No GPU is used: {log.backend_error}.{claim}"
+    elif not seen:
+        yield f"llama-server found no GPU.{claim}"
+    elif not any(gpu.used for gpu in log.gpus.values()):
+        yield f"llama-server sees {seen} and was told to use none.{claim}"
+    elif claim:
+        yield f"All weights are on the CPU.{claim}"
+    else:
+        why = "to fit its memory" if log.is_fitted else "because gpu_layers is 0"
+        yield f"llama-server put no layer on {seen}, {why}."
+
+
+def _explain_part(log: LoadLog, main: ModelLog) -> Iterator[str]:
+    left = _weights_left(main)
+    if not _has_all_layers(main):
+        yield f"{_name_share(main)} on the GPU{': more do not fit its memory' if log.is_fitted else ''}."
+    elif left:
+        what = "experts" if main.numbers.get("n_expert") else "some of their weights"
+        why = ", to fit the GPU's memory" if log.is_fitted else ""
+        yield (
+            f"All {main.layers} layers count as offloaded, but {what} are on the CPU{why}: "
+            f"{_name_size(left)} of the weights are not on the GPU."
+        )
+    if _kv_left(main):
+        yield "The KV cache is in the computer's memory, and attention is computed on the CPU."
+    elif _has_all_layers(main) and _takes_turns(main) and not left:
+        yield f"Some operations run on the CPU: each token passes between GPU and CPU, in {main.splits} parts."
+    if main.flash_attention is False and main.flash_mismatch:
+        yield f"Flash attention is off: {main.flash_mismatch} cannot do it for this model."
+
+
+def _explain_memory(log: LoadLog) -> Iterator[str]:
+    if log.context_reduced:
+        before, after = log.context_reduced
+        yield f"llama-server reduced the context from {before} to {after} tokens to fit the memory."
+    if log.fit_failure:
+        yield f"llama-server could not fit the model to the memory: {log.fit_failure}."
+    for device, gpu in log.gpus.items():
+        held = sum(b.bytes for model in log.models.values() for b in model.buffers if b.device == device)
+        if gpu.total_mib and held > gpu.total_mib * _MIB:
+            yield (
+                f"{device} holds {_name_size(held)} and has {_name_size(gpu.total_mib * _MIB)}: "
+                "the rest is in the computer's memory, through unified memory."
+            )
+    if log.pipeline_dropped:
+        yield "There was no memory for pipeline parallelism: the GPUs work one after another."
+
+
+def _explain_others(log: LoadLog) -> Iterator[str]:
+    draft, projector = log.models.get(DRAFT), log.models.get(PROJECTOR)
+    if draft and draft.sum_bytes("weights", on_gpu=False) and not draft.sum_bytes("weights", on_gpu=True):
+        yield "The draft model is on the CPU."
+    elif draft and not _has_all_layers(draft):
+        yield f"Of the draft model, {_name_share(draft)} on the GPU."
+    if projector and not is_gpu(projector.projector_device):
+        yield "The projector, which reads images and sound, is on the CPU."
+
+
+def _name_share(model: ModelLog) -> str:
+    return f"{model.layers_offloaded} of {model.layers} layers {'is' if model.layers_offloaded == 1 else 'are'}"
+
+
+def _name_size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
