@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -99,22 +98,9 @@ def test_the_status_is_a_json_document(found: dict[str, Any], capsys: pytest.Cap
         "code": "ok",
         "backend": "cuda12",
         "gpus": ["GPU-1"],
-        "tensor_split": None,
         "sentence": "Using cuda12 on Tesla T4 (compute capability 7.5).",
         "remedy": "",
     }
-
-
-def test_of_several_gpus_the_share_of_each_is_shown(
-    found: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    small = dataclasses.replace(T4, index=1, uuid="GPU-2", memory_free_mib=T4.memory_free_mib // 3)  # type: ignore[operator]  # it is known
-    found["devices"] = dataclasses.replace(FOUND, gpus=(T4, small))
-    status()
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line == "split:     75,25, by free memory, which llama-server does by itself"
-    status(as_json=True)
-    assert json.loads(capsys.readouterr().out)["choice"]["tensor_split"] == [75, 25]
 
 
 @pytest.mark.usefixtures("found")

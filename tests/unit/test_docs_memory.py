@@ -11,7 +11,7 @@ import pytest
 
 from llcuda import devices as package
 from llcuda.cli import gpu, main
-from llcuda.devices import Devices, Gpu, Situation, choose_backend, suggest_tensor_split
+from llcuda.devices import Devices, Gpu, Situation, choose_backend
 from llcuda.engine import placement as placements
 from llcuda.engine.ladder import list_rungs
 from llcuda.engine.load import Started, _step_down, _with_steps
@@ -93,7 +93,6 @@ def test_the_estimate_is_the_one_that_is_printed(
 def test_the_status_of_two_gpus_is_the_one_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     gpu._print_status(FOUND, [CUDA12], choose_backend(FOUND, [CUDA12]))
     assert capsys.readouterr().out in SHOWN
-    assert suggest_tensor_split(GPUS) == (75, 25)
 
 
 def test_the_contradiction_is_the_one_that_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,6 @@ def _print_status(devices: Devices, backends: Sequence[Backend], choice: Choice)
     print(f"backends:  {', '.join(map(format_backend, backends)) or 'none in this installation'}")
     print(f"situation: {devices.detail}")
     print(f"choice:    {choice.sentence}")
-    if split := _suggest_split(choice):
-        print(f"split:     {','.join(map(str, split))}, by free memory, which llama-server does by itself")
     if choice.remedy:
         print(f"try:       {choice.remedy}")
 
@@ -94,12 +92,6 @@ def _to_row(gpu: Gpu, use: str) -> tuple[str, ...]:
     return str(gpu.index), gpu.name, gpu.capability or "-", total, free, use, gpu.uuid
 
 
-def _suggest_split(choice: Choice) -> tuple[int, ...] | None:
-    from llcuda.devices import suggest_tensor_split  # noqa: PLC0415 - `--help` needs no devices
-
-    return suggest_tensor_split(choice.gpus)
-
-
 def _to_json(devices: Devices, backends: Sequence[Backend], choice: Choice) -> dict[str, Any]:
     return {
         "devices": dataclasses.asdict(devices),
@@ -108,7 +100,6 @@ def _to_json(devices: Devices, backends: Sequence[Backend], choice: Choice) -> d
             "code": choice.code,
             "backend": choice.backend.name if choice.backend else None,
             "gpus": [gpu.uuid for gpu in choice.gpus],
-            "tensor_split": _suggest_split(choice),
             "sentence": choice.sentence,
             "remedy": choice.remedy,
         },

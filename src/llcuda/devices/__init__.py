@@ -6,7 +6,6 @@ from llcuda.devices.choose import Choice, choose_backend, parse_device, visible_
 from llcuda.devices.compatibility import check_cuda_available, check_gpu_compatibility, get_cuda_device_info
 from llcuda.devices.facts import Devices, Gpu, Situation
 from llcuda.devices.find import find_devices
-from llcuda.devices.split import suggest_tensor_split
 
 __all__ = [
     "Choice",
@@ -19,6 +18,5 @@ __all__ = [
     "find_devices",
     "get_cuda_device_info",
     "parse_device",
-    "suggest_tensor_split",
     "visible_devices",
 ]
