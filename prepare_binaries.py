@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Everything that puts binaries into the package: fetch, bump, build, stage, unstage, verify, pack.
 
-It needs the standard library alone; what it does is in tools/binaries. The build itself calls `fetch`, `web-ui`,
-`record` and `sbom`.
+It needs the standard library alone, and pyelftools to look into binaries; what it does is in tools/binaries. The
+build itself calls `fetch`, `web-ui`, `record` and `sbom`.
 """
 
 from __future__ import annotations

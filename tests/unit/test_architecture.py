@@ -34,7 +34,7 @@ IMPORT_NAMES = {
     "opentelemetry-sdk": "opentelemetry",
 }
 # What a build of this package needs, for the test of an editable install; and what only type checkers import.
-NEVER_IMPORTED = {"cmake", "grpcio-tools", "ninja", "scikit-build-core", "typing_extensions"}
+NEVER_IMPORTED = {"cmake", "grpcio-tools", "ninja", "pyelftools", "scikit-build-core", "typing_extensions"}
 
 
 def pyproject() -> dict[str, Any]:

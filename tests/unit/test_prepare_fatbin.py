@@ -12,7 +12,7 @@ from tests.unit.test_prepare_records import FACTS
 from tools.binaries import requirements
 from tools.binaries.bundle import pack, stage
 from tools.binaries.errors import PreparationError
-from tools.binaries.fatbin import GpuCode, read_gpu_code, sum_by_architecture
+from tools.binaries.fatbin import GpuCode, read_gpu_code
 from tools.binaries.records import check_architectures, check_directory, write_record
 from tools.binaries.requirements import list_requirements
 
@@ -54,12 +54,6 @@ def test_every_container_is_read_and_the_padding_between_them_is_not(tmp_path: P
     section = first + b"\0" * (-len(first) % 8) + make_container((1, 90, 40))
     code = read_gpu_code(write_library(tmp_path / "libggml-cuda.so", section))
     assert code == [GpuCode("sm_75", 84), GpuCode("sm_90", 88), GpuCode("compute_90", 104)]
-    assert list(sum_by_architecture([*code, GpuCode("sm_120", 7), GpuCode("sm_75", 1)]).items()) == [
-        ("sm_75", 85),
-        ("sm_90", 88),
-        ("sm_120", 7),
-        ("compute_90", 104),
-    ]
 
 
 def test_a_library_without_gpu_code_has_none(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ are known from ``cuobjdump``, with which a build compares the result where the t
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["GpuCode", "read_gpu_code", "sum_by_architecture"]
+__all__ = ["GpuCode", "read_gpu_code"]
 
 _CONTAINER = struct.Struct("<IHHQ")  # magic, version, bytes of this header, bytes that follow it
 _MAGIC = 0xBA55ED50
@@ -47,14 +46,6 @@ def read_gpu_code(path: Path) -> list[GpuCode]:
     except (struct.error, KeyError) as error:
         message = f"{path}: its .nv_fatbin section is damaged: {error!r}"
         raise ValueError(message) from error
-
-
-def sum_by_architecture(code: list[GpuCode]) -> dict[str, int]:
-    """Return the bytes for each architecture, ordered by its name."""
-    sums: Counter[str] = Counter()
-    for piece in code:
-        sums[piece.architecture] += piece.bytes
-    return dict(sorted(sums.items(), key=lambda item: (item[0].partition("_")[0] != "sm", len(item[0]), item[0])))
 
 
 def _read_containers(section: bytes) -> Iterator[GpuCode]:
