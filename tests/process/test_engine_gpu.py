@@ -9,16 +9,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 import llcuda
 from llcuda import devices as package
 from llcuda.engine import placement as placements
 from llcuda.errors import NoDeviceError, UsageError
-from llcuda.gateway.config import ModelConfig
+from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.fleet import Fleet
+from llcuda.gateway.gateway import Gateway
 from llcuda.server.offload import read_offload
 from llcuda.server.offload_log import is_gpu
+from tests.process.gateways import KEY
 from tests.process.test_offload_real import compile_backends
 from tests.sparse_model import Sparse, write_sparse_model
 from tests.unit.test_engine_devices import BACKEND, T4, devices
@@ -258,3 +261,17 @@ def test_the_workers_of_a_gateway_have_a_gpu_each_and_are_replaced_on_it(machine
     assert [report and report.device for report in reports] == ["cuda", "cuda"]
     assert [report and report.devices[0].uuid for report in reports] == ["GPU-t4", "GPU-second"]
     assert all(report and "taken in turn" in report.reason for report in reports)
+
+
+@pytest.mark.parametrize(("device", "named"), [("cuda", "Tesla T4"), ("cpu", None)])
+def test_a_gateway_names_the_gpu_that_each_worker_runs_on(
+    machine: Callable[..., None], device: str, named: str | None
+) -> None:
+    machine(T4)
+    served = ModelConfig("demo", "demo", device=device)
+    with Gateway(GatewayConfig(models=(served,), port=0, keys=(KeyConfig("client", KEY),))) as gateway:
+        told = httpx.get(
+            f"{gateway.url}/api/capabilities", headers={"Authorization": f"Bearer {KEY}"}, trust_env=False
+        ).json()
+    (worker,) = told["models"][0]["workers"]
+    assert (worker["device"]["device"], worker["device"]["gpu"]) == (device, named)

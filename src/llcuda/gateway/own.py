@@ -180,8 +180,9 @@ def _describe_report(worker: Worker) -> dict[str, Any] | None:
     report = getattr(worker.server, "device_report", None)
     if report is None:
         return None
-    names = ("device", "backend", "gpu", "layers_on_gpu", "layers", "offload", "reason")
-    return {name: getattr(report, name, None) for name in names}
+    names = ("device", "backend", "layers_on_gpu", "layers", "offload", "reason")
+    gpus = ", ".join(use.name for use in report.devices if use.uuid)
+    return {**{name: getattr(report, name) for name in names}, "gpu": gpus or None}
 
 
 def _respond(exchange: Exchange, value: object, *, status: int = _OK) -> None:
