@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerError, UsageError
@@ -21,7 +22,6 @@ from llcuda.server.sockets import is_socket_path, restrict_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
@@ -118,12 +118,18 @@ class ServerManager:
         start = self._claim()
         try:
             options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
-            place = check_host(host), port
-            devices = backend, visible_devices
-            child = self._start_child(
-                start, model_path, place=place, api_key=api_key, verbose=verbose, devices=devices, options=options
+            launch = self._plan(model_path, host=check_host(host), port=port, backend=backend)
+            child = self._make_child(
+                launch,
+                start,
+                key=check_key(api_key),
+                backend=backend,
+                visible_devices=visible_devices,
+                verbose=verbose,
+                options=options,
             )
-            wait_until_listening(child, launch=self._launch, timeout=timeout, stall_timeout=stall_timeout)
+            child.start()
+            wait_until_listening(child, launch=launch, timeout=timeout, stall_timeout=stall_timeout)
             self._become_ready(start, child, timeout=stall_timeout)
         except BaseException:
             self._give_up(start)
@@ -247,31 +253,33 @@ class ServerManager:
             self._starts += 1
             return self._starts
 
-    def _start_child(
-        self,
-        start: int,
-        model_path: str | os.PathLike[str],
-        *,
-        place: tuple[str, int | None],
-        api_key: str | None,
-        verbose: bool,
-        devices: tuple[Backend | None, str | None],
-        options: dict[str, Any],
-    ) -> Child:
-        host, port = place
+    def _plan(
+        self, model_path: str | os.PathLike[str], *, host: str, port: int | None, backend: Backend | None
+    ) -> Launch:
         if port is not None:
             check_port_free(host, port)
-        executable = self.find_llama_server()
         model = os.path.abspath(os.fspath(model_path))  # noqa: PTH100 - links are kept as they are
-        key = check_key(api_key)
-        backend, visible = devices
-        launch = Launch(str(executable), model, host, port or 0)
-        if backend is not None:
-            launch = replace(launch, driver_floor=backend.driver_floor, toolkit=backend.toolkit)
-        command = (str(executable), *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
+        launch = Launch(str(self.find_llama_server()), model, host, port or 0)
+        if backend is None:
+            return launch
+        return replace(launch, driver_floor=backend.driver_floor, toolkit=backend.toolkit)
+
+    def _make_child(
+        self,
+        launch: Launch,
+        start: int,
+        *,
+        key: str,
+        backend: Backend | None,
+        visible_devices: str | None,
+        verbose: bool,
+        options: dict[str, Any],
+    ) -> Child:
+        executable = Path(launch.executable)
+        command = (launch.executable, *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
         extra = {"LLAMA_API_KEY": key, "GGML_NO_BACKTRACE": os.environ.get("GGML_NO_BACKTRACE", "1")}
-        if visible is not None:
-            extra["CUDA_VISIBLE_DEVICES"] = visible
+        if visible_devices is not None:
+            extra["CUDA_VISIBLE_DEVICES"] = visible_devices
         environment = child_environment(executable, backend=backend, extra=extra)
         with self._lock:
             self._require_start(start)
@@ -282,14 +290,13 @@ class ServerManager:
                 directory=executable.parent,
                 environment=environment,
                 log=log,
-                socket_path=host if is_socket_path(host) else None,
+                socket_path=launch.host if is_socket_path(launch.host) else None,
                 on_exit=self._on_exit,
                 is_batch=self._is_batch and backend is None,
             )
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
             self._finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
             self._child, self._launch, self._api_key, self.command = child, launch, key, command
-        child.start()
         return child
 
     def _become_ready(self, start: int, child: Child, *, timeout: float) -> None:
