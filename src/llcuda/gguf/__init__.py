@@ -1,4 +1,8 @@
-"""Read what a GGUF model is, from its header alone and without trusting a byte of it."""
+"""Read what a GGUF model is, from its header alone and without trusting a byte of it.
+
+It is our own because a file is untrusted input: ``benchmarks/gguf_fuzz.py`` holds a million mutated headers to 50 ms
+and 64 MB each.
+"""
 
 from __future__ import annotations
 
