@@ -40,8 +40,7 @@ class CancelFigures:
 def run_cancels(kind: str, count: int) -> CancelFigures:
     """Leave ``count`` times; ``kind`` is ``stream``, ``whole``, or ``probabilities``: a whole answer that has them.
 
-    The last is the one that cannot be put together out of a stream, and llama-server looks whether its client is there
-    only once in a while.
+    Such a one takes llama-server longer for each token, and it looks every 20 ms whether its client is there.
     """
     figures = CancelFigures(kind)
     model = {"workers": 1, "slots": 4, "threads": 1, "ctx_size": 1024}

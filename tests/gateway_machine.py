@@ -25,7 +25,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from llcuda.gateway.whole import to_streamed
 from tests.looped_gateway import (
     KEYS,
     Client,
@@ -135,7 +134,7 @@ class GatewayMachine(RuleBasedStateMachine):
         tag = f"r{self.numbers}"
         wishes = json.dumps({"tokens": 1, "tag": tag})
         fields = {"messages": [{"role": "user", "content": wishes}], "stream": is_stream}
-        body = to_streamed(json.dumps(fields).encode(), fields)
+        body = json.dumps(fields).encode()
         if is_suspect:
             self.site.model.suspects.suspect(hash((PATH, body)))
         request = build_request(PATH, fields, key=key, headers=f"X-Request-Id: {tag}\r\n")

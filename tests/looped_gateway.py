@@ -78,31 +78,37 @@ class Request:
         self.is_first = link.heard == 1
         """Whether its connection is new; one that was used before is tried once more if it breaks off at once."""
 
+    @property
+    def _whole(self) -> bytes:
+        """The answer that does not stream; empty for one that does."""
+        return b"" if self.asked.stream and self.asked.endpoint != "embeddings" else build_whole(self.asked, 0)
+
     def say(self) -> None:
-        """Say one token."""
-        stream = build_stream(self.asked, 0)
-        self._link.transport.write(b"" if self.sent else stream.start)
-        self._link.transport.write(stream.tokens[0])
+        """Say one token, or the first byte of a whole answer."""
+        if self._whole:
+            self._link.transport.write(b"" if self.sent else self._whole[:1])
+        else:
+            stream = build_stream(self.asked, 0)
+            self._link.transport.write(b"" if self.sent else stream.start)
+            self._link.transport.write(stream.tokens[0])
         self.sent += 1
 
     def end(self) -> None:
         """Answer to the end."""
-        if not self.asked.stream or self.asked.endpoint == "embeddings":
-            self._end(build_whole(self.asked, 0))
-            return
         if not self.sent:
             self.say()
-        self._end(build_stream(self.asked, 0).end)
+        self.answer(self._whole[1:] or build_stream(self.asked, 0).end)
 
     def fail(self, status: int = 500) -> None:
         """Answer with an error, which is possible before the first token only."""
-        self._end(stub_answers.error(status, "told to", "server_error"))
+        self.answer(stub_answers.error(status, "told to", "server_error"))
 
     def break_off(self) -> None:
         """Say no more, and close."""
         self._link.transport.close()
 
-    def _end(self, data: bytes) -> None:
+    def answer(self, data: bytes) -> None:
+        """Answer with these bytes."""
         self._link.request = None
         self._link.transport.write(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from bisect import bisect_left
@@ -143,7 +144,7 @@ class Engine:
             slot.number,
             last.asked if last else None,
             cached=slot.cached,
-            sent=last.sent if last else 0,
+            sent=last.count_sent() if last else 0,
             busy=slot.run is not None,
         )
 
@@ -166,7 +167,7 @@ class Engine:
 class Run:
     """One request in its slot, or waiting for one."""
 
-    __slots__ = ("_at", "_client", "_engine", "_stream", "_timer", "asked", "sent", "slot")
+    __slots__ = ("_at", "_client", "_engine", "_is_whole", "_stream", "_timer", "asked", "sent", "slot")
 
     def __init__(self, engine: Engine, client: Client, asked: Asked) -> None:
         self._engine = engine
@@ -174,6 +175,7 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
         self._stream: stub_answers.Stream | None = None
         self._at = 0.0
+        self._is_whole = False
         self.asked = asked
         self.slot: Slot | None = None
         self.sent = 0
@@ -186,6 +188,13 @@ class Run:
         else:
             self._begin()
 
+    def count_sent(self) -> int:
+        """Return how many tokens there are; those of a whole answer come by the clock alone."""
+        if not self._is_whole:
+            return self.sent
+        left = max(0.0, self._at - self._engine.loop.time())
+        return self.asked.tokens - (math.ceil(left / self.asked.gap) if left else 0)
+
     def cancel(self) -> None:
         """Give the slot back, or the place among those who wait."""
         if self._timer is not None:
@@ -193,7 +202,7 @@ class Run:
         if self.slot is None:
             self._engine.waiting.remove(self)
         else:
-            self._engine.release(self.slot, self.asked.prompt + self.asked.text * self.sent)
+            self._engine.release(self.slot, self.asked.prompt + self.asked.text * self.count_sent())
         self._engine.cancelled.append((self.asked.tag, time.monotonic()))
 
     def _begin(self) -> None:
@@ -203,6 +212,7 @@ class Run:
         elif asked.stream and asked.endpoint != "embeddings":
             self._begin_stream()
         else:
+            self._is_whole = True
             self._wait(asked.gap * (asked.tokens - 1), self._end_whole)
 
     def _begin_stream(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -40,6 +41,24 @@ def test_a_worker_that_stands_still_is_started_anew(tmp_path: Path, monkeypatch:
         ask_socket(str(replica.socket_path), "/stub", {"fault": "stuck"}, key=replica.api_key)
         body = {"messages": [{"role": "user", "content": json.dumps({"tokens": 3})}]}
         assert client.post(PATH, json=body).status_code == 200
+        assert replica.restarts == 1
+        assert "not looked at what it is asked" in str(replica.last_error)
+
+
+def test_a_worker_that_stands_still_in_a_whole_answer_need_not_read_its_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_PER_PROMPT_TOKEN", 1000.0)
+    monkeypatch.setattr(progress, "_BUSY_MACHINE", 1)
+    monkeypatch.setenv("LLAMA_SERVER_PATH", str(write_executable(tmp_path / "llama-server")))
+    config = GatewayConfig(models=(ModelConfig("demo", "demo"),), port=0, hang_timeout=1.0)
+    with Gateway(config) as gateway, ThreadPoolExecutor() as threads:
+        replica, worker = find_replica(gateway), find_worker(gateway)
+        body = {"messages": [{"role": "user", "content": json.dumps({"tokens": 100, "token_ms": 100})}]}
+        answered = threads.submit(httpx.post, f"{gateway.url}{PATH}", json=body, timeout=60)
+        wait_until(lambda: any(slot.prompt_tokens == 0 for slot in worker.taken))
+        ask_socket(str(replica.socket_path), "/stub", {"fault": "stuck"}, key=replica.api_key)
+        assert answered.result().status_code == 200
         assert replica.restarts == 1
         assert "not looked at what it is asked" in str(replica.last_error)
 

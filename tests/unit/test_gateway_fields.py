@@ -20,7 +20,7 @@ from llcuda.gateway import field_sampling as sampling
 from llcuda.gateway import field_tables as tables
 from llcuda.gateway.answering import ModelRequest
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
-from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_prompts
+from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_texts
 from llcuda.gateway.field_refusals import REFUSED
 from llcuda.gateway.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
 from llcuda.gateway.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
@@ -344,8 +344,10 @@ def test_nothing_is_fetched_for_a_request(place: Any) -> None:
 
 
 @given(st.lists(st.one_of(st.integers(0, 9), st.text(max_size=2), st.lists(st.integers(0, 9), min_size=1)), min_size=1))
-def test_prompts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
-    assert count_prompts(prompt) == (1 if any(isinstance(item, int) for item in prompt) else len(prompt))
+def test_texts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
+    prompts = 1 if any(isinstance(item, int) for item in prompt) else len(prompt)
+    assert count_texts({"prompt": prompt}) == prompts
+    assert count_texts({"prompt": prompt, "n_cmpl": 2, "n": 1}) == 2 * prompts
 
 
 # Schemas

@@ -14,7 +14,7 @@ from llcuda.errors import UsageError
 from llcuda.gateway import grpc_messages
 from llcuda.gateway.grpc_call import CallExchange
 from llcuda.gateway.grpc_messages import make
-from llcuda.gateway.grpc_translation import add_whole, make_body, to_status, trailing_metadata
+from llcuda.gateway.grpc_translation import add_whole, make_body, read_error, to_status, trailing_metadata
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -93,6 +93,17 @@ def test_a_whole_answer_that_is_none_is_refused(body: bytes) -> None:
     with pytest.raises(RefusedError, match="not understood") as caught:
         add_whole(ChatAnswer(started=0.0, schema=None), body)
     assert (caught.value.status, caught.value.code) == (502, "bad_answer")
+
+
+def test_an_error_of_a_worker_keeps_its_words() -> None:
+    error = read_error(400, b'{"error": {"code": 400, "message": "too long", "type": "exceed_context_size_error"}}')
+    assert (error.status, error.message, error.code) == (400, "too long", "exceed_context_size_error")
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"null", b"[]", b'{"error": "x"}', b'{"error": {}}', b"[" * 100_000])
+def test_an_error_of_any_shape_is_a_refusal(body: bytes) -> None:
+    error = read_error(502, body)
+    assert (error.status, error.code) == (502, "worker_failed")
 
 
 def test_a_descriptor_that_was_not_compiled_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.gateway.metrics import GatewayMetrics
-from llcuda.gateway.receptions import StreamedAnswer, read_usage
+from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, read_prompt_seconds, read_usage
 from llcuda.gateway.response_events import ResponseEvents
 
 if TYPE_CHECKING:
@@ -119,3 +119,52 @@ def test_a_stream_that_was_not_asked_for_its_usage_is_counted_by_its_timings() -
     # What the answer says of it itself comes first, and text is no figure.
     assert read_usage(event({"usage": {"completion_tokens": 7, "prompt_tokens": 3}, "timings": timings})) == (3, 7)
     assert read_usage(event({"choices": [{"delta": {"content": json.dumps({"timings": timings})}}]})) == (0, 0)
+
+
+TIMINGS = {"cache_n": 1, "prompt_n": 2, "prompt_ms": 1500.0, "predicted_n": 7, "predicted_ms": 2.3}
+USAGE = {"completion_tokens": 7, "prompt_tokens": 3}
+NAMES = {"prompt_tokens": 99, "usage": {"input_tokens": 99}, "timings": {**TIMINGS, "prompt_ms": 9.0}}
+NATIVE_WHOLE = {"index": 0, "content": LONG, "tokens_predicted": 7, "tokens_evaluated": 3, "prompt": LONG}
+PROBABILITIES = [{"token": "prompt_tokens"}] * 4000
+FIGURES: dict[str, tuple[Any, int, float | None]] = {
+    "chat": ({"choices": [{"text": LONG + json.dumps(NAMES)}], "usage": USAGE, "timings": TIMINGS}, 7, 1.5),
+    "without times": ({"choices": [{"text": LONG}], "usage": USAGE}, 7, None),
+    "times alone": ({**NATIVE_WHOLE, "timings": TIMINGS}, 7, 1.5),
+    "short": ({"usage": USAGE, "timings": {**TIMINGS, "prompt_ms": 1e-05}}, 7, 1e-8),
+    "probabilities": ({**NATIVE_WHOLE, "timings": TIMINGS, "completion_probabilities": PROBABILITIES}, 7, 1.5),
+    "several": ([{**NATIVE_WHOLE, "timings": TIMINGS, "completion_probabilities": PROBABILITIES}] * 2, 7, 1.5),
+    "embeddings": ({"object": "list", "usage": {"prompt_tokens": 3}, "data": [LONG]}, 0, None),
+    "messages": (
+        {"content": [{"input": {"input_tokens": 99}}, LONG], "usage": {"input_tokens": 3, "output_tokens": 7}}, 7, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 20])
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_whole_answer_says_what_it_took_and_how_long_its_prompt_was_read(name: str, size: int) -> None:
+    data, completion, seconds = FIGURES[name]
+    body = json.dumps(data, separators=(",", ":")).encode()
+    answer = PlainAnswer()
+    for at in range(0, len(body), size):
+        answer.on_body(body[at : at + size], is_last=at + size >= len(body))
+    assert answer.body == body
+    assert len(answer.figures) < 3000
+    assert read_usage(answer.figures) == (3, completion)
+    assert read_prompt_seconds(answer.figures) == (seconds if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"x" * 5000, b'{"index":0,"content":' * 500, b'"timings":{"prompt_ms":x}', b'"prompt_tokens":-1']
+)
+def test_an_answer_that_says_nothing_of_it_took_nothing(body: bytes) -> None:
+    answer = PlainAnswer()
+    answer.on_body(body, is_last=True)
+    assert (read_usage(answer.figures), read_prompt_seconds(answer.figures)) == ((0, 0), None)
+
+
+def test_a_number_of_very_many_digits_is_no_failure_of_the_gateway() -> None:
+    digits = "9" * 5000
+    assert read_usage(f'"prompt_tokens":{digits}'.encode())[0] == 10**18 - 1
+    assert read_usage(f'"timings":{{"cache_n":{digits},"prompt_n":1,"predicted_n":1'.encode()) == (0, 0)
+    assert read_prompt_seconds(f'"timings":{{"prompt_ms":{digits}'.encode()) == float("inf")

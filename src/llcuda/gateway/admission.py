@@ -35,6 +35,8 @@ class Job:
     """Estimated."""
     tokens: int = 0
     """Estimated, of prompt and answer."""
+    texts: int = 1
+    """How many are made for it: llama-server has a slot for each."""
     priority: int = 0
     deadline: float = math.inf
     """The loop's time after which nobody waits for the answer any more."""

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.admission import Job
 from llcuda.gateway.balance import Prompt, read_prompt
+from llcuda.gateway.field_changes import to_understood
+from llcuda.gateway.field_media import count_texts
 from llcuda.gateway.field_schemas import asked_schema
 from llcuda.gateway.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
-from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, WholeReception, read_usage
+from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, read_prompt_seconds, read_usage
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.suspects import refuse
 from llcuda.gateway.timeouts import timeout
 from llcuda.gateway.upstream import UpstreamFailedError
-from llcuda.gateway.whole import WholeAnswer, count_texts, needs_whole, to_streamed, to_understood
 from llcuda.gateway.whole_schema import check_answer
 
 if TYPE_CHECKING:
@@ -65,11 +66,7 @@ class ModelRequest:
         self.fields: dict[str, Any] = parse_body(self._body)
         check_fields(route.endpoint, self.fields)
         self._streams = route.kind == "generate" and self.fields.get("stream") is True
-        self._is_put_together = (
-            route.kind == "generate" and not self._streams and not needs_whole(route.endpoint, self.fields)
-        )
-        rewrite = to_streamed if self._is_put_together or self._streams else to_understood
-        self._body = rewrite(self._body, self.fields)
+        self._body = to_understood(self._body, self.fields)
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
         self._identity = hash((exchange.path, self._body))
         exchange.drop_body()
@@ -137,6 +134,7 @@ class ModelRequest:
             prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
             prompt_tokens=prompt_tokens,
             tokens=prompt_tokens + self._answer_tokens(),
+            texts=count_texts(self.fields),
             priority=caller.priority if caller else 0,
             deadline=deadline,
             is_suspect=is_suspect,
@@ -191,23 +189,19 @@ class ModelRequest:
             problem, was_sent = str(error), error.was_sent
         finally:
             exchange.follow(None)
-            exchange.first_at = getattr(reception, "first_at", 0.0)
+            exchange.first_at = reception.first_at if isinstance(reception, StreamedAnswer) else 0.0
         return _Attempt(worker, reception, problem, is_suspect=problem is not None and was_sent)
 
     def _find_cut(self, reception: PlainAnswer) -> str | None:
         if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
             return "the worker ended the stream before its end"
-        if isinstance(reception, WholeReception) and reception.is_stream and not reception.whole.finished:
-            return "the worker ended the answer before its end"
         return None
 
     def _receive(self) -> PlainAnswer:
-        if self._streams:
-            meter = self._metrics.meter(self._exchange.arrived)
-            return StreamedAnswer(self._exchange, self._route.endpoint, meter, texts=count_texts(self.fields))
-        if self._is_put_together:
-            return WholeReception(WholeAnswer(self._route.endpoint, self.fields))
-        return PlainAnswer()
+        if not self._streams:
+            return PlainAnswer()
+        meter = self._metrics.meter(self._exchange.arrived)
+        return StreamedAnswer(self._exchange, self._route.endpoint, meter, texts=count_texts(self.fields))
 
     async def _finish(self, attempt: _Attempt) -> None:
         """Write what is left of the answer."""
@@ -218,17 +212,15 @@ class ModelRequest:
             write_error_event(exchange, f"the answer broke off: {attempt.problem}")
         elif isinstance(reception, StreamedAnswer) and exchange.started:
             exchange.usage = reception.usage
-            self._note_first(reception.first_at)
-        elif isinstance(reception, WholeReception) and reception.is_stream:
-            body = reception.whole.result()
-            await self._check(body)
-            exchange.usage = read_usage(body)
-            self._note_first(reception.first_at)
-            exchange.respond(200, body)
+            self._note_first()
         else:
             if self._route.kind == "generate" and reception.status == _OK:
                 await self._check(reception.body)
-            exchange.usage = read_usage(reception.body)
+            figures = reception.figures
+            exchange.usage, seconds = read_usage(figures), read_prompt_seconds(figures)
+            if seconds is not None:
+                exchange.first_at = min(exchange.turn_at + seconds, monotonic())
+                self._note_first()
             self._pass_on(reception)
 
     async def _check(self, body: bytes) -> None:
@@ -237,9 +229,10 @@ class ModelRequest:
             # A large answer takes up to a second to be held against its schema.
             await asyncio.to_thread(check_answer, self._route.endpoint, self.fields, body)
 
-    def _note_first(self, at: float) -> None:
-        if at:
-            self._metrics.first_token_seconds.observe(at - self._exchange.arrived)
+    def _note_first(self) -> None:
+        exchange = self._exchange
+        if exchange.first_at:
+            self._metrics.first_token_seconds.observe(exchange.first_at - exchange.arrived)
 
     def _pass_on(self, reception: PlainAnswer) -> None:
         self._exchange.respond(reception.status, reception.body, content_type=reception.content_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.refusals import RefusedError
@@ -9,16 +10,27 @@ from llcuda.gateway.refusals import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["find_changes"]
+__all__ = ["to_understood"]
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
-def find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that are to be set, given fields that were checked; usually there are none.
+def to_understood(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Return the body that asks in llama-server's words for what ``fields`` say: nearly always the body as it is.
+
+    The fields are those of the body, and were checked. One that is changed is written anew. Raises RefusedError (400)
+    for a name that no tool has.
+    """
+    changes = _find_changes(fields)
+    return _encode({**fields, **changes}).encode() if changes else body
+
+
+def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are to be set.
 
     llama-server takes a ``tool_choice`` that names a function for ``auto``, so it is told that a call is required and
     of no other function; it takes Anthropic's ``none`` for ``auto`` too, and does not know the ``text`` of the
-    Responses API, whose schema it would not hold to, nor an earlier answer in its short form. Raises RefusedError (400)
-    for a name that no tool has.
+    Responses API, whose schema it would not hold to, nor an earlier answer in its short form.
     """
     changes: dict[str, Any] = {}
     choice, text, turns = fields.get("tool_choice"), fields.get("text"), fields.get("input")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.field_checks import invalid, tokens
 from llcuda.gateway.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "MAX_MESSAGES",
     "MAX_PROMPTS",
     "conversation",
-    "count_prompts",
+    "count_texts",
     "inputs",
     "prompt",
     "prompts",
@@ -78,11 +81,14 @@ def inputs(name: str, value: Any) -> None:
     _check_each(name, value, MAX_INPUTS)
 
 
-def count_prompts(value: Any) -> int:
-    """Return how many prompts a value is, by llama-server's rule: a list with a number in it is one."""
-    if type(value) is list and not any(type(item) is int for item in value):
-        return len(value)
-    return 1
+def count_texts(fields: Mapping[str, Any]) -> int:
+    """Return how many texts a request asks for: its choices, for each of its prompts.
+
+    By llama-server's rule a list with a number in it is one prompt.
+    """
+    value, choices = fields.get("prompt"), fields.get("n_cmpl") or fields.get("n") or 1
+    prompts = len(value) if type(value) is list and not any(type(item) is int for item in value) else 1
+    return int(choices) * prompts
 
 
 def _check_each(name: str, value: Any, most: int) -> None:

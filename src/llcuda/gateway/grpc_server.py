@@ -27,12 +27,12 @@ from llcuda.gateway.grpc_translation import (
     make_answer,
     make_body,
     make_embed_body,
+    read_error,
     read_item,
     to_status,
     trailing_metadata,
 )
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.whole import read_error
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
@@ -321,14 +321,7 @@ def _check(exchange: CallExchange) -> None:
     if not exchange.finished:
         raise RefusedError(499, "the call was cancelled", code="cancelled")
     if exchange.status != _OK:
-        raise _read_error(exchange.status, exchange.answer)
-
-
-def _read_error(status: int, body: bytes) -> RefusedError:
-    try:
-        return read_error(status, json.loads(body))
-    except ValueError:
-        return RefusedError(status, "a worker answered with an error", code="worker_failed")
+        raise read_error(exchange.status, exchange.answer)
 
 
 def _check_size(body: bytes, most: int) -> bytes:

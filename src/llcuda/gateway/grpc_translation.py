@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from llcuda.client.answers import Answer
 
 __all__ = [
-    "add_whole", "begin_answer", "make_answer", "make_body", "make_embed_body", "read_item", "to_status",
-    "trailing_metadata",
+    "add_whole", "begin_answer", "make_answer", "make_body", "make_embed_body", "read_error", "read_item",
+    "to_status", "trailing_metadata",
 ]  # fmt: skip
 
 _STATUSES = {
@@ -52,6 +52,15 @@ def trailing_metadata(error: RefusedError) -> tuple[tuple[str, str], ...]:
     """Return what a call that failed ends with: the code, and when to try again."""
     pairs = {"llcuda-code": error.code or "", **{name.lower(): value for name, value in error.headers.items()}}
     return tuple((name, value) for name, value in pairs.items() if name in {"llcuda-code", "retry-after"})
+
+
+def read_error(status: int, body: bytes) -> RefusedError:
+    """Return the refusal that a llama-server's error is; its own ``type`` becomes the code."""
+    try:
+        error = json.loads(body)["error"]
+        return RefusedError(status, str(error["message"]), code=str(error["type"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return RefusedError(status, "a worker answered with an error", code="worker_failed")
 
 
 def read_item(item: Any) -> Any:

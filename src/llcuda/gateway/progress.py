@@ -15,14 +15,18 @@ from llcuda.gateway.answering import fetch
 from llcuda.gateway.resident import read_main_thread_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
-    from llcuda.gateway.worker import Worker
+    from llcuda.gateway.worker import Slot, Worker
+
+    _Step = tuple[int, int, int]
 
 __all__ = ["Progress"]
 
 _QUIET = 1.0
 """Seconds without a byte of an answer after which the server is asked how far it is."""
+_LEAVING_SECONDS = 1.0
+"""In which the server notices that a client has left: it takes 20 ms, unless it is kept from it."""
 _BATCH_TOKENS = 2048
 """llama-server's ``--batch-size``: of prompts it reads so many tokens, and then looks at what it is asked."""
 _SECONDS_PER_PROMPT_TOKEN = 0.2
@@ -57,7 +61,7 @@ class Progress:
         self._idle: _Moment | None = None
         """When it was first seen to compute while nothing of the gateway's was under way."""
         self._moved = 0.0
-        self._steps: dict[int, Any] = {}
+        self._steps: dict[int, _Step] = {}
         """How far each slot that is in use was, by its number."""
         self._since: dict[int, _Moment] = {}
         """When that was seen first."""
@@ -90,6 +94,7 @@ class Progress:
         return min(tokens, _BATCH_TOKENS) * _SECONDS_PER_PROMPT_TOKEN
 
     async def _ask(self) -> None:
+        taken = set(self._worker.taken)
         try:
             answer = await fetch(self._worker, "/slots", patience=None)
             if answer is None:
@@ -98,12 +103,23 @@ class Progress:
         finally:
             self._probe = None
         self._asked, self._worker.unread_tokens = None, 0
-        self._compare([slot for slot in slots if slot["is_processing"]])
+        steps = {slot["id"]: _read_step(slot) for slot in slots if slot["is_processing"]}
+        self._note_read(taken, steps)
+        self._compare(steps)
 
-    def _compare(self, slots: Iterable[dict[str, Any]]) -> None:
+    def _note_read(self, taken: set[Slot], steps: Mapping[int, _Step]) -> None:
+        """Note whose prompts have been read, of those whose answers come whole: nothing of them is heard before."""
+        worker = self._worker
+        texts = sum(slot.job.texts for slot in taken | worker.taken)
+        # It does not say whose a slot is, so each has to have begun, and none may belong to somebody who has left.
+        has_left = self._loop.time() - worker.left_at < _LEAVING_SECONDS
+        if not has_left and sum(step[-1] > 0 for step in steps.values()) >= texts:
+            for slot in taken:
+                slot.note_read()
+
+    def _compare(self, steps: dict[int, _Step]) -> None:
         """Judge by how far the slots are that are in use."""
         now = self._measure()
-        steps = {slot["id"]: _read_step(slot) for slot in slots}
         before, self._steps = self._steps, steps
         # One that has nothing to do does not get on: what is taken of it then is held in vain.
         if any(before.get(number) != step for number, step in steps.items()):
@@ -143,7 +159,7 @@ class Progress:
         self._steps, self._since = {}, {}
 
 
-def _read_step(slot: dict[str, Any]) -> tuple[int, int, int]:
+def _read_step(slot: dict[str, Any]) -> _Step:
     """Return which task a slot has, and how many tokens it has read of its prompt and made of its answer."""
     token = (slot.get("next_token") or [{}])[0]
     return slot.get("id_task", -1), slot.get("n_prompt_tokens_processed", 0), token.get("n_decoded", 0)

@@ -1,10 +1,9 @@
-"""What becomes of a worker's answer: passed on as it comes, put together to a whole, or passed on whole."""
+"""What becomes of a worker's answer: passed on as it comes, or whole."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.gateway.refusals import RefusedError
@@ -14,13 +13,13 @@ if TYPE_CHECKING:
     from llcuda.gateway.endpoints import Endpoint
     from llcuda.gateway.exchange import Exchange
     from llcuda.gateway.metrics import StreamMeter
-    from llcuda.gateway.whole import WholeAnswer
 
-__all__ = ["PlainAnswer", "StreamedAnswer", "WholeReception", "read_usage"]
+__all__ = ["PlainAnswer", "StreamedAnswer", "read_prompt_seconds", "read_usage"]
 
 _OK = 200
 _MAX_PLAIN_BYTES = 64 << 20
 _LAST_PIECES = 4
+_EDGE_BYTES = 1 << 10
 
 # How each kind of stream says that it is complete; one that ends without was cut off. No text of an answer can look
 # like it: there a line end and a quote are escaped.
@@ -35,9 +34,11 @@ _ENDS: dict[Endpoint, bytes] = {
 _ERROR, _NAMED_ERROR = b'\ndata: {"error"', b"\nevent: error"
 _PROMPT_TOKENS = (b'"prompt_tokens":', b'"input_tokens":', b'"tokens_evaluated":')
 _COMPLETION_TOKENS = (b'"completion_tokens":', b'"output_tokens":', b'"tokens_predicted":')
-_NUMBER = re.compile(rb"\d+")
+_NUMBER = re.compile(rb"\d{1,18}")
 # What a streamed chat ends with that was not asked for its usage.
-_TIMINGS = re.compile(rb'"timings":\{"cache_n":(\d+),"prompt_n":(\d+),[^}]*?"predicted_n":(\d+)')
+_TIMINGS = re.compile(rb'"timings":\{"cache_n":(\d{1,18}),"prompt_n":(\d{1,18}),[^}]*?"predicted_n":(\d{1,18})')
+_PROMPT_MS = re.compile(rb'"timings":\{[^}]*?"prompt_ms":(\d+(?:\.\d+)?(?:e[-+]?\d+)?)')
+_NATIVE, _PROBABILITIES = re.compile(rb'\[?\{"index":\d+,"content":'), b',"completion_probabilities":['
 
 
 def read_usage(data: bytes) -> tuple[int, int]:
@@ -47,6 +48,12 @@ def read_usage(data: bytes) -> tuple[int, int]:
         cached, read, predicted = map(int, timings[-1])
         return cached + read, predicted
     return prompt, completion
+
+
+def read_prompt_seconds(data: bytes) -> float | None:
+    """Return how long a whole answer says that its prompt was read, None where it says nothing."""
+    found = _PROMPT_MS.findall(data)
+    return float(found[-1]) / 1000 if found else None
 
 
 def _find_last(names: tuple[bytes, ...], data: bytes) -> int:
@@ -87,13 +94,24 @@ class PlainAnswer:
         self.content_type = "application/json"
         self.is_stream = False
         """Whether the worker streams: an error it answers whole."""
+        self.body = b""
+        """All of it, once it has come."""
         self._pieces: list[bytes] = []
         self._bytes = 0
 
     @property
-    def body(self) -> bytes:
-        """What has come."""
-        return b"".join(self._pieces)
+    def figures(self) -> bytes:
+        """The parts of the body in which its counts and times stand.
+
+        An answer ends with them, but embeddings have theirs before the numbers, and llama-server's own completions
+        before the probabilities. No text can look like them: there a quote is escaped.
+        """
+        body = self.body
+        if len(body) <= 2 * _EDGE_BYTES:
+            return body
+        ends = body[:_EDGE_BYTES] + body[-_EDGE_BYTES:]
+        at = body.find(_PROBABILITIES) if b'"timings":' not in ends and _NATIVE.match(body) else -1
+        return ends if at < 0 else body[max(0, at - _EDGE_BYTES) : at]
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Take status and headers."""
@@ -101,12 +119,14 @@ class PlainAnswer:
         self.content_type = headers.get("content-type", self.content_type)
         self.is_stream = status == _OK and self.content_type.startswith("text/event-stream")
 
-    def on_body(self, data: bytes, *, is_last: bool) -> None:  # noqa: ARG002 - those that stream want to know
+    def on_body(self, data: bytes, *, is_last: bool) -> None:
         """Take a piece."""
         self._bytes += len(data)
         if self._bytes > _MAX_PLAIN_BYTES:
             raise RefusedError(502, f"the answer is larger than {_MAX_PLAIN_BYTES} bytes", code="answer_too_large")
         self._pieces.append(data)
+        if is_last:
+            self.body, self._pieces = b"".join(self._pieces), []
 
 
 class StreamedAnswer(PlainAnswer):
@@ -165,22 +185,3 @@ class StreamedAnswer(PlainAnswer):
     def usage(self) -> tuple[int, int]:
         """Tokens of prompt and answer, as far as the end of the stream names them."""
         return read_usage(b"".join(self._last))
-
-
-class WholeReception(PlainAnswer):
-    """A stream that is put together to the answer that llama-server gives without one."""
-
-    def __init__(self, whole: WholeAnswer) -> None:
-        """Give the pieces to ``whole``."""
-        super().__init__()
-        self.whole = whole
-        self.first_at = 0.0
-
-    def on_body(self, data: bytes, *, is_last: bool) -> None:
-        """Take a piece."""
-        if not self.is_stream:
-            super().on_body(data, is_last=is_last)
-            return
-        if not self.first_at:
-            self.first_at = monotonic()
-        self.whole.feed(data)

@@ -22,7 +22,8 @@ def check_answer(endpoint: Endpoint, fields: Mapping[str, Any], body: bytes) -> 
     """Check the answer to a request with these fields, if they ask for a schema.
 
     A text that was cut off at the limit of tokens says so in its reason for the end and is passed on, and so is a call
-    of a tool. Raises RefusedError (502, ``schema_mismatch``) for any other text that does not hold to the schema.
+    of a tool. Raises RefusedError (502, ``schema_mismatch``) for any other text that does not hold to the schema, and
+    for an answer that is not understood (502, ``bad_answer``).
     """
     document = asked_schema(endpoint, fields)
     if document is None:
@@ -34,6 +35,9 @@ def check_answer(endpoint: Endpoint, fields: Mapping[str, Any], body: bytes) -> 
     except SchemaMismatchError as error:
         reason = f"the answer does not hold to the schema: {error.reason}"
         raise RefusedError(502, reason, code="schema_mismatch") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"the worker's answer is not understood ({type(error).__name__})"
+        raise RefusedError(502, reason, code="bad_answer") from None
 
 
 def _find_texts(endpoint: Endpoint, fields: Mapping[str, Any], answer: Any) -> Iterator[str]:

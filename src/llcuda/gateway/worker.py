@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llcuda.gateway.balance import PromptMemory
@@ -53,7 +54,7 @@ class Server(Protocol):
 class Slot:
     """A slot of a worker in the hands of one task, which gives it back at the end of a ``with`` block."""
 
-    __slots__ = ("_death", "_is_heard", "heard_at", "job", "owner", "worker")
+    __slots__ = ("_death", "_is_read", "heard_at", "job", "owner", "worker")
 
     def __init__(self, worker: Worker, job: Job, owner: asyncio.Task[Any], *, now: float) -> None:
         """Belong to ``owner``, from the loop's time ``now`` on."""
@@ -62,7 +63,7 @@ class Slot:
         self.owner = owner
         self.heard_at = now
         """The loop's time at which bytes of its answer last came, or when it was taken."""
-        self._is_heard = False
+        self._is_read = False
         self._death = worker.death
 
     def __enter__(self) -> Self:
@@ -75,12 +76,16 @@ class Slot:
 
     @property
     def prompt_tokens(self) -> int:
-        """Estimated tokens of a prompt that may still be read: 0 once something of the answer has come."""
-        return 0 if self._is_heard else self.job.prompt_tokens
+        """Estimated tokens of a prompt that may still be read: 0 once it is known that it has been."""
+        return 0 if self._is_read else self.job.prompt_tokens
+
+    def note_read(self) -> None:
+        """Take note that its prompt has been read."""
+        self._is_read = True
 
     def note_life(self) -> None:
         """Take note that bytes of its answer have come."""
-        self._is_heard, self.heard_at = True, asyncio.get_running_loop().time()
+        self._is_read, self.heard_at = True, asyncio.get_running_loop().time()
         self.worker.server.note_life()
 
     @property
@@ -131,6 +136,8 @@ class Worker:
         self._on_free = on_free
         self._on_death = on_death
         self._abandoned: dict[int, None] = {}
+        self.left_at = -math.inf
+        """The loop's time at which somebody last gave up what it was computing."""
         self._loop = asyncio.get_running_loop()
         self._upstream: Upstream | None = None
         self._rest = _FIRST_REST
@@ -204,6 +211,7 @@ class Worker:
 
     def note_abandoned(self, request: int) -> None:
         """Take note that nobody waits any more for what it may still compute."""
+        self.left_at = self._loop.time()
         self._abandoned[request] = None
         if len(self._abandoned) > _MAX_ABANDONED:
             del self._abandoned[next(iter(self._abandoned))]

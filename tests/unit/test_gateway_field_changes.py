@@ -1,0 +1,83 @@
+"""What is said to llama-server in other words than the client's, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llcuda.gateway.field_changes import to_understood
+from llcuda.gateway.fields import parse_body
+from llcuda.gateway.refusals import RefusedError
+
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b' {"a":1.50}\n', b'{"stream":true}', b' { "stream" : false, "stream_options": null } ',
+     b'{"continue_final_message":true}', b'{"tool_choice":"auto"}'],
+)  # fmt: skip
+def test_a_body_that_is_understood_stays_as_it_is(body: bytes) -> None:
+    assert to_understood(body, parse_body(body)) is body
+
+
+@given(st.dictionaries(st.text(), st.one_of(st.none(), st.text(), st.floats(allow_nan=False, allow_infinity=False))))
+def test_no_other_field_changes(fields: dict[str, Any]) -> None:
+    given = {**fields, "tools": [{"name": "f"}], "tool_choice": {"type": "none"}}
+    assert parse_body(to_understood(json.dumps(given).encode(), given)) == {**given, "tools": []}
+
+
+TOOLS = [{"type": "function", "function": {"name": name}} for name in "fg"]
+FLAT = [{"type": "function", "name": name} for name in "fg"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            {"tools": TOOLS[1:], "tool_choice": "required"},
+        ),
+        (
+            {"tools": FLAT, "tool_choice": {"type": "function", "name": "g"}},
+            {"tools": FLAT[1:], "tool_choice": "required"},
+        ),
+        (
+            {"tools": FLAT, "tool_choice": {"type": "tool", "name": "g"}},
+            {"tools": FLAT[1:], "tool_choice": {"type": "tool", "name": "g"}},
+        ),
+        ({"tools": FLAT, "tool_choice": {"type": "none"}}, {"tools": []}),
+        ({"tools": FLAT, "tool_choice": {"type": "any"}}, {"tools": FLAT}),
+        ({"text": {"format": {"type": "json_object"}}}, {"response_format": {"type": "json_object"}}),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": NUMBER}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": NUMBER}}},
+        ),
+    ],
+)
+def test_what_llama_server_would_leave_out_of_account_is_said_in_its_words(
+    fields: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    assert parse_body(to_understood(json.dumps(fields).encode(), fields)) == {**fields, **wanted}
+
+
+def test_a_tool_that_is_not_there_cannot_be_chosen() -> None:
+    fields = {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "h"}}}
+    with pytest.raises(RefusedError, match="no tool has this name") as caught:
+        to_understood(json.dumps(fields).encode(), fields)
+    assert caught.value.param == "tool_choice"
+
+
+def test_what_the_model_said_before_may_be_written_short() -> None:
+    said = {"role": "assistant", "content": "4"}
+    turns: list[Any] = [{"role": "user", "content": "2+2?"}, said, {**said, "type": "message"}]
+    body = json.dumps({"input": turns}).encode()
+    asked = parse_body(to_understood(body, {"input": turns}))
+    assert asked == {"input": [turns[0], {**said, "type": "message"}, turns[2]]}
+    for other in (turns[:1], "x", [1, 2], ["x"]):
+        body = json.dumps({"input": other}).encode()
+        assert to_understood(body, {"input": other}) == body
