@@ -33,9 +33,9 @@ class Taken:
 
 
 class Server:
-    """Answers each connection's requests with the next of its ``answers``; an empty one closes the connection."""
+    """Answers each request with the next of its ``answers``; an empty one closes the connection, None says nothing."""
 
-    def __init__(self, *answers: bytes) -> None:
+    def __init__(self, *answers: bytes | None) -> None:
         self.answers = list(answers)
         self.connections = 0
         self.requests = 0
@@ -48,9 +48,9 @@ class Server:
             self.requests += 1
             self.asked.set()
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-            if not answer:
+            if answer == b"":
                 break
-            writer.write(answer)
+            writer.write(answer or b"")
         self.left.set()
         writer.close()
 
@@ -167,3 +167,19 @@ def test_closing_fails_what_is_under_way(tmp_path: Path) -> None:
             await task
 
     with_server(tmp_path, lambda: Server(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"), scenario)
+
+
+def test_what_is_under_way_on_a_connection_that_was_used_before_is_not_sent_again_once_all_is_closed(
+    tmp_path: Path,
+) -> None:
+    async def scenario(server: Server, upstream: Upstream) -> None:
+        await ask(upstream)
+        server.asked.clear()
+        task = asyncio.ensure_future(ask(upstream))
+        await server.asked.wait()
+        upstream.close()
+        with pytest.raises(UpstreamFailedError):
+            await task
+        assert (server.requests, server.connections) == (2, 1)
+
+    with_server(tmp_path, lambda: Server(ANSWER, None, ANSWER), scenario)

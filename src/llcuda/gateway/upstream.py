@@ -135,6 +135,7 @@ class Upstream:
         self._on_life = on_life
         self._idle: deque[_Link] = deque()
         self._busy: set[_Link] = set()
+        self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
     def build(self, method: str, path: str, body: bytes | None) -> bytes:
@@ -162,14 +163,15 @@ class Upstream:
             try:
                 return await self._run(link, request, reception=reception, on_link=on_link, on_life=on_life)
             except UpstreamFailedError:
-                if not link.is_untouched:
+                if self._is_closed or not link.is_untouched:
                     raise
                 was_sent = True
         link = await self._connect(was_sent=was_sent)
         return await self._run(link, request, reception=reception, on_link=on_link, on_life=on_life)
 
     def close(self) -> None:
-        """Cut everything: requests that wait get UpstreamFailedError."""
+        """Cut everything, for good: requests that wait get UpstreamFailedError."""
+        self._is_closed = True
         for link in (*self._idle, *self._busy):
             link.transport.abort()
         self._idle.clear()
