@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SLOTS = 4
+TOKENS = 64
 ASKED = [{"role": "user", "content": "What is 2+2?"}]
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 SUMS = [(a, b) for a in range(11, 41, 3) for b in (12, 25)]
@@ -53,6 +55,13 @@ def read_peak(pid: int | None) -> float:
     """Return the most MiB that a process ever had."""
     (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     return int(line) / 1024
+
+
+def count_sleeps(pid: int | None, task: int) -> int:
+    """Return how often a thread has given up its core of its own will."""
+    status = Path(f"/proc/{pid}/task/{task}/status").read_text(encoding="ascii")
+    (line,) = re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)
+    return int(line)
 
 
 def add(manager: ServerManager, a: int, b: int) -> str:
@@ -196,6 +205,22 @@ def test_a_whole_answer_that_nobody_waits_for_ends_while_another_client_is_answe
     assert list_tasks(manager) == first
     response.close()
     streamed.close()
+
+
+def test_threads_that_wait_for_each_other_give_up_their_core(manager: ServerManager, demo_model: Path) -> None:
+    manager.stop_server()
+    manager.start_server(demo_model, ctx_size=512, n_parallel=1, threads=2)
+    assert post(manager, "/completion", prompt="Say:", n_predict=2)[0] == 200
+    tasks = [int(task.name) for task in Path(f"/proc/{manager.server_pid}/task").iterdir()]
+    core = min(os.sched_getaffinity(0))
+    for task in tasks:
+        os.sched_setaffinity(task, {core})
+    before = {task: count_sleeps(manager.server_pid, task) for task in tasks}
+    assert post(manager, "/completion", prompt="Say:", n_predict=TOKENS, ignore_eos=True)[0] == 200
+    sleeps = sorted(count_sleeps(manager.server_pid, task) - before[task] for task in tasks)
+    # A token has some fifty barriers: one of the two threads comes first to each, and the other needs the core.
+    # Without a barrier that sleeps it is a dozen a token, for what else a server does.
+    assert sleeps[-1] > TOKENS * 25
 
 
 @pytest.mark.parametrize(
