@@ -1,6 +1,6 @@
 """A stand-in for nvidia-smi: what it prints and how it fails is said by environment variables.
 
-FAKE_SMI_FOLDER has what is printed: query.csv, header.txt and list.txt. FAKE_SMI_FAULT is one of: hang (for a minute,
+FAKE_SMI_FOLDER has what is printed: query.csv, header.txt and list.txt. FAKE_SMI_FAULT is one of: hang (for an hour,
 with a child that holds the streams open), old (knows no compute_cap). FAKE_SMI_SAYS is printed in place of any answer,
 and FAKE_SMI_STATUS is the exit status. FAKE_SMI_LOG is a file that gets a line for each run, and the child's pid.
 """
@@ -28,9 +28,9 @@ def main(arguments: list[str]) -> int:
     fault = os.environ.get("FAKE_SMI_FAULT", "")
     _log(" ".join(arguments))
     if fault == "hang":
-        child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"])
+        child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
         _log(f"child {child.pid}")
-        time.sleep(60)
+        time.sleep(3600)
     text = os.environ.get("FAKE_SMI_SAYS") or _answer(arguments, old=fault == "old")
     sys.stdout.write(text)
     return int(os.environ.get("FAKE_SMI_STATUS", "0"))

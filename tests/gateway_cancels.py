@@ -35,6 +35,8 @@ class CancelFigures:
     """As llama-server's ``/slots`` says, asked again and again; each question takes a millisecond or two."""
     missed: int = 0
     """Answers that had ended before the client left."""
+    cancelled: int = 0
+    """Those in the gateway's own figure."""
 
 
 def run_cancels(kind: str, count: int) -> CancelFigures:
@@ -48,12 +50,13 @@ def run_cancels(kind: str, count: int) -> CancelFigures:
         for _ in range(count):
             _leave(gateway, figures)
         gateway.await_idle()
+        figures.cancelled = gateway.read_figure("llcuda_cancelled_total")
     return figures
 
 
 def _leave(gateway: Watched, figures: CancelFigures) -> None:
     begin = len(gateway.events)
-    with socket.create_connection(("127.0.0.1", gateway.port), 10) as client:
+    with socket.create_connection(("127.0.0.1", gateway.port), 120) as client:
         client.sendall(_build_request(figures.kind))
         if figures.kind == "stream":
             client.recv(1)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.gateway_clients import asking, real_wishes, stub_wishes
-from tests.processes import time_until_gone
+from tests.processes import wait_until_gone
 from tests.stub_faults import FAULTS
 from tests.watching import watched
 
@@ -103,7 +103,7 @@ def _kill(_kind: str, gateway: Watched, *, figures: FaultFigures, worker: str, b
     pid = gateway.pid(worker)
     killed = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    time_until_gone([pid])
+    wait_until_gone(pid)
     died = time.monotonic()
     figures.dying_ms.append((died - killed) * 1000)
     noticed = gateway.wait("state", worker=worker, begin=begin, state="waiting").at

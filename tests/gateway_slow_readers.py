@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.gateway_clients import asking, stub_wishes
+from tests.processes import PATIENCE
 from tests.watching import watched
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run_slow_readers(count: int, *, write_timeout: float, before_seconds: float 
             during = others.answers[done:]
         figures.before_ms, figures.during_ms = _milliseconds(others.answers[:done]), _milliseconds(during)
         figures.lost = [f"{answer.kind}: {answer.detail}" for answer in others.find_lost(may_break_off=False)]
-        gateway.await_idle(write_timeout)
+        gateway.await_idle()
         figures.counted = gateway.read_figure("llcuda_slow_readers_total")
     return figures
 
@@ -89,7 +90,7 @@ def _stall(gateway: Watched, figures: SlowFigures) -> list[float]:
         poll.register(client, 0)  # an error is reported always
     cut: dict[int, float] = {}
     with _sipping(clients[::2]):
-        end = time.monotonic() + 3 * figures.write_timeout + 20
+        end = time.monotonic() + 3 * figures.write_timeout + PATIENCE
         while len(cut) < len(clients) and time.monotonic() < end:
             for number, _ in poll.poll(50):
                 poll.unregister(number)

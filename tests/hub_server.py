@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -300,17 +299,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self._write(body)
         if stall:
-            hub.stopping.wait(30)
+            hub.stopping.wait()
 
     def _write(self, body: bytes) -> None:
         self.wfile.write(body)
         self.wfile.flush()
         self.hub.bytes_sent += len(body)
-
-
-def wait_until(condition: Any, *, timeout: float = 20.0) -> None:
-    """Return when the condition holds; fail after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come to hold"
-        time.sleep(0.01)

@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         receiver = self.server.receiver
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if receiver.is_silent:
-            receiver.released.wait(60)
+            receiver.released.wait()
             return
         receiver.paths.add(self.path)
         receiver.headers.append({name.lower(): value for name, value in self.headers.items()})

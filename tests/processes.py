@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds that a test waits for what must happen; never how long it takes."""
 
 
@@ -79,19 +78,9 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def time_until_gone(pids: list[int], *, timeout: float = PATIENCE) -> float:
-    """Return the milliseconds until none of the processes runs any more."""
-    started = time.monotonic()
-    watched = {os.pidfd_open(pid) for pid in pids if is_alive(pid)}
-    try:
-        for fd in watched:
-            left = timeout - (time.monotonic() - started)
-            if not select.select([fd], [], [], max(left, 0))[0]:
-                raise AssertionError(f"one of {pids} still runs after {timeout} s")
-    finally:
-        for fd in watched:
-            os.close(fd)
-    return (time.monotonic() - started) * 1000
+def wait_until_gone(*pids: int) -> None:
+    """Return as soon as none of the processes runs any more."""
+    wait_until(lambda: not any(map(is_alive, pids)), what=f"none of {pids} runs")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DEPLOY", "Prometheus", "find_program", "running_prometheus", "wait_for"]
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 def find_program(name: str) -> str:
@@ -60,9 +60,7 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(
-    folder: Path, address: str, *, credentials: Path | None = None
-) -> Iterator[Prometheus]:
+def running_prometheus(folder: Path, address: str, *, credentials: Path | None = None) -> Iterator[Prometheus]:
     """Read ``address`` every second, with the key that the file ``credentials`` holds, until the block ends."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     (job,) = config["scrape_configs"]
@@ -81,14 +79,14 @@ def running_prometheus(
     with (
         (folder / "prometheus.log").open("wb") as log,
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
-        httpx.Client(base_url=f"http://{own}", trust_env=False, timeout=20) as http,
+        httpx.Client(base_url=f"http://{own}", trust_env=False, timeout=_PATIENCE) as http,
     ):
         try:
             wait_for(lambda: _is_ready(http, process, folder / "prometheus.log"))
             yield Prometheus(http)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=_PATIENCE)
 
 
 def wait_for(condition: Callable[[], object]) -> None:

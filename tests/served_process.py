@@ -184,7 +184,7 @@ def serving_process(
         process.stdin.close()
 
 
-def settle(served: ServedProcess, *, seconds: float = 30.0) -> dict[str, float]:
+def settle(served: ServedProcess, *, seconds: float = 120.0) -> dict[str, float]:
     """Wait until nothing is under way, and return what still is."""
     end = time.monotonic() + seconds
     while (left := served.find_in_use()) and time.monotonic() < end:

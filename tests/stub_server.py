@@ -19,7 +19,7 @@ CLOSE = object()  # close the connection
 RESET = object()  # close it so that the client's next read fails
 WAIT = object()  # wait until the client closes it
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 
 class StubServer:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ROOT", "Event", "Watched", "ask_connection", "ask_socket", "percentile", "watched"]
 
 ROOT = Path(__file__).parents[1]
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 @dataclass(frozen=True, slots=True)

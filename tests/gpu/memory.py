@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WAYS = ("unload", "kill guard", "kill parent")
 TOLERANCE_MIB = 64.0
-_TIMEOUT = 20.0
+_TIMEOUT = 120.0
 
 _PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 _VICTIM = """
@@ -43,7 +43,7 @@ class Freed:
     held_mib: float
     """What it had, over the baseline."""
     back_ms: float | None
-    """Until the baseline was reached, or 64 MiB over it on a GPU; None where that was not so within 20 seconds."""
+    """Until the baseline was reached, or 64 MiB over it on a GPU; None where that was not so within two minutes."""
     left_mib: float
 
 

@@ -35,7 +35,7 @@ def serving(archive: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> I
     models = (ModelConfig("demo", "demo", on_demand=True),)
     with (
         Gateway(GatewayConfig(models=models, port=0, keys=(KeyConfig("user", KEY),), **options)) as gateway,
-        httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=gateway.url, trust_env=False, timeout=120) as client,
     ):
         yield client
 
@@ -77,7 +77,7 @@ def test_whoever_takes_no_gzip_is_told_that_there_is_nothing_else(client: httpx.
 def test_a_large_file_is_the_last_of_its_connection(client: httpx.Client) -> None:
     """Where it is cut, what follows would be taken for the rest of it."""
     head = f"GET /chat/large.bin HTTP/1.1\r\nHost: {client.base_url.netloc.decode()}\r\nAccept-Encoding: gzip\r\n\r\n"
-    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=10) as connection:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=120) as connection:
         connection.sendall(head.encode() * 3)
         received = b"".join(iter(lambda: connection.recv(1 << 20), b""))
     lines, _, body = received.partition(b"\r\n\r\n")

@@ -20,6 +20,7 @@ import pytest
 
 import llcuda
 from tests.certificates import write_certificate
+from tests.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,7 +137,7 @@ def test_sighup_takes_the_file_anew_and_replaces_the_workers(tmp_path: Path) -> 
         before = {worker.pid for worker in served.workers}
         config.write_text('model = "demo"\nworkers = 2\nslots = 1\n')
         served.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while len(http.get("/slots").json()) != 2 or before & {worker.pid for worker in served.workers}:
             assert time.monotonic() < end
             assert http.post("/v1/chat/completions", json={"messages": QUESTION}).status_code == 200
@@ -151,7 +152,7 @@ def test_its_llama_servers_end_with_it_however_it_dies() -> None:
     with serve("-m", "demo", "--workers", "2") as served:
         workers = served.workers
         served.end(signal.SIGKILL)
-        gone, alive = psutil.wait_procs(workers, timeout=10)
+        gone, alive = psutil.wait_procs(workers, timeout=PATIENCE)
         assert len(gone) == 2
         assert not alive
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from llcuda.errors import ConnectionFailedError, ResponseError
 from llcuda.gateway.config import GatewayConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.process.client_twins import CLIENTS
+from tests.process.gateways import leave_when_refused
 from tests.processes import wait_until
 from tests.stub_server import STREAM_HEAD, WAIT, StubServer, answer, chat, delta, event
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LOADING = answer({"error": {"code": 503, "message": "Loading model"}}, status=503)
-LATER = answer({"error": {"message": "full"}}, status=429, headers="Retry-After: 30\r\n")
+LATER = answer({"error": {"message": "full"}}, status=429, headers="Retry-After: 3600\r\n")
 
 
 @pytest.mark.parametrize("kind", sorted(CLIENTS))
@@ -36,15 +36,9 @@ def test_a_full_queue_is_come_back_to(kind: str) -> None:
         assert refused.value.status == 429
         assert refused.value.retry_after is not None
         assert "Try again in" in refused.value.hint
-        began = time.monotonic()
-        with pytest.raises(ResponseError):
-            client.infer("What is 2+2?", timeout=0.9)
-        assert time.monotonic() - began < 0.9
-        timer = threading.Timer(0.2, busy.close)
-        timer.start()
+        leaving = leave_when_refused(gateway, busy.close)
         assert client.infer("What is 2+2?", temperature=0).text == "2 + 2 = 4."
-        assert time.monotonic() - began >= 1
-        timer.join()
+        leaving.join()
         other.close()
 
 
@@ -81,19 +75,17 @@ def test_closing_ends_what_waits_and_the_client_goes_on(ask: Callable[[Any], Any
 
 
 def test_closing_ends_the_wait_before_the_next_attempt() -> None:
-    with StubServer(LATER) as stub, InferenceClient(url=stub.url) as client:
+    with StubServer(LATER) as stub, InferenceClient(url=stub.url, timeout=7200) as client:
         closer = threading.Timer(0.3, client.close)
         closer.start()
-        began = time.monotonic()
         with pytest.raises(ConnectionFailedError, match="was closed"):
             client.infer("x")
-        assert time.monotonic() - began < 20
         closer.join()
 
 
 def test_closing_ends_what_other_tasks_wait_for() -> None:
     async def main(stub: StubServer, *, requests: int) -> None:
-        client = AsyncInferenceClient(url=stub.url)
+        client = AsyncInferenceClient(url=stub.url, timeout=7200)
         task = asyncio.ensure_future(client.infer("x"))
         await asyncio.to_thread(wait_until, lambda: len(stub.requests) == requests)
         await asyncio.sleep(0.1)

@@ -26,7 +26,8 @@ from llcuda.models.download import fetch_url
 from llcuda.models.names import UrlName
 from llcuda.store import ModelStore, download
 from tests.gguf_builder import STRING, U16, Tensor, small_model
-from tests.hub_server import Faults, Hub, Raw, serve, wait_until
+from tests.hub_server import Faults, Hub, Raw, serve
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,7 +235,7 @@ class TestResuming:
     def test_a_server_that_stalls_is_asked_again(self, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         server.faults = Faults(stall_after=HALF, stalls=1)
         store = ModelStore()
-        digest = fetch_url(UrlName(url(server)), store, progress=False, stall_timeout=0.3)
+        digest = fetch_url(UrlName(url(server)), store, progress=False, stall_timeout=2.0)
         assert digest == DIGEST
         assert len(server.body_requests()) == 2
         monkeypatch.undo()

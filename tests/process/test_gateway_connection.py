@@ -146,7 +146,7 @@ def with_echo(scenario: Callable[[Echo, Callable[[], Awaitable[Client]]], Awaita
             await server.wait_closed()
             await asyncio.sleep(0.05)
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_one_connection_carries_many_requests_and_each_has_an_identity() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway_faults import KINDS, MAX_EJECTED_MS, run_faults
-from tests.processes import allowed_ms
+from tests.gateway_faults import KINDS, run_faults
 
 
 @pytest.mark.parametrize(("kind", "is_real"), [*((kind, False) for kind in KINDS), ("kill", True), ("stop", True)])
@@ -14,7 +13,6 @@ def test_nothing_is_lost_and_the_worker_is_left_alone_until_it_is_back(kind: str
     assert figures.lost == []
     assert figures.answers["whole complete"] > 3
     assert figures.answers["stream complete"] > 3
+    # The last that it was given was before its failure was known.
+    assert figures.ejected_ms == figures.noticed_ms
     assert len(figures.ejected_ms) == len(figures.back_ms) == 3
-    # Generous: on a busy machine a killed process waits for its turn to die.
-    assert max(figures.ejected_ms) < allowed_ms(10 * MAX_EJECTED_MS[kind])
-    assert max(figures.back_ms) < allowed_ms(15_000)

@@ -16,6 +16,7 @@ from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.hostile_bodies import HOSTILE_BODIES, MAX_BODY_BYTES
 from tests.hostile_requests import HOST, HOSTILE, KEY, QUESTION, WRONG_KEYS, Hostile, post
+from tests.processes import PATIENCE
 from tests.stub_engine import write_executable
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALL = (*HOSTILE, *HOSTILE_BODIES)
-SECONDS = 8.0
 REFUSED_ALREADY = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 LIMITS = Limits(max_body_bytes=MAX_BODY_BYTES, header_timeout=1.0, body_timeout=1.0)
 KEYS = (KeyConfig("user", KEY), KeyConfig("root", "sk-root-0123456789abcdef", is_admin=True))
@@ -41,7 +41,7 @@ class Target:
 
     def send(self, hostile: Hostile) -> bytes:
         """Send everything, as far as it is taken, and return all that is answered until the connection ends."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             try:
                 for part in hostile.sends:
                     if isinstance(part, float):
@@ -49,7 +49,7 @@ class Target:
                     else:
                         connection.sendall(part.replace(HOST, self.host))
                 # Only then: a client that says no more may be taken for one that has gone.
-                select.select([connection], [], [], SECONDS)
+                select.select([connection], [], [], PATIENCE)
                 connection.shutdown(socket.SHUT_WR)
             except OSError as error:
                 if error.errno not in REFUSED_ALREADY:
@@ -58,14 +58,14 @@ class Target:
 
     def ask(self) -> int:
         """Return the status of a good request."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(post(QUESTION, "Connection: close").replace(HOST, self.host))
             return read_status(read_all(connection))
 
     def count_posts(self) -> int:
         """Return how many requests have come to the worker."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(SECONDS)
+            connection.settimeout(PATIENCE)
             connection.connect(str(self._replica.socket_path))
             connection.sendall(b"GET /stub HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return int(json.loads(read_all(connection).partition(b"\r\n\r\n")[2])["posts"])
@@ -106,9 +106,8 @@ def test_there_are_enough_and_each_has_a_name_of_its_own() -> None:
 
 @pytest.mark.parametrize("hostile", ALL, ids=[re.sub(r"[^\w]+", "-", hostile.name) for hostile in ALL])
 def test_a_hostile_request_is_refused_and_comes_to_no_worker(target: Target, hostile: Hostile) -> None:
-    before, began = target.count_posts(), time.monotonic()
+    before = target.count_posts()
     answer = target.send(hostile)
-    assert time.monotonic() - began < SECONDS
     assert read_status(answer) == hostile.status
     # One answer: what came behind it is no request.
     assert len(re.findall(rb"HTTP/1\.1 \d{3} ", answer)) == 1

@@ -95,7 +95,7 @@ def refuse_over_http(gateway: Gateway, request: bytes, status: int) -> None:
     data = request.replace(HOST, f"127.0.0.1:{gateway.port}".encode())
     with ExitStack() as stack:
         address = ("127.0.0.1", gateway.port)
-        connections = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(AT_A_TIME)]
+        connections = [stack.enter_context(socket.create_connection(address, timeout=120)) for _ in range(AT_A_TIME)]
         for connection in connections:
             connection.sendall(data)
         for connection in connections:
@@ -116,7 +116,7 @@ def test_nothing_is_left_of_what_was_refused_over_http(gateway: Gateway, kind: s
 def await_few(before: int, kinds: tuple[type, ...] = HELD) -> None:
     """Wait until as many are held as before, but for what the last of them may still be in the midst of."""
     moment = threading.Event()
-    for _ in range(100):
+    for _ in range(1200):
         if count_held(kinds) <= before + AT_A_TIME:
             return
         moment.wait(0.1)

@@ -98,14 +98,14 @@ def test_a_stream_that_had_begun_is_tried_alone_when_it_is_asked_again(
 def test_whoever_leaves_before_a_worker_dies_of_what_he_sent_is_no_less_suspect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison = steer(**{**POISON, "first_ms": 400, "heedless": True})
+    poison = steer(**{**POISON, "first_ms": 1500, "heedless": True})
     with serving(tmp_path, monkeypatch) as (gateway, client):
         running = gateway._running
         assert running is not None
         model = running.models["demo"]
         for deaths in (1, 2):
             with pytest.raises(httpx.ReadTimeout):
-                client.post(PATH, json=poison, timeout=0.1)
+                client.post(PATH, json=poison, timeout=0.5)
             wait_until(lambda deaths=deaths: count_restarts(gateway) == deaths)  # type: ignore[misc]
             wait_ready(gateway, 2)
             assert [record.is_proved for record in model.suspects._records.values()] == [False]

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import pytest
 
 from llcuda.installer import BinaryInstaller
 from tests.hub_server import serve
-from tests.processes import children_of, is_alive, is_gone, wait_until
+from tests.processes import PATIENCE, children_of, is_alive, is_gone, wait_until
 from tests.upgrading import ROOT, follow, list_installers
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ pytestmark = pytest.mark.usefixtures("upgradable")
 
 
 @pytest.mark.parametrize("moment", ["download", "prove"])
-def test_an_end_in_the_middle_comes_in_time_and_leaves_nothing_half_done(
-    tmp_path: Path, bundle: Path, moment: str
-) -> None:
+def test_an_end_in_the_middle_leaves_nothing_half_done(tmp_path: Path, bundle: Path, moment: str) -> None:
     config = tmp_path / "gateway.toml"
     with serve() as server:
         server.plain.update({path.name: path.read_bytes() for path in bundle.parent.iterdir()})
@@ -42,11 +39,9 @@ def test_an_end_in_the_middle_comes_in_time_and_leaves_nothing_half_done(
                 pass
             (installer,) = list_installers(process.pid)
             relatives = [installer, *children_of(installer), *children_of(process.pid)]
-            began = time.monotonic()
             process.terminate()
             *_, last = events
-            assert process.wait(20) == 0
-            assert time.monotonic() - began < 15
+            assert process.wait(PATIENCE) == 0
         assert (last["step"], last["message"]) == ("failed", "the gateway is being stopped")
         assert last["rolled_back"] is False
         wait_until(lambda: all(is_gone(pid) for pid in relatives))

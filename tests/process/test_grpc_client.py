@@ -91,7 +91,7 @@ def test_what_fails_is_the_error_that_http_has(gateway: Gateway, client: GrpcCli
     with connect(gateway, key="sk-wrong") as stranger, pytest.raises(ResponseError) as refused:
         stranger.infer("x")
     assert refused.value.status == 401
-    with GrpcClient("127.0.0.1", 1, timeout=5) as nobody, pytest.raises(ConnectionFailedError, match=":1"):
+    with GrpcClient("127.0.0.1", 1, timeout=60) as nobody, pytest.raises(ConnectionFailedError, match=":1"):
         nobody.infer("x")
     with connect(gateway, timeout=0.02) as hasty, pytest.raises(RequestTimeoutError):
         hasty.infer("x", max_tokens=900, ignore_eos=True)
@@ -157,7 +157,7 @@ def test_the_health_follows_the_workers() -> None:
     with serve() as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
 
         def read_health() -> int:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
             return int(answer.status)
 
         assert read_health() == health_pb2.HealthCheckResponse.SERVING
@@ -177,7 +177,7 @@ def test_it_is_spoken_over_tls(tmp_path: Path) -> None:
     with serve(tls_certificate=certificate, tls_key=key) as gateway:
         with connect(gateway, key=None, certificate=certificate) as client:
             assert client.infer("What is 2+2?", temperature=0).text == ANSWER
-        with connect(gateway, key=None, timeout=5) as plain, pytest.raises(ConnectionFailedError):
+        with connect(gateway, key=None, timeout=60) as plain, pytest.raises(ConnectionFailedError):
             plain.infer("What is 2+2?")
 
 
@@ -199,4 +199,4 @@ def test_where_it_is_answered_is_said(gateway: Gateway) -> None:
         assert process.stderr is not None
         assert re.search(r"on http://127\.0\.0\.1:\d+ and by gRPC on port [1-9]\d+ ", process.stderr.readline())
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0

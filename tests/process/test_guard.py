@@ -17,14 +17,14 @@ import pytest
 
 from tests.conftest import compile_guard
 from tests.processes import (
-    allowed_ms,
+    PATIENCE,
     children_of,
     is_alive,
     is_gone,
     killed_at_the_end,
     read_stat,
-    time_until_gone,
     wait_until,
+    wait_until_gone,
 )
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ IGNORES_TERM = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
-GONE_MS = 250
 
 
 class Guarded:
@@ -74,7 +73,7 @@ class Guarded:
             self.pipe = -1
 
     def wait(self) -> int:
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=PATIENCE)
 
     def finish(self) -> None:
         self.close_pipe()
@@ -93,7 +92,9 @@ def guarded(guard: Path, program: str, *options: str, **popen: Any) -> Iterator[
 
 
 def run_guard(guard: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(guard), *arguments], capture_output=True, text=True, timeout=20, check=False, **options)
+    return subprocess.run(
+        [str(guard), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False, **options
+    )
 
 
 @pytest.mark.parametrize("status", [0, 1, 42, 255])
@@ -174,37 +175,37 @@ def test_a_second_sigterm_follows_when_the_first_is_lost(guard: Path) -> None:
         def note(*_):
             seen.append(time.monotonic())
             if len(seen) == 2:
-                print(f"{1000 * (seen[1] - seen[0]):.0f}", flush=True)
+                print(seen[1], flush=True)
                 sys.exit(3)
         signal.signal(signal.SIGTERM, note)
         print("up", flush=True)
         while True:
             time.sleep(60)
     """
-    with guarded(guard, program, "--term-ms", "100") as running:
+    # Two signals that wait for a program which gets no turn become one.
+    with guarded(guard, program, "--term-ms", "1000", "--kill-ms", "3600000") as running:
         running.read_line()
+        sent = time.monotonic()
         running.send(b"q")
         assert running.wait() == 3
-        assert 95 <= int(running.read_line()) < 1000
+        assert float(running.read_line()) - sent > 0.99
 
 
 def test_sigkill_follows_at_the_deadline(guard: Path) -> None:
     with guarded(guard, IGNORES_TERM, "--term-ms", "20", "--kill-ms", "150") as running:
         running.read_line()
-        started = time.monotonic()
+        sent = time.monotonic()
         running.send(b"q")
         assert running.wait() == -signal.SIGKILL
-        assert 0.15 <= time.monotonic() - started < 2
+        assert time.monotonic() - sent > 0.14
 
 
 def test_the_word_k_kills_at_once(guard: Path) -> None:
-    with guarded(guard, IGNORES_TERM, "--kill-ms", "60000") as running:
+    with guarded(guard, IGNORES_TERM, "--kill-ms", "3600000") as running:
         running.read_line()
         running.send(b"q")
         running.send(b"k")
-        started = time.monotonic()
         assert running.wait() == -signal.SIGKILL
-        assert time.monotonic() - started < 1
 
 
 def test_closing_the_pipe_after_the_word_q_does_not_hurry_the_end(guard: Path) -> None:
@@ -217,20 +218,20 @@ def test_closing_the_pipe_after_the_word_q_does_not_hurry_the_end(guard: Path) -
         print("up", flush=True)
         time.sleep(60)
     """
-    with guarded(guard, program, "--term-ms", "5000", "--kill-ms", "60000") as running:
+    with guarded(guard, program, "--term-ms", "3600000", "--kill-ms", "3600000") as running:
         running.read_line()
         running.send(b"q")
         running.close_pipe()
         assert running.wait() == 7
 
 
-def test_a_closed_pipe_ends_even_a_program_that_ignores_sigterm_in_time(guard: Path) -> None:
-    with guarded(guard, IGNORES_TERM) as running:
+def test_a_closed_pipe_ends_even_a_program_that_ignores_sigterm(guard: Path) -> None:
+    with guarded(guard, IGNORES_TERM, "--term-ms", "3600000", "--kill-ms", "3600000") as running:
         running.read_line()
         child = running.child()
         running.close_pipe()
-        assert time_until_gone([child, running.process.pid]) < allowed_ms(GONE_MS)
         assert running.wait() == -signal.SIGKILL
+        assert not is_alive(child)
 
 
 def test_a_closed_pipe_gives_the_program_one_chance_to_end_by_itself(guard: Path) -> None:
@@ -266,11 +267,11 @@ def test_the_program_dies_with_a_killed_guard(guard: Path) -> None:
         running.read_line()
         child = running.child()
         running.process.kill()
-        assert time_until_gone([child]) < allowed_ms(GONE_MS)
+        wait_until_gone(child)
 
 
 def test_a_stopped_program_is_ended_too(guard: Path) -> None:
-    with guarded(guard, "import time; print('up', flush=True); time.sleep(60)", "--kill-ms", "60000") as running:
+    with guarded(guard, "import time; print('up', flush=True); time.sleep(3600)", "--kill-ms", "3600000") as running:
         running.read_line()
         child = running.child()
         os.kill(child, signal.SIGSTOP)
@@ -283,12 +284,12 @@ HOLDER = """
 import os, subprocess, sys, time
 read_end, write_end = os.pipe()
 # Somebody else holds the pipe open, so only the parent's own death can tell.
-holder = subprocess.Popen(["/bin/sleep", "60"], pass_fds=(write_end,), stdout=subprocess.DEVNULL)
-program = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(60)"
+holder = subprocess.Popen(["/bin/sleep", "3600"], pass_fds=(write_end,), stdout=subprocess.DEVNULL)
+program = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(3600)"
 guard = subprocess.Popen([sys.argv[1], "--parent", str(os.getpid()), "--fd", str(read_end), "--",
                           sys.executable, "-c", program], pass_fds=(read_end,), start_new_session=True)
 print(holder.pid, guard.pid, flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
@@ -302,7 +303,7 @@ def assert_ends_with_its_parent(guard: Path) -> None:
             holder = next(pid for pid in pids if Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
             ours = [pid for pid in pids if pid != holder]
             parent.kill()
-            assert time_until_gone(ours) < allowed_ms(GONE_MS)
+            wait_until_gone(*ours)
             assert is_alive(holder)
 
 
@@ -400,7 +401,7 @@ def test_the_guard_itself_keeps_nothing_of_its_environment(guard: Path) -> None:
 def test_the_guard_works_with_its_standard_descriptors_closed(guard: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     command = f'exec "{guard}" -- /bin/sh -c "echo done > {mark}" <&- >&- 2>&-'
-    assert subprocess.run(["/bin/sh", "-c", command], check=False, timeout=20).returncode == 0
+    assert subprocess.run(["/bin/sh", "-c", command], check=False, timeout=PATIENCE).returncode == 0
     assert mark.read_text() == "done\n"
 
 
@@ -413,12 +414,14 @@ def test_the_guard_holds_no_end_of_the_log(guard: Path) -> None:
 
 FORKS = """
 import os, sys, time
+read_end, write_end = os.pipe()
 child = os.fork()
 if child == 0:
     {before}
     print(os.getpid(), flush=True)
-    time.sleep(60)
-time.sleep(0.1)
+    os.write(write_end, b"x")
+    time.sleep(3600)
+os.read(read_end, 1)
 {then}
 """
 
@@ -465,14 +468,14 @@ def test_a_neighbour_in_the_guards_own_session_is_not_touched(guard: Path) -> No
         assert shell.stdout
         neighbour = int(shell.stdout.readline())
         with killed_at_the_end(neighbour):
-            assert shell.wait(timeout=20) == 3
+            assert shell.wait(timeout=PATIENCE) == 3
             assert is_alive(neighbour)
 
 
 def can_make_namespaces() -> bool:
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "true"]
     try:
-        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
     except FileNotFoundError:
         return False
 
@@ -482,11 +485,15 @@ class TestAsProcessOne:
     COMMAND = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
 
     def test_the_exit_status_is_passed_on(self, guard: Path) -> None:
-        done = subprocess.run([*self.COMMAND, str(guard), "--", "/bin/sh", "-c", "exit 9"], timeout=20, check=False)
+        done = subprocess.run(
+            [*self.COMMAND, str(guard), "--", "/bin/sh", "-c", "exit 9"], timeout=PATIENCE, check=False
+        )
         assert done.returncode == 9
 
     def test_a_death_by_signal_is_a_status_because_no_signal_is_deadly(self, guard: Path) -> None:
-        done = subprocess.run([*self.COMMAND, str(guard), "--", "/bin/sh", "-c", "kill -9 $$"], timeout=20, check=False)
+        done = subprocess.run(
+            [*self.COMMAND, str(guard), "--", "/bin/sh", "-c", "kill -9 $$"], timeout=PATIENCE, check=False
+        )
         assert done.returncode == 128 + signal.SIGKILL
 
     def test_sigterm_ends_it_in_order(self, guard: Path) -> None:
@@ -498,11 +505,11 @@ class TestAsProcessOne:
             assert outer.stdout.readline() == "up\n"
             (first,) = children_of(outer.pid)
             os.kill(first, signal.SIGTERM)
-            assert outer.wait(timeout=20) == 7
+            assert outer.wait(timeout=PATIENCE) == 7
 
     def test_a_parent_that_is_process_one_is_accepted(self, guard: Path) -> None:
         script = f'"{guard}" --parent 1 -- /bin/sh -c "exit 9"; exit $?'
-        assert subprocess.run([*self.COMMAND, "/bin/sh", "-c", script], timeout=20, check=False).returncode == 9
+        assert subprocess.run([*self.COMMAND, "/bin/sh", "-c", script], timeout=PATIENCE, check=False).returncode == 9
 
 
 def test_the_executable_is_hardened(guard: Path) -> None:

@@ -26,7 +26,8 @@ from llcuda.errors import (
 from llcuda.models import hub_cache, inspect_model, list_models, pull_model, registry, remove_model, resolve_model
 from llcuda.models.registry import RegistryEntry
 from tests.gguf_builder import STRING, U16, Tensor, small_model
-from tests.hub_server import COMMIT, Faults, Hub, Raw, serve, wait_until
+from tests.hub_server import COMMIT, Faults, Hub, Raw, serve
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,12 @@ from llcuda.native import binaries_dir, find_backends, read_build_info, read_ins
 from tests.bundles import LIBRARY, Draft, write_bundle
 from tests.hub_server import Hub, serve
 from tests.process.test_offload_real import compile_backends
+from tests.processes import wait_until
 from tests.unit.test_engine_devices import T4, devices
 from tools.binaries.bundle import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 
@@ -260,7 +260,7 @@ class TestSources:
             server.faults.stall_after, server.faults.stalls = 2_000_000, 2
             command = [sys.executable, "-c", DOWNLOAD, f"{server.url}/plain"]
             with subprocess.Popen(command, env={**os.environ, "LLCUDA_HOME": str(home)}) as process:
-                wait_for(lambda: any(path.stat().st_size >= 1_900_000 for path in list_downloads(home)))
+                wait_until(lambda: any(path.stat().st_size >= 1_900_000 for path in list_downloads(home)))
                 process.kill()
             assert read_installed() == ()
             server.faults.stalls = 0
@@ -330,13 +330,6 @@ def serve_plain(bundle: Path) -> Iterator[Hub]:
     with serve() as server:
         server.plain.update({path.name: path.read_bytes() for path in bundle.parent.iterdir()})
         yield server
-
-
-def wait_for(condition: Callable[[], bool], *, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.005)
 
 
 class TestDisks:

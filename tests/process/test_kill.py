@@ -28,7 +28,7 @@ import pytest
 
 from llcuda.errors import ServerError
 from llcuda.server import ServerManager
-from tests.processes import children_of, is_alive, read_stat, wait_until
+from tests.processes import PATIENCE, children_of, is_alive, read_stat, wait_until
 from tests.tiny_model import write_tiny_model
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def kill_and_watch(owner: int, alias: str, strangers: set[int], *, figures: Figu
             died = last_seen = now
         elif find_marked(alias, strangers | {owner}):
             last_seen = now
-        if now - killed > 10:
-            raise AssertionError(f"{figures.mode}: still there after 10 s: {find_marked(alias, strangers)}")
+        if now - killed > PATIENCE:
+            raise AssertionError(f"{figures.mode}: still there after {PATIENCE} s: {find_marked(alias, strangers)}")
     os.close(death)
     figures.times_ms.append((last_seen - killed) * 1000)
     figures.after_death_ms.append((last_seen - died) * 1000)
@@ -203,7 +203,7 @@ def ask_to_end_at_the_line(manager: ServerManager, _: Bystanders) -> None:
             child._send(b"q")
 
     child.log._find_address = find_and_ask
-    child.log.wait(20)
+    child.log.wait(PATIENCE)
 
 
 def stop(mode: str, count: int, wait: Callable[[ServerManager, Bystanders], None], *, model: Path) -> Figures:
@@ -222,7 +222,7 @@ def stop(mode: str, count: int, wait: Callable[[ServerManager, Bystanders], None
             figures.met += bool(find_marked(alias, strangers))
             manager.stop_server()
             figures.times_ms.append((time.monotonic() - started) * 1000)
-            starter.join(20)
+            starter.join(PATIENCE)
             left = find_marked(alias, strangers)
             assert not left, f"{mode}: {left} run after stop_server has returned"
             assert set(children_of(os.getpid())) <= neighbours, f"{mode}: a zombie is left"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway_load import compile_load
-from tests.processes import children_of, is_alive, wait_until
+from tests.processes import PATIENCE, children_of, is_alive, wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -25,7 +25,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("wish", [["-t", "0.2", "-d", "60"], ["-n", "30"], ["-n", "30", "-r", "1000"]])
 def test_it_ends_where_nothing_can_be_connected_to(load: Path, tmp_path: Path, wish: list[str]) -> None:
     command = [str(load), *wish, f"unix:{tmp_path / 'none.sock'}", "{}"]
-    figures = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=30).stdout)
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE).stdout)
     assert figures["errors"] == figures["finished"] == figures["started"] > 0
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 LOGS = ROOT / "tests" / "data" / "logs" / "offload"
 MODELS = ROOT / "src" / "llcuda" / "models_data"
 READY = re.compile(rb"listening on http://|exiting due to")
-TIMEOUT = 30
+TIMEOUT = 120
 
 NO_FIT = "--fit-target 1"  # leave 1 MiB of the stand-in's memory, not 1024
 

@@ -28,7 +28,7 @@ ADMIN, USER = "sk-admin", "sk-user"
 KEYS = (KeyConfig("root", ADMIN, is_admin=True), KeyConfig("user", USER))
 # The longest name that a model can have without a break in it, and then some.
 LONG_NAME = "a-model-with-quite-a-long-name-that-does-not-fit-on-a-phone-Q4_K_M"
-PATIENCE_MS = 20_000
+PATIENCE_MS = 120_000
 UPGRADE = "**/api/admin/upgrade-gpu"
 NO_OFFER = {
     "possible": False, "reason": "This machine has no NVIDIA GPU.", "backend": None, "download_bytes": None,
@@ -404,6 +404,5 @@ def test_a_tab_that_is_not_seen_asks_nothing(browser: Browser, gateway: Gateway)
         page.on("request", lambda request: asked.append(request.url))
         page.wait_for_timeout(2500)
         assert asked == []
-        page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
-        page.wait_for_timeout(1500)
-        assert len(asked) > 0
+        with page.expect_request("**"):
+            page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")

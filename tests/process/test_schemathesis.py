@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="schemathesis needs Python 3.11")
 
-# For a longer run by hand: LLCUDA_TEST_SCHEMATHESIS_SECONDS=300.
-SECONDS = int(os.environ.get("LLCUDA_TEST_SCHEMATHESIS_SECONDS", "25"))
+# For a longer run by hand: LLCUDA_TEST_SCHEMATHESIS_EXAMPLES=500.
+EXAMPLES = int(os.environ.get("LLCUDA_TEST_SCHEMATHESIS_EXAMPLES", "10"))
+"""How many are made of each operation, beside those that cover its schema."""
 KEY = "sk-user"
 # The administrator's addresses refuse this key: they would start the workers anew again and again.
 KEYS = (KeyConfig("user", KEY), KeyConfig("root", "sk-root", is_admin=True))
@@ -65,7 +66,7 @@ def write_document(gateway: Gateway, target: Path) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.timeout(SECONDS * 2 + 120)
+@pytest.mark.timeout(1800)
 def test_nothing_that_the_document_says_is_wrong(gateway: Gateway, tmp_path: Path) -> None:
     document = write_document(gateway, tmp_path / "openapi.json")
     # 414 for a name that is too long for a target is a refusal like any other, and missing in its list.
@@ -77,16 +78,14 @@ def test_nothing_that_the_document_says_is_wrong(gateway: Gateway, tmp_path: Pat
         "--phases": "coverage,fuzzing",
         "--generation-with-security-parameters": "false",
         "--generation-database": "none",
-        "--max-time": str(SECONDS),
+        "--max-examples": str(EXAMPLES),
         "--seed": "1",
     }
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(tmp_path / "openapi.json"), "--continue-on-failure"]
     command += [part for pair in options.items() for part in pair]
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parents[2])}
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS * 2 + 60, check=False
-    )
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     tested = re.search(r"Tested: (\d+)", ended.stdout)
     generated = re.search(r"(\d+) generated", ended.stdout)

@@ -36,21 +36,20 @@ from llcuda.server.log import MAX_LINE_BYTES
 from llcuda.server.progress import find_child, measure_progress
 from tests.fake_llama_server import FAULTS
 from tests.processes import (
-    allowed_ms,
+    PATIENCE,
     children_of,
     is_alive,
     is_gone,
     killed_at_the_end,
     policies_of,
-    time_until_gone,
     wait_until,
+    wait_until_gone,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.usefixtures("fake_server")
-GONE_MS = 250
 
 
 @pytest.fixture
@@ -211,18 +210,16 @@ def test_a_server_on_every_address_is_asked_on_loopback(manager: ServerManager) 
 
 @pytest.mark.parametrize("fault", ["slow-log", "slow-read", "slow-memory"])
 def test_a_slow_server_that_makes_progress_is_waited_for(manager: ServerManager, fault: str) -> None:
-    start(manager, f"{fault}:3", stall_timeout=1.6)
+    start(manager, f"{fault}:4", stall_timeout=3)
     assert manager.state == "ready"
 
 
 def test_a_server_that_stalls_is_given_up(manager: ServerManager) -> None:
-    started = time.monotonic()
     with pytest.raises(ServerNotReadyError, match=r"no progress for 0\.5 s") as caught:
         start(manager, "stall", stall_timeout=0.5)
     assert caught.value.timeout == 0.5
     assert isinstance(caught.value, TimeoutError)
     assert "initializing" in caught.value.log_tail[0]
-    assert time.monotonic() - started < 10
     assert manager.state == "stopped"
     assert not children_of(os.getpid())
 
@@ -283,7 +280,7 @@ def test_a_killed_guard_takes_the_server_with_it(manager: ServerManager) -> None
     start(manager)
     guard, server = pids_of(manager)
     os.kill(guard, signal.SIGKILL)
-    assert time_until_gone([guard, server]) < allowed_ms(GONE_MS)
+    wait_until_gone(guard, server)
     wait_until(lambda: manager.state == "exited")
     assert manager.returncode == -signal.SIGKILL
 
@@ -303,9 +300,7 @@ def test_one_endless_line_does_not_fill_the_memory(manager: ServerManager) -> No
 
 def test_a_lost_sigterm_is_sent_again(manager: ServerManager) -> None:
     start(manager, "lose-term")
-    started = time.monotonic()
-    manager.stop_server(timeout=10)
-    assert time.monotonic() - started < 5
+    manager.stop_server(timeout=PATIENCE)
     assert manager.returncode == 1
 
 
@@ -313,13 +308,13 @@ def test_a_server_that_ignores_sigterm_is_killed_at_the_timeout(manager: ServerM
     start(manager, "ignore-term")
     started = time.monotonic()
     manager.stop_server(timeout=0.3)
-    assert 0.3 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.3
     assert manager.returncode == -signal.SIGKILL
 
 
 def test_a_server_that_needs_time_to_end_gets_it(manager: ServerManager) -> None:
     start(manager, "slow-exit:0.2")
-    manager.stop_server(timeout=10)
+    manager.stop_server(timeout=PATIENCE)
     assert manager.returncode == 0
 
 
@@ -327,10 +322,9 @@ def test_a_relative_that_keeps_the_log_open_delays_nothing(manager: ServerManage
     start(manager, "relative")
     relatives = children_of(manager.server_pid or 0)
     with killed_at_the_end(*relatives):
-        started = time.monotonic()
         manager.stop_server()
-        assert time.monotonic() - started < 3
         assert relatives
+        assert all(map(is_alive, relatives))
     assert not children_of(os.getpid())
 
 
@@ -348,7 +342,7 @@ def test_stopping_from_many_threads_at_once_is_one_stop(manager: ServerManager) 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert failures == []
     assert manager.state == "stopped"
     assert not children_of(os.getpid())
@@ -368,7 +362,7 @@ def test_a_stop_while_it_starts_ends_the_start(manager: ServerManager) -> None:
     wait_until(lambda: manager.server_pid is not None)
     assert manager.state == "starting"
     manager.stop_server()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert manager.state == "stopped"
     assert [str(error) for error in caught] == ["llama-server was stopped while it was starting"]
     assert not children_of(os.getpid())
@@ -377,7 +371,7 @@ def test_a_stop_while_it_starts_ends_the_start(manager: ServerManager) -> None:
 def test_the_server_outlives_the_thread_that_started_it(manager: ServerManager) -> None:
     thread = threading.Thread(target=start, args=(manager,))
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     time.sleep(0.2)  # a death signal bound to the thread would have come by now
     assert manager.state == "ready"
     assert manager.check_server_health()
@@ -392,7 +386,7 @@ def test_ctrl_c_while_it_starts_stops_it_and_is_raised_again(manager: ServerMana
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         start(manager, "stall")
-    thread.join(20)
+    thread.join(PATIENCE)
     assert manager.state == "stopped"
     assert not children_of(os.getpid())
 
@@ -410,7 +404,7 @@ def test_a_stop_from_a_signal_handler_while_it_starts_does_not_hang(manager: Ser
         with pytest.raises(ServerError, match="stopped while it was starting"):
             start(manager, "stall")
     finally:
-        thread.join(20)
+        thread.join(PATIENCE)
         signal.signal(signal.SIGUSR1, previous)
     assert manager.state == "stopped"
 
@@ -528,7 +522,7 @@ def test_the_interpreters_exit_stops_the_server(guard: Path, program: str, statu
 def test_an_exit_without_goodbye_ends_the_server(guard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAULT", "ignore-term")
     pids = run_python("os._exit(0)", guard)
-    assert time_until_gone(pids) < allowed_ms(GONE_MS)
+    wait_until_gone(*pids)
 
 
 def in_forked_child(act: Any) -> str:
@@ -622,14 +616,14 @@ def test_the_parents_death_is_not_hidden_by_a_forked_child_that_lives_on(guard: 
         if child == 0:
             os.close(1)
             os.close(2)
-            time.sleep(60)
+            time.sleep(3600)
             os._exit(0)
         print(child, flush=True)
         os.kill(os.getpid(), 9)
     """
     guard_pid, server, child = run_python(program, guard, status=-9)
     with killed_at_the_end(child):
-        assert time_until_gone([guard_pid, server]) < allowed_ms(GONE_MS)
+        wait_until_gone(guard_pid, server)
         assert is_alive(child)
 
 

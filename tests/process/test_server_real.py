@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,10 @@ from llcuda.errors import LlcudaError, OutOfMemoryError, PortInUseError
 from llcuda.server import ServerManager, arguments
 from tests.broken import BROKEN, TWELVE, Broken
 from tests.fake_llama_server import PREFIX
-from tests.processes import allowed_ms, children_of, is_gone, time_until_gone, wait_until
+from tests.processes import PATIENCE, children_of, is_gone, wait_until, wait_until_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-MAX_REPORT_MS = 150
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def manager(binaries: Path, guard: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def ask(manager: ServerManager, path: str, **headers: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", manager.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", manager.port, timeout=PATIENCE)
     try:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
@@ -159,7 +156,7 @@ def test_a_crash_writes_no_core_and_waits_for_no_debugger(manager: ServerManager
     manager.start_server(tiny_model)
     server = manager.server_pid or 0
     os.kill(server, signal.SIGABRT)
-    assert time_until_gone([server]) < allowed_ms(1000)
+    wait_until_gone(server)
     wait_until(lambda: manager.state == "exited")
     assert manager.returncode == -signal.SIGABRT
     assert not list(Path(manager.command[0]).parent.glob("core*"))
@@ -173,7 +170,7 @@ def test_a_stop_at_any_line_of_the_start_is_a_stop(
     monkeypatch.setattr("llcuda.server.manager._log_line", lambda: lambda line: seen.set() if word in line else None)
 
     def stop_at_the_line() -> None:
-        assert seen.wait(20)
+        assert seen.wait(PATIENCE)
         manager.stop_server()
 
     stopper = threading.Thread(target=stop_at_the_line)
@@ -182,7 +179,7 @@ def test_a_stop_at_any_line_of_the_start_is_a_stop(
         manager.start_server(tiny_model, verbose=True)
     except LlcudaError as error:
         assert "stopped while it was starting" in str(error)  # noqa: PT017 - both are right
-    stopper.join(20)
+    stopper.join(PATIENCE)
     assert manager.state == "stopped"
     assert not children_of(os.getpid())
 
@@ -196,7 +193,8 @@ def provoke(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1] if case.needs_port else None
         with pytest.raises(LlcudaError) as caught:
-            manager.start_server(model, port=port, **case.options)
+            # So it is the server's end that it tells, and no timeout.
+            manager.start_server(model, port=port, **{"stall_timeout": 3600, **case.options})
     return caught.value
 
 
@@ -214,31 +212,6 @@ def test_a_broken_input_is_its_own_error_with_a_remedy(
     assert case.remedy in error.hint
     assert manager.state == "stopped"
     assert not children_of(os.getpid())
-
-
-def write_clock(server: Path, mark: Path) -> Path:
-    """Make a server that notes when the real one has ended."""
-    script = mark.with_suffix(".sh")
-    script.write_text(f'#!/bin/sh\n"{server}" "$@"\nstatus=$?\ndate +%s.%N > {mark}\nexit $status\n')
-    script.chmod(0o755)
-    return script
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in TWELVE if case.name not in {"port_taken", "no_execute_bit"}], ids=lambda case: case.name
-)
-def test_a_broken_input_is_reported_at_once(
-    *, manager: ServerManager, case: Broken, binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mark = tmp_path / "ended"
-    server = write_clock(case.server(binaries, tmp_path), mark)
-    monkeypatch.setenv("LLAMA_SERVER_PATH", str(server))
-    case.model(tmp_path / "model.gguf")
-    with pytest.raises(case.error) as caught:
-        manager.start_server(tmp_path / "model.gguf", **case.options)
-    raised = time.time()
-    assert (raised - float(mark.read_text())) * 1000 < allowed_ms(MAX_REPORT_MS)
-    assert caught.value.log_tail
 
 
 def test_out_of_memory_comes_with_what_the_server_said(

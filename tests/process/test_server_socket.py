@@ -20,7 +20,7 @@ from llcuda.client import AsyncInferenceClient, InferenceClient
 from llcuda.engine import InferenceEngine
 from llcuda.errors import ConnectionFailedError, ServerExitedError, UsageError
 from llcuda.server import ServerManager
-from tests.processes import is_gone, killed_at_the_end, wait_until
+from tests.processes import PATIENCE, is_gone, killed_at_the_end, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,7 +190,7 @@ def test_the_socket_is_gone_after_a_crash_and_whoever_waits_is_told(
     with ServerManager(on_exit=told.set) as watched:
         watched.start_server(tiny_model, host=str(folder / "x.sock"))
         os.kill(watched.server_pid or 0, signal.SIGKILL)
-        assert told.wait(20)
+        assert told.wait(PATIENCE)
         assert watched.state == "exited"
         assert not (folder / "x.sock").exists()
         with pytest.raises(ServerExitedError):

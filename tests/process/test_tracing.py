@@ -23,6 +23,7 @@ from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.reading import read_config
 from tests.otlp_receiver import Receiver, attributes
+from tests.processes import PATIENCE, wait_until
 from tests.stub_engine import write_executable
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class TestWhatHappensToRequests:
         assert "queue" not in first
         assert set(second) == {"queue", "prefill", "decode"}
         check_nested(root, second)
-        assert 0.1 < seconds(second["queue"]) < 5
+        assert seconds(second["queue"]) > 0
         assert seconds(second["queue"]) == pytest.approx(attributes(root)["llcuda.queue.seconds"], abs=0.05)
         assert seconds(second["prefill"]) > 0.09
         assert seconds(second["decode"]) > 0.1
@@ -195,19 +196,15 @@ class TestWhatHappensToRequests:
         assert b"sk-wrong-one" not in b"".join(receiver.bodies)
 
     def test_one_whose_client_goes_away_ends_there(self) -> None:
-        fields = chat({"tokens": 500, "token_ms": 20}, stream=True)
+        fields = chat({"tokens": 3600, "token_ms": 1000}, stream=True)
         with Receiver() as receiver, serving(receiver) as client:
             with client.stream("POST", CHAT, json=fields) as answer:
                 next(answer.iter_lines())
-            deadline = time.monotonic() + 10
-            while "llcuda_cancelled_total 1.0" not in client.get("/metrics").text:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(lambda: "llcuda_cancelled_total 1.0" in client.get("/metrics").text)
         root, parts = families(receiver)[0]
         assert attributes(root)["http.response.status_code"] == 499
         assert set(parts) == {"prefill", "decode"}
         check_nested(root, parts)
-        assert seconds(root) < 5
 
     def test_the_variables_of_opentelemetry_hold(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
@@ -229,17 +226,14 @@ class TestCollectorsThatFail:
         self, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "20")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
         with Receiver(status=400 if fault == "refusing" else 200, is_silent=fault == "silent") as receiver:
             endpoint = "http://127.0.0.1:9" if fault == "dead" else receiver.url
             with caplog.at_level(logging.WARNING), serving(endpoint) as client:
-                began = time.monotonic()
                 for _ in range(20):
                     assert client.post(CHAT, json=chat({"tokens": 2})).status_code == 200
                     time.sleep(0.02)
-                assert time.monotonic() - began < 5
-                ended = time.monotonic()
-            assert time.monotonic() - ended < 8
+            assert not receiver.released.is_set()
             assert receiver.bodies == []
         lines = [record for record in caplog.records if "takes no traces" in record.getMessage()]
         assert len(lines) <= 1 if fault == "silent" else len(lines) == 1
@@ -252,10 +246,10 @@ class TestCollectorsThatFail:
         # A connection that breaks is tried again later and later, for as long as this.
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
         with Receiver(status=400) as receiver, serving(receiver) as client:
-            wait_for(lambda: client.get("/health").is_success and f"{receiver.url} takes no traces" in caplog.text)
+            wait_until(lambda: client.get("/health").is_success and f"{receiver.url} takes no traces" in caplog.text)
             receiver.status = 200
-            wait_for(lambda: client.get("/health").is_success and f"{receiver.url} takes traces again" in caplog.text)
-            wait_for(lambda: client.get("/health").is_success and receiver.spans)
+            wait_until(lambda: client.get("/health").is_success and f"{receiver.url} takes traces again" in caplog.text)
+            wait_until(lambda: client.get("/health").is_success and receiver.spans)
 
     def test_sigterm_sends_what_is_left_and_a_silent_collector_holds_nothing_up(self) -> None:
         for is_silent in (False, True):
@@ -265,20 +259,11 @@ class TestCollectorsThatFail:
                 line = process.stderr.readline()
                 (url,) = re.findall(r"on (http://\S+)", line)
                 assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
-                began = time.monotonic()
                 process.send_signal(signal.SIGTERM)
-                _, errors = process.communicate(timeout=20)
+                _, errors = process.communicate(timeout=PATIENCE)
                 assert process.returncode == 0, errors
-                assert time.monotonic() - began < 10
                 assert [one.name for one in receiver.spans] == ([] if is_silent else ["GET /health"])
                 assert "Traceback" not in errors
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def start_serve(*arguments: str) -> subprocess.Popen[str]:

@@ -157,7 +157,7 @@ def flush(log: AuditLog) -> None:
 
     log._reopen = reopen  # type: ignore[method-assign]
     log.reopen()
-    assert done.wait(10)
+    assert done.wait(120)
 
 
 def test_a_full_disk_is_warned_of_once_and_what_is_lost_is_counted(
@@ -201,7 +201,7 @@ def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.M
     go_on, write = Event(), os.write
 
     def hang(descriptor: int, data: bytes) -> int:
-        assert go_on.wait(10)
+        assert go_on.wait(120)
         return write(descriptor, data)
 
     monkeypatch.setattr(os, "write", hang)
@@ -212,5 +212,5 @@ def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.M
     log.close(timeout=0.01)
     lost = log.lost
     go_on.set()
-    log.close(timeout=10)
+    log.close(timeout=120)
     assert len(read(tmp_path / "audit.jsonl")) == 6000 - lost

@@ -122,10 +122,10 @@ def test_every_line_is_passed_on() -> None:
 def test_a_waiting_thread_is_woken_by_the_line_and_by_the_end() -> None:
     for wake in (lambda log: log.feed(LINE), Log.finish):
         log = Log()
-        waiting = threading.Thread(target=log.wait, args=(60,))
+        waiting = threading.Thread(target=log.wait, args=(3600,))
         waiting.start()
         wake(log)
-        waiting.join(10)
+        waiting.join(120)
         assert not waiting.is_alive()
 
 
