@@ -110,8 +110,10 @@ def _kill(_kind: str, gateway: Watched, *, figures: FaultFigures, worker: str, b
     broken = gateway.find("failure", worker=worker, begin=begin)
     # Its sockets may be closed a moment before it has ended.
     noticed = max(died, min(noticed, broken.at) if broken else noticed)
+    # It may be given a request as soon as it is ready, which is told a moment later.
+    starting = gateway.wait("state", worker=worker, begin=begin, state="starting").at
     ready = gateway.wait("state", worker=worker, begin=begin, state="ready").at
-    _note(gateway, figures, worker=worker, begin=begin, times=(died, noticed, ready))
+    _note(gateway, figures, worker=worker, begin=begin, times=(died, noticed, starting))
     figures.back_ms.append((_await_take(gateway, worker, begin=begin, after=ready) - killed) * 1000)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import pytest
 
-from tests.process.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, is_busy
+from tests.process.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, gateway, is_busy
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def test_each_status_is_the_clients_own_exception(client: anthropic.Anthropic) -
         client.messages.create(**{**ASKED, "extra_body": {"temperature": -1}})
 
 
-def test_a_stream_that_is_left_frees_its_slot(client: anthropic.Anthropic, running: Gateway) -> None:
-    long: Any = {**ASKED, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
-    with client.messages.stream(**long) as stream:
-        next(iter(stream))
-        assert is_busy(running)
-    wait_until(lambda: not is_busy(running))
+def test_a_stream_that_is_left_frees_its_slot() -> None:
+    with gateway(ignore_eos=True) as running, anthropic.Anthropic(base_url=running.url, api_key=KEY) as client:
+        with client.messages.stream(**{**ASKED, "max_tokens": 900}) as stream:
+            next(iter(stream))
+            assert is_busy(running)
+        wait_until(lambda: not is_busy(running))

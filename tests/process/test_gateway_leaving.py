@@ -18,7 +18,7 @@ LONG = {"messages": MESSAGES, "max_tokens": 900, "ignore_eos": True, "stream": T
 
 
 def ask(running: Gateway) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", running.port), 20)
+    client = socket.create_connection(("127.0.0.1", running.port), 120)
     body = json.dumps(LONG)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
     client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())

@@ -54,7 +54,7 @@ class TestErrors:
 
 class TestStreamsAreLeft:
     def test_a_stream_that_is_closed_frees_its_slot(self, client: openai.OpenAI, running: Gateway) -> None:
-        stream = client.chat.completions.create(model="demo", messages=MESSAGES, stream=True, **LONG)
+        stream = client.chat.completions.create(model="demo", messages=MESSAGES, stream=True, **LONGER)
         next(stream)
         assert is_busy(running)
         stream.close()
