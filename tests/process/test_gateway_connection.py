@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -419,6 +420,8 @@ def test_a_slow_reader_makes_the_source_wait_and_is_cut_in_the_end() -> None:
         client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: echo.begun)
         (connection,) = echo.connections
+        kept = connection._transport.get_extra_info("socket")
+        assert 0 < kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) <= 1 << 16
         connection.check_time(asyncio.get_running_loop().time())
         assert echo.connections
         connection.check_time(asyncio.get_running_loop().time() + 61)

@@ -177,7 +177,7 @@ def run_case(case: Case, place: Place) -> list[str]:
                 time.sleep(0.02)
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(TIMEOUT)
         return _read(log.fileno()).decode("utf-8", "replace").splitlines()
 
 

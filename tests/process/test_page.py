@@ -308,7 +308,7 @@ class Upgrade:
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
                 for gate, event in zip(upgrade._gates, events, strict=True):
-                    gate.wait(30)
+                    gate.wait(120)
                     self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
 
             def log_message(self, *_: Any) -> None:

@@ -215,9 +215,9 @@ def test_a_slow_server_that_makes_progress_is_waited_for(manager: ServerManager,
 
 
 def test_a_server_that_stalls_is_given_up(manager: ServerManager) -> None:
-    with pytest.raises(ServerNotReadyError, match=r"no progress for 0\.5 s") as caught:
-        start(manager, "stall", stall_timeout=0.5)
-    assert caught.value.timeout == 0.5
+    with pytest.raises(ServerNotReadyError, match="no progress for 2 s") as caught:
+        start(manager, "stall", stall_timeout=2)
+    assert caught.value.timeout == 2
     assert isinstance(caught.value, TimeoutError)
     assert "initializing" in caught.value.log_tail[0]
     assert manager.state == "stopped"
@@ -235,7 +235,7 @@ def test_a_total_timeout_ends_even_a_server_that_makes_progress(manager: ServerM
 )
 def test_a_server_that_listens_and_does_not_answer_is_not_ready(manager: ServerManager, fault: str, says: str) -> None:
     with pytest.raises(ServerNotReadyError, match=says):
-        start(manager, fault, stall_timeout=0.5)
+        start(manager, fault, stall_timeout=2)
     assert not children_of(os.getpid())
 
 
