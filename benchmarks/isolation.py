@@ -47,6 +47,8 @@ def main() -> int:
     }
     print("| What | Figure |\n| --- | --- |")
     print("\n".join(f"| {name} | {number:,} |" for name, number in rows.items()))
+    if figures.restarts:
+        print(figures.log)
     for wrong in figures.wrong[:_MAX_SHOWN]:
         print(f"\n{wrong.question}\n  {wrong.outcome}\n  from {wrong.worker}, which had been sent, the last first:")
         print("\n".join(f"    {text[:_MAX_CHARACTERS]}" for text in wrong.before[:_MAX_BEFORE]))

@@ -66,6 +66,8 @@ class IsolationFigures:
     wrong: list[Wrong] = field(default_factory=list)
     wrong_count: int = 0
     restarts: int = 0
+    log: str = ""
+    """What the gateway logged, why workers ended among it."""
     in_use: dict[str, float] = field(default_factory=dict)
     """What is still counted when nobody asks any more."""
 
@@ -166,5 +168,6 @@ def run_isolation(
             asyncio.run(run.run())
             run.figures.in_use = settle(served)
             run.figures.restarts = served.count_restarts()
+            run.figures.log = served.log()
             run.read_causes()
         return run.figures

@@ -103,7 +103,7 @@ def test_each_slot_has_the_context_that_was_asked_for(folder: SocketFolder) -> N
     run(test())
 
 
-def test_a_dead_one_is_started_anew_and_answers(folder: SocketFolder) -> None:
+def test_a_dead_one_is_started_anew_and_answers(folder: SocketFolder, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with running(DEMO, folder) as (replica, states):
             pid = replica.pid or 0
@@ -117,6 +117,7 @@ def test_a_dead_one_is_started_anew_and_answers(folder: SocketFolder) -> None:
             assert states == ["starting", "ready", "waiting", "starting", "ready"]
 
     run(test())
+    assert "the worker demo/0 ended: llama-server died of SIGKILL" in caplog.text
 
 
 def test_a_stopped_process_is_silent_and_comes_back(folder: SocketFolder) -> None:

@@ -8,6 +8,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
@@ -189,6 +190,7 @@ class Replica:
         error = await self._watch()
         while error is not None and not self._left.is_set():
             self.last_error = error
+            getLogger("llcuda.gateway").warning("the worker %s ended: %s", self.name, error.message)
             delay = self._choose_delay(error)
             if delay is None:
                 return error
