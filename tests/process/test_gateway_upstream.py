@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llcuda.gateway.upstream import Upstream, UpstreamFailedError
+from tests.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -76,7 +77,7 @@ def with_server(tmp_path: Path, server: Callable[[], Server], scenario: Callable
             listening.close()
             await asyncio.sleep(0.05)
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 async def ask(upstream: Upstream) -> Taken:
@@ -112,7 +113,7 @@ def test_a_connection_that_the_server_closed_while_idle_is_replaced(tmp_path: Pa
 def test_an_answer_that_breaks_off_is_a_failure_of_the_worker(tmp_path: Path, answer: bytes) -> None:
     async def scenario(_server: Server, upstream: Upstream) -> None:
         with pytest.raises(UpstreamFailedError):
-            await asyncio.wait_for(ask(upstream), 5)
+            await asyncio.wait_for(ask(upstream), PATIENCE)
         assert not upstream._busy
 
     def server() -> Server:
@@ -142,7 +143,7 @@ def test_a_connection_that_is_lost_before_the_request_is_sent_is_a_failure_and_n
         await asyncio.sleep(0.01)
         running = upstream._run(link, b"GET / HTTP/1.1\r\n\r\n", reception=Taken(), on_link=None, on_life=None)
         with pytest.raises(UpstreamFailedError, match="closed"):
-            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(running, PATIENCE)
 
     with_server(tmp_path, lambda: Server(ANSWER), scenario)
 
