@@ -25,7 +25,7 @@ from tests.fuzzed_bodies import FAMILIES, choose_body
 from tests.hostile_requests import KEY
 from tests.http_asker import HttpAsker
 from tests.known_answers import choose_sum, judge, make_body
-from tests.processes import allowed_ms, is_alive
+from tests.processes import is_alive, read_peak
 from tests.served_process import serving_process
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Lane:
         if not all(map(is_alive, self._workers)):
             await asyncio.sleep(_TELLING)
             found.append(("worker lost", self._served.log()[-2000:]))
-        elif (peak := max(map(_read_peak, self._workers))) > _MOST_MIB:
+        elif (peak := max(map(read_peak, self._workers))) > _MOST_MIB:
             found.append(("memory", f"{peak:.0f} MiB"))
         for kind, detail in found:
             self._figures.kinds[kind] += 1
@@ -123,7 +123,7 @@ class _Lane:
     async def _send(self, path: str, body: str, *, patience: float) -> tuple[str, str]:
         """Return what became of it, and of an error what it says."""
         try:
-            reply = await self._asker.ask(path, body.encode(), seconds=patience or allowed_ms(_PATIENCE))
+            reply = await self._asker.ask(path, body.encode(), seconds=patience or _at_this_load(_PATIENCE))
         except TimeoutError:
             return ("left" if patience else f"no answer within {_PATIENCE} s"), ""
         except (ConnectionError, EOFError) as error:
@@ -139,7 +139,7 @@ class _Lane:
 
     async def _ask(self, chance: random.Random) -> str:
         """Return what is wrong with the answer to a question, within the time that a body may take and the bound."""
-        question, patience = choose_sum(chance, model=self._model), allowed_ms(_PATIENCE + _BOUND)
+        question, patience = choose_sum(chance, model=self._model), _at_this_load(_PATIENCE + _BOUND)
         self._figures.questions += 1
         try:
             return judge(question, await self._other.ask(question.path, make_body(question), seconds=patience))
@@ -150,7 +150,7 @@ class _Lane:
 
     async def _is_idle_in_time(self, chance: random.Random) -> bool:
         """Tell whether llama-server itself says that nothing is under way, and answers, before the bound."""
-        end = time.monotonic() + allowed_ms(_BOUND)
+        end = time.monotonic() + _at_this_load(_BOUND)
         while time.monotonic() < end:
             try:
                 reply = await self._other.ask("/slots", seconds=end - time.monotonic())
@@ -175,10 +175,9 @@ class _Lane:
         raise AssertionError("no worker comes back: " + self._served.log()[-1000:])
 
 
-def _read_peak(pid: int) -> float:
-    """Return the most MiB that a process ever had."""
-    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
-    return int(line) / 1024
+def _at_this_load(seconds: float) -> float:
+    """Return the limit for this moment: a machine with more to do than it has processors is that much slower."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def fuzz(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -17,9 +18,10 @@ PATIENCE = 120.0
 """Seconds that a test waits for what must happen; never how long it takes."""
 
 
-def allowed_ms(limit: float) -> float:
-    """Return the limit for this moment: a machine with more to do than it has processors is that much slower."""
-    return limit * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+def read_peak(pid: int | None) -> float:
+    """Return the most MiB that a process ever had."""
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+    return int(line) / 1024
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float = PATIENCE, what: str = "") -> None:

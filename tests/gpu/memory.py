@@ -43,7 +43,7 @@ class Freed:
     held_mib: float
     """What it had, over the baseline."""
     back_ms: float | None
-    """Until the baseline was reached, or 64 MiB over it on a GPU; None where that was not so within two minutes."""
+    """Until the baseline was reached, or 64 MiB over it on a GPU; None if that was not so within two minutes."""
     left_mib: float
 
 

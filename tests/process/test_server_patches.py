@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.server import ServerManager
-from tests.processes import PATIENCE, wait_until
+from tests.processes import PATIENCE, read_peak, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,12 +49,6 @@ def post(manager: ServerManager, path: str, **body: Any) -> tuple[int, Any]:
         return response.status, json.loads(response.read())
     finally:
         connection.close()
-
-
-def read_peak(pid: int | None) -> float:
-    """Return the most MiB that a process ever had."""
-    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
-    return int(line) / 1024
 
 
 def count_sleeps(pid: int | None, task: int) -> int:

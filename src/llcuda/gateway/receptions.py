@@ -51,7 +51,7 @@ def read_usage(data: bytes) -> tuple[int, int]:
 
 
 def read_prompt_seconds(data: bytes) -> float | None:
-    """Return how long a whole answer says that its prompt was read, None where it says nothing."""
+    """Return how long a whole answer says that its prompt was read, None if it says nothing."""
     found = _PROMPT_MS.findall(data)
     return float(found[-1]) / 1000 if found else None
 

@@ -34,7 +34,7 @@ def read_free_memory(root: Path = Path("/")) -> int | None:
 
 
 def _read_group_room(root: Path) -> int | None:
-    """Return what a control group of version 2 leaves, None where there is none or no limit."""
+    """Return what a control group of version 2 leaves, None if there is none or no limit."""
     try:
         group = (root / "proc/self/cgroup").read_text(encoding="utf-8").partition("0::/")[2].splitlines()[0]
         folder = root / "sys/fs/cgroup" / group
