@@ -127,10 +127,10 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self._server.links.add(self)
+        self._server.links[self] = None
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._server.links.discard(self)
+        self._server.links.pop(self, None)
         self.request = None
 
     def data_received(self, data: bytes) -> None:
@@ -165,7 +165,8 @@ class LoopedServer:
         self.socket_path = socket_path
         self.slots = slots
         self.state = "starting"
-        self.links: set[_Link] = set()
+        self.links: dict[_Link, None] = {}
+        """In the order in which they came, and so they break off: a set's order is another in each run."""
         self.is_silent = False
         self.on_request: Callable[[Request], object] = lambda _: None
         """What is done with a request that comes; nothing: the test says it what to answer."""

@@ -38,6 +38,15 @@ time.sleep(3600)
 """
 
 
+AWAITS_TERM = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print("up", flush=True)
+signal.sigwait({signal.SIGTERM})
+"""
+"""It leaves no moment between looking and sleeping in which a signal is noted and nothing wakes."""
+
+
 class Guarded:
     """A guard that runs a Python program, and the write end of its pipe."""
 
@@ -156,32 +165,19 @@ def test_a_guard_whose_parent_is_gone_already_runs_nothing(guard: Path, tmp_path
 
 
 def test_the_word_q_ends_the_program_in_order(guard: Path) -> None:
-    program = """
-        import signal, sys, time
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-        print("up", flush=True)
-        time.sleep(60)
-    """
-    with guarded(guard, program) as running:
+    with guarded(guard, AWAITS_TERM + "sys.exit(7)") as running:
         assert running.read_line() == "up"
         running.send(b"q")
         assert running.wait() == 7
 
 
 def test_a_second_sigterm_follows_when_the_first_is_lost(guard: Path) -> None:
-    program = """
-        import signal, sys, time
-        seen = []
-        def note(*_):
-            seen.append(time.monotonic())
-            if len(seen) == 2:
-                print(seen[1], flush=True)
-                sys.exit(3)
-        signal.signal(signal.SIGTERM, note)
-        print("up", flush=True)
-        while True:
-            time.sleep(60)
-    """
+    program = AWAITS_TERM + """
+signal.sigwait({signal.SIGTERM})
+import time
+print(time.monotonic(), flush=True)
+sys.exit(3)
+"""
     # Two signals that wait for a program which gets no turn become one.
     with guarded(guard, program, "--term-ms", "1000", "--kill-ms", "3600000") as running:
         running.read_line()
@@ -209,15 +205,7 @@ def test_the_word_k_kills_at_once(guard: Path) -> None:
 
 
 def test_closing_the_pipe_after_the_word_q_does_not_hurry_the_end(guard: Path) -> None:
-    program = """
-        import signal, sys, time
-        def leave(*_):
-            time.sleep(0.4)
-            sys.exit(7)
-        signal.signal(signal.SIGTERM, leave)
-        print("up", flush=True)
-        time.sleep(60)
-    """
+    program = AWAITS_TERM + "import time; time.sleep(0.4); sys.exit(7)"
     with guarded(guard, program, "--term-ms", "3600000", "--kill-ms", "3600000") as running:
         running.read_line()
         running.send(b"q")
@@ -235,13 +223,7 @@ def test_a_closed_pipe_ends_even_a_program_that_ignores_sigterm(guard: Path) -> 
 
 
 def test_a_closed_pipe_gives_the_program_one_chance_to_end_by_itself(guard: Path) -> None:
-    program = """
-        import os, signal
-        signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"bye\\n"), os._exit(7)))
-        print("up", flush=True)
-        signal.pause()
-    """
-    with guarded(guard, program) as running:
+    with guarded(guard, AWAITS_TERM + "print('bye', flush=True); sys.exit(7)") as running:
         running.read_line()
         running.close_pipe()
         assert running.read_line() == "bye"
@@ -250,13 +232,7 @@ def test_a_closed_pipe_gives_the_program_one_chance_to_end_by_itself(guard: Path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_guard_ends_the_program_in_order(guard: Path, number: signal.Signals) -> None:
-    program = """
-        import signal, sys, time
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-        print("up", flush=True)
-        time.sleep(60)
-    """
-    with guarded(guard, program) as running:
+    with guarded(guard, AWAITS_TERM + "sys.exit(7)") as running:
         running.read_line()
         running.process.send_signal(number)
         assert running.wait() == 7
@@ -497,9 +473,7 @@ class TestAsProcessOne:
         assert done.returncode == 128 + signal.SIGKILL
 
     def test_sigterm_ends_it_in_order(self, guard: Path) -> None:
-        program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True)"
-        program += "; time.sleep(60)"
-        command = [*self.COMMAND, str(guard), "--", sys.executable, "-c", program]
+        command = [*self.COMMAND, str(guard), "--", sys.executable, "-c", AWAITS_TERM + "sys.exit(7)"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as outer:
             assert outer.stdout
             assert outer.stdout.readline() == "up\n"

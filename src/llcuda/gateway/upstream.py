@@ -134,7 +134,7 @@ class Upstream:
         self._head = build_head("localhost", user_agent="llcuda", api_key=api_key)
         self._on_life = on_life
         self._idle: deque[_Link] = deque()
-        self._busy: set[_Link] = set()
+        self._busy: dict[_Link, None] = {}  # the oldest first: so they are cut, and so their requests are tried again
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -186,14 +186,14 @@ class Upstream:
         on_life: Callable[[], object] | None,
     ) -> None:
         done: asyncio.Future[None] = self._loop.create_future()
-        self._busy.add(link)
+        self._busy[link] = None
         try:
             if on_link is not None:
                 on_link(link.transport)
             link.send(request, reception, done=done, on_life=on_life or self._on_life)
             await done
         finally:
-            self._busy.discard(link)
+            del self._busy[link]
             if link.can_be_kept and len(self._idle) < _MAX_IDLE_CONNECTIONS:
                 link.idle_since = self._loop.time()
                 link.used = True
