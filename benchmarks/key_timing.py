@@ -18,8 +18,8 @@ from math import sqrt
 from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.access import Access
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:

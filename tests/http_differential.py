@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import h11
 
-from llcuda.gateway.config import Limits
+from llcuda.gateway import Limits
 from llcuda.gateway.exchange import Exchange
 from llcuda.gateway.requests import RequestReader
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.access import Access
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.connection import Connection
 from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.served import ServedModel

@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llcuda.gateway import admission
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig, admission
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.restarts import Restarts
 from llcuda.gateway.worker import Slot, Worker
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from llcuda.gateway.admission import Job
     from llcuda.gateway.balance import WorkerView
+    from llcuda.gateway.worker import Job
 
 
 def say(event: str, **facts: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.processes import wait_until
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from llcuda.gateway import running
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, running
 from llcuda.gateway.gateway import Gateway
 from tools.binaries.web_ui import pack_files
 

@@ -10,7 +10,7 @@ import pytest
 
 from llcuda.client import AsyncInferenceClient, InferenceClient
 from llcuda.errors import ConnectionFailedError, ResponseError
-from llcuda.gateway.config import GatewayConfig, Limits, ModelConfig
+from llcuda.gateway import GatewayConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.process.client_twins import CLIENTS
 from tests.process.gateways import leave_when_refused

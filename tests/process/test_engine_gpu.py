@@ -16,7 +16,7 @@ import llcuda
 from llcuda import devices as package
 from llcuda.engine import placement as placements
 from llcuda.errors import NoDeviceError, UsageError
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.fleet import Fleet
 from llcuda.gateway.gateway import Gateway
 from llcuda.server.offload import read_offload

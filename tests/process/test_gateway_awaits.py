@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.gateway import grpc_server
-from llcuda.gateway.answering import fetch
 from llcuda.gateway.fields import MAX_QUICK_BYTES
 from llcuda.gateway.grpc_messages import make
 from llcuda.gateway.grpc_server import GrpcServer
+from llcuda.gateway.worker import fetch
 from tests.looped_gateway import LoopedGateway, Request, StillLoop, as_looped, build_request, turns
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llcuda.gateway import Limits
 from llcuda.gateway.access import Caller
-from llcuda.gateway.config import Limits
 from llcuda.gateway.connection import Connection
 from llcuda.gateway.refusals import RefusedError
 from tests.processes import until

@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.grpc_messages import SERVICE, find_service, make
 from tests.processes import wait_until

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.hostile_bodies import HOSTILE_BODIES, MAX_BODY_BYTES
 from tests.hostile_requests import HOST, HOSTILE, KEY, QUESTION, WRONG_KEYS, Hostile, post

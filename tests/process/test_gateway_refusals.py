@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.exchange import Exchange
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.grpc_messages import SERVICE, make

@@ -15,7 +15,7 @@ import pytest
 
 from llcuda.client import AsyncInferenceClient
 from llcuda.errors import ModelFormatError, ModelNotFoundError, NoDeviceError, ServerError, ServerExitedError
-from llcuda.gateway.config import ModelConfig
+from llcuda.gateway import ModelConfig
 from llcuda.gateway.fleet import Fleet
 from llcuda.gateway.folder import SocketFolder, list_parents
 from llcuda.gateway.loads import prepare_loads
@@ -380,7 +380,7 @@ def test_a_drain_that_takes_too_long_is_cut() -> None:
 
 OWNER = """
 import asyncio
-from llcuda.gateway.config import ModelConfig
+from llcuda.gateway import ModelConfig
 from llcuda.gateway.fleet import Fleet
 async def main():
     fleet = Fleet(ModelConfig("demo", "demo", device="cpu", workers=2))

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llcuda.errors import ModelNotFoundError, OutOfMemoryError, PortInUseError, ServerError
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.routes import ALIASES, ROUTES
 from llcuda.models.resolve import demo_path

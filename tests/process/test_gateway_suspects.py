@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from llcuda.gateway.config import GatewayConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.processes import wait_until
 from tests.stub_engine import write_executable

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from llcuda.errors import ServerExitedError
-from llcuda.gateway import upgrade
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, upgrade
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.replica import Replica
 from llcuda.installer import BinaryInstaller

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.browser import launch_browser
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from llcuda.gateway.config import GatewayConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.browser import launch_browser
 from tests.hub_server import serve

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.prometheus_server import DEPLOY, Prometheus, find_program, running_prometheus, wait_for
 

@@ -19,7 +19,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from llcuda.errors import UsageError
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.reading import read_config
 from tests.otlp_receiver import Receiver, attributes

@@ -11,7 +11,7 @@ import pytest
 
 from llcuda.cli import main
 from llcuda.cli.serve import describe
-from llcuda.gateway.config import GatewayConfig, ModelConfig
+from llcuda.gateway import GatewayConfig, ModelConfig
 from llcuda.gateway.options import OPTIONS
 
 if TYPE_CHECKING:

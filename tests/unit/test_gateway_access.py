@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llcuda.gateway import access
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, access
 from llcuda.gateway.access import Access, Caller, check_content_type, require_admin
-from llcuda.gateway.config import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.refusals import RefusedError
 
 MODELS = (ModelConfig("demo", "demo"),)

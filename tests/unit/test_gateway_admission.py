@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.admission import Admission, Callers, DrainRate, Job
+from llcuda.gateway.admission import Admission, Callers, DrainRate
 from llcuda.gateway.balance import read_prompt
 from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.worker import Slot, Worker
+from llcuda.gateway.worker import Job, Slot, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -13,8 +13,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from llcuda.errors import UsageError
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.checks import is_loopback, load_tls
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.effective import _format_value, format_toml, to_plain
 from llcuda.gateway.keys import MASK, parse_keys
 from llcuda.gateway.naming import name_model, place_model, split_model

@@ -21,7 +21,6 @@ from llcuda.gateway import field_tables as tables
 from llcuda.gateway.answering import ModelRequest
 from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
 from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_texts
-from llcuda.gateway.field_refusals import REFUSED
 from llcuda.gateway.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
 from llcuda.gateway.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.metrics import GatewayMetrics
@@ -160,17 +159,17 @@ def test_a_long_name_is_cut_short_in_the_refusal() -> None:
 
 @pytest.mark.parametrize(
     ("endpoint", "name"),
-    [(endpoint, name) for endpoint, fields in tables.FIELDS.items() for name in REFUSED if name not in fields],
+    [(endpoint, name) for endpoint, fields in tables.FIELDS.items() for name in tables.REFUSED if name not in fields],
 )
 def test_what_reaches_into_the_server_is_refused_everywhere_and_the_reason_given(endpoint: Endpoint, name: str) -> None:
     error = refuse(endpoint, {name: None})
     assert (error.code, error.param) == ("unknown_field", name)
-    assert REFUSED[name] in error.message
+    assert tables.REFUSED[name] in error.message
 
 
 def test_what_the_chat_page_sends_with_every_question_is_taken_in_a_chat_alone() -> None:
     sent = {"backend_sampling": False, "reasoning_control": True, "sse_ping_interval": 1}
-    assert {name for fields in tables.FIELDS.values() for name in REFUSED if name in fields} == set(sent)
+    assert {name for fields in tables.FIELDS.values() for name in tables.REFUSED if name in fields} == set(sent)
     check_fields("chat", {**SMALLEST["chat"], **sent, "return_progress": True, "timings_per_token": True})
     for wrong in ({"backend_sampling": True}, {"reasoning_control": 1}, {"sse_ping_interval": -1}):
         assert refuse_chat(**wrong).code == "invalid_value"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llcuda.gateway.config import ModelConfig
+from llcuda.gateway import ModelConfig
 from llcuda.gateway.offload import Choice, describe_choice, parse_choice
 from llcuda.gateway.refusals import RefusedError
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.errors import NoDeviceError, UsageError
-from llcuda.gateway import loads
-from llcuda.gateway.config import ModelConfig
+from llcuda.gateway import ModelConfig, loads
 from llcuda.gateway.placing import choose_options, choose_places, keep_to_core, order_cores, turn
 from tests.unit.test_engine_devices import BACKEND, T4, devices
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llcuda.gateway import progress
-from llcuda.gateway.admission import Job
 from llcuda.gateway.progress import Progress
-from llcuda.gateway.receptions import PlainAnswer
-from llcuda.gateway.worker import Worker
+from llcuda.gateway.upstream import PlainAnswer
+from llcuda.gateway.worker import Job, Worker
 from tests.unit.test_gateway_admission import FakeServer
 
 if TYPE_CHECKING:

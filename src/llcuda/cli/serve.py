@@ -14,8 +14,9 @@ from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
     from llcuda.cli.options import Commands
-    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.config import GatewayConfig
     from llcuda.gateway.gateway import Gateway
+    from llcuda.gateway.model_config import ModelConfig
     from llcuda.gateway.options import Option
 
 __all__ = ["add_parser", "describe"]

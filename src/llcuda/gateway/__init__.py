@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits
+from llcuda.gateway.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from llcuda.gateway.gateway import Gateway

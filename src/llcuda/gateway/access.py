@@ -15,6 +15,7 @@ from hmac import compare_digest
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
+from llcuda.gateway.checks import parse_host
 from llcuda.gateway.config import MAX_KEY_LENGTH
 from llcuda.gateway.refusals import RefusedError
 
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.config import GatewayConfig, KeyConfig
 
-__all__ = ["Access", "Caller", "check_content_type", "parse_host", "require_admin"]
+__all__ = ["Access", "Caller", "check_content_type", "require_admin"]
 
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::([0-9]{1,5}))?")
 _JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=("?)utf-8\1[ \t]*)?;?', re.IGNORECASE)
 # A client has a few combinations, an attacker any number of addresses: the bound is about 50 kB.
 _REMEMBERED = 128
@@ -131,12 +131,6 @@ class Access:
                 421, "this gateway is not known by that Host; `allowed_hosts` names more", code="unknown_host"
             )
         return authority
-
-
-def parse_host(authority: str) -> tuple[str, str | None] | None:
-    """Return the name and the port of ``NAME``, ``NAME:PORT`` or an address, in lower case; None for all else."""
-    match = _HOST.fullmatch(authority.lower())
-    return (match[1], match[2]) if match else None
 
 
 def require_admin(caller: Caller) -> None:

@@ -10,42 +10,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from random import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from llcuda.gateway.balance import Prompt, WorkerView, choose_worker
+from llcuda.gateway.balance import WorkerView, choose_worker
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from llcuda.gateway.worker import Slot, Worker
+    from llcuda.gateway.balance import Prompt
+    from llcuda.gateway.worker import Job, Slot, Worker
 
-__all__ = ["Admission", "Callers", "DrainRate", "Job", "current_task"]
+__all__ = ["Admission", "Callers", "DrainRate", "QueueLimits", "current_task"]
 
 _MAX_RETRY_AFTER = 600
 _LONGEST_WAIT_FOR_A_WORKER = 60.0
 
 
-@dataclass(slots=True)
-class Job:
-    """One request as the queue sees it."""
+class QueueLimits(Protocol):
+    """The bounds of a queue."""
 
-    prompt: Prompt = field(default_factory=Prompt)
-    prompt_tokens: int = 0
-    """Estimated."""
-    tokens: int = 0
-    """Estimated, of prompt and answer."""
-    texts: int = 1
-    """How many are made for it: llama-server has a slot for each."""
-    priority: int = 0
-    deadline: float = math.inf
-    """The loop's time after which nobody waits for the answer any more."""
-    excluded: Worker | None = None
-    """The worker that has failed at it."""
-    is_suspect: bool = False
-    """Whether it may be what ended a worker: it has a worker to itself, and no other suspect is answered meanwhile."""
-    queued: float = 0.0
-    """Seconds that it has waited."""
+    @property
+    def max_queued(self) -> int:
+        """Requests that wait for a slot."""
+
+    @property
+    def max_queued_tokens(self) -> int:
+        """Estimated tokens of the requests that wait for a slot."""
 
 
 class DrainRate:

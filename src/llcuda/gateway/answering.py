@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from llcuda.gateway.admission import Job
 from llcuda.gateway.balance import Prompt, read_prompt
 from llcuda.gateway.field_changes import to_understood
 from llcuda.gateway.field_media import count_texts
 from llcuda.gateway.field_schemas import asked_schema
 from llcuda.gateway.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
-from llcuda.gateway.receptions import PlainAnswer, StreamedAnswer, read_prompt_seconds, read_usage
+from llcuda.gateway.receptions import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.suspects import refuse
-from llcuda.gateway.timeouts import timeout
-from llcuda.gateway.upstream import UpstreamFailedError
+from llcuda.gateway.upstream import PlainAnswer, UpstreamFailedError
 from llcuda.gateway.whole_schema import check_answer
+from llcuda.gateway.worker import Job
 
 if TYPE_CHECKING:
     from llcuda.gateway.exchange import Exchange
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.suspects import Suspects
     from llcuda.gateway.worker import Slot, Worker
 
-__all__ = ["ModelRequest", "fetch", "write_error_event"]
+__all__ = ["ModelRequest", "write_error_event"]
 
 _OK, _SERVER_ERROR = 200, 500
 _CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
@@ -216,7 +215,7 @@ class ModelRequest:
         else:
             if self._route.kind == "generate" and reception.status == _OK:
                 await self._check(reception.body)
-            figures = reception.figures
+            figures = find_figures(reception.body)
             exchange.usage, seconds = read_usage(figures), read_prompt_seconds(figures)
             if seconds is not None:
                 exchange.first_at = min(exchange.turn_at + seconds, monotonic())
@@ -261,15 +260,3 @@ def write_error_event(exchange: Exchange, message: str) -> None:
 
 def _named_event(data: dict[str, Any]) -> str:
     return f"event: error\ndata: {json.dumps(data)}\n\n"
-
-
-async def fetch(worker: Worker, path: str, *, patience: float | None = 2.0) -> PlainAnswer | None:
-    """Return a worker's answer to a GET, None if it has none within so many seconds."""
-    reception = PlainAnswer()
-    upstream = worker.upstream
-    try:
-        async with timeout(patience):
-            await upstream.exchange(upstream.build("GET", path, None), reception)
-    except (UpstreamFailedError, asyncio.TimeoutError):
-        return None
-    return reception

@@ -8,18 +8,19 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from llcuda.errors import UsageError
-from llcuda.gateway.access import parse_host
 from llcuda.server.arguments import build_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.config import GatewayConfig
+    from llcuda.gateway.model_config import ModelConfig
 
-__all__ = ["check_config", "is_loopback", "load_tls"]
+__all__ = ["check_config", "is_loopback", "load_tls", "parse_host"]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::([0-9]{1,5}))?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
 # A password in it would be printed by --check.
 _COLLECTOR = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?")
@@ -58,6 +59,12 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def parse_host(authority: str) -> tuple[str, str | None] | None:
+    """Return the name and the port of ``NAME``, ``NAME:PORT`` or an address, in lower case; None for all else."""
+    match = _HOST.fullmatch(authority.lower())
+    return (match[1], match[2]) if match else None
 
 
 def load_tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

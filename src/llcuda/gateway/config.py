@@ -1,43 +1,19 @@
-"""What a gateway is told: models, replicas, keys and limits, with their defaults."""
+"""What a gateway is told: models, keys and limits, with their defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MAX_KEY_LENGTH", "GatewayConfig", "KeyConfig", "Limits", "ModelConfig"]
+    from llcuda.gateway.model_config import ModelConfig
+
+__all__ = ["MAX_KEY_LENGTH", "GatewayConfig", "KeyConfig", "Limits"]
 
 MAX_KEY_LENGTH = 256
 """Characters of a key: what is longer is no key, and is not hashed in full."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """One model that is served, and how: the same options as :meth:`llcuda.InferenceEngine.load_model` takes."""
-
-    name: str
-    """What requests call it."""
-    model: str
-    """What :func:`llcuda.models.resolve_model` finds it by."""
-    workers: int = 1
-    """The number of llama-servers."""
-    slots: int = 4
-    """Requests that one llama-server answers at the same time; its ``--parallel``."""
-    device: str = "auto"
-    """``auto``, ``cuda``, ``cuda:N`` or ``cpu``; ``auto`` and ``cuda`` spread several workers over the GPUs."""
-    ctx_size: int | None = None
-    """Tokens of context of each slot."""
-    gpu_layers: int | None = None
-    threads: int | None = None
-    """CPU threads of each llama-server; None shares the cores among the workers."""
-    on_demand: bool = False
-    """Whether it is started with its first request, not with the gateway."""
-    idle_timeout: float | None = None
-    """Seconds without a request after which it is unloaded; None keeps it."""
-    server_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

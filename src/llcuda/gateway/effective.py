@@ -14,7 +14,8 @@ from llcuda.gateway.reading import KEY_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from llcuda.gateway.config import GatewayConfig, Limits, ModelConfig
+    from llcuda.gateway.config import GatewayConfig, Limits
+    from llcuda.gateway.model_config import ModelConfig
     from llcuda.gateway.options import Option
     from llcuda.gateway.reading import Given
 

@@ -7,8 +7,7 @@ import re
 from json import JSONDecodeError, JSONDecoder, JSONEncoder
 from typing import TYPE_CHECKING, Any
 
-from llcuda.gateway.field_refusals import REFUSED
-from llcuda.gateway.field_tables import FIELDS, REQUIRED
+from llcuda.gateway.field_tables import FIELDS, REFUSED, REQUIRED
 from llcuda.gateway.refusals import RefusedError
 from llcuda.options import suggest_names
 
@@ -17,7 +16,16 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.endpoints import Endpoint
 
-__all__ = ["MAX_QUICK_BYTES", "check_fields", "is_quick_to_read", "parse_body"]
+__all__ = [
+    "MAX_QUICK_BYTES", "MOST_LAYERS", "OFFLOADS", "check_fields", "is_quick_to_read", "parse_body", "read_known",
+]  # fmt: skip
+
+OFFLOADS = ("auto", "full", "mixed", "cpu")
+"""Where a model is to run."""
+MOST_LAYERS = 4096
+"""Layers on the GPU that can be asked for. Models have up to 200."""
+MAX_OWN_BYTES = 4096
+"""Of the body of a request to one of the gateway's own addresses."""
 
 MAX_QUICK_BYTES = 16 << 10
 """Of a body that is read on the event loop: the slowest such takes 3 ms. A thread takes 0.1 ms more."""
@@ -62,6 +70,23 @@ def is_quick_to_read(data: bytes) -> bool:
     # Of schemas and grammars, whatever the field is called that they stand in, and of names that are written otherwise.
     slow = b"schema" in data or b"grammar" in data or b"format" in data or b"tools" in data or b"\\u" in data
     return len(data) <= MAX_QUICK_BYTES and not slow
+
+
+def read_known(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields of a body.
+
+    Raises RefusedError (400) for a field that is not ``known``, and for more than 4096 bytes.
+    """
+    if len(body) > MAX_OWN_BYTES:
+        raise RefusedError(400, f"the body has {len(body)} bytes, and may have {MAX_OWN_BYTES}", code="body_too_large")
+    fields = parse_body(body)
+    for name in fields:
+        if name not in known:
+            shown = name[:MAX_NAME_SHOWN]
+            near = suggest_names(shown, known)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}"
+            raise RefusedError(400, f"there is no field {shown!r} here; {hint}", code="unknown_field", param=shown)
+    return fields
 
 
 def parse_body(data: bytes) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from llcuda.engine.load import Load
-    from llcuda.gateway.config import ModelConfig
+    from llcuda.gateway.model_config import ModelConfig
     from llcuda.models import ModelFile
 
 __all__ = ["Fleet"]

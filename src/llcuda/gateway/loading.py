@@ -13,9 +13,10 @@ from llcuda.gateway.fleet import Fleet
 from llcuda.gateway.served import ServedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from llcuda.gateway.admission import QueueLimits
+    from llcuda.gateway.model_config import ModelConfig
     from llcuda.gateway.replica import Replica
 
 __all__ = ["Loading", "until"]
@@ -24,17 +25,15 @@ _LOOK_SECONDS = 0.02
 
 
 class Loading:
-    """The models of a gateway by their names, and the replicas of each."""
+    """Models by the names that requests call them, and the replicas of each."""
 
-    def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; nothing is loaded yet."""
-        self._hang_timeout = config.hang_timeout
-        self.models = {
-            model.name: ServedModel(model, config.limits, hang_timeout=config.hang_timeout) for model in config.models
-        }
+    def __init__(self, models: Sequence[ModelConfig], *, limits: QueueLimits, hang_timeout: float) -> None:
+        """Prepare; nothing is loaded yet. What makes no progress for ``hang_timeout`` seconds is started anew."""
+        self._hang_timeout = hang_timeout
+        self.models = {model.name: ServedModel(model, limits, hang_timeout=hang_timeout) for model in models}
         self.fleets: dict[str, Fleet] = {}
-        self._workers_in_all = sum(model.workers for model in config.models)
-        for model in config.models:
+        self._workers_in_all = sum(model.workers for model in models)
+        for model in models:
             before = sum(fleet.config.workers for fleet in self.fleets.values())
             self.fleets[model.name] = self._make_fleet(model, workers_before=before)
 

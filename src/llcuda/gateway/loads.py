@@ -16,7 +16,7 @@ from llcuda.server.memory import limit_prompt_cache
 
 if TYPE_CHECKING:
     from llcuda.engine.placement import Placement
-    from llcuda.gateway.config import ModelConfig
+    from llcuda.gateway.model_config import ModelConfig
     from llcuda.gateway.placing import Place
     from llcuda.models import ModelFile
 

@@ -5,23 +5,39 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from logging import getLogger
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llcuda.engine.placement import choose_placement
 from llcuda.errors import LlcudaError
-from llcuda.gateway.known_fields import read_known
+from llcuda.gateway.fields import MOST_LAYERS, OFFLOADS, read_known
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from llcuda.gateway.config import GatewayConfig, ModelConfig
+    from collections.abc import Collection
+
+    from llcuda.gateway.config import GatewayConfig
     from llcuda.gateway.fleet import Fleet
-    from llcuda.gateway.running import Running
+    from llcuda.gateway.model_config import ModelConfig
+    from llcuda.gateway.served import ServedModel
 
-__all__ = ["MOST_LAYERS", "OFFLOADS", "Choice", "Offloads", "describe_choice", "parse_choice"]
+__all__ = ["Choice", "Offloads", "Reloadable", "describe_choice", "parse_choice"]
 
-OFFLOADS = ("auto", "full", "mixed", "cpu")
 _FIELDS = ("model", "offload", "gpu_layers")
-MOST_LAYERS = 4096
+
+
+class Reloadable(Protocol):
+    """What runs and can follow another configuration: the gateway."""
+
+    config: GatewayConfig
+    models: dict[str, ServedModel]
+    fleets: dict[str, Fleet]
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+
+    async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
+        """Replace the workers of ``models`` by new ones that are as ``config`` says. Raises why it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +69,7 @@ class _Change:
 class Offloads:
     """Changes models one at a time, and keeps what came of it."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Reloadable) -> None:
         """Have nothing changed yet."""
         self._running = running
         self._fleets = running.fleets

@@ -5,8 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from llcuda.gateway.fields import MOST_LAYERS, OFFLOADS
 from llcuda.gateway.metrics import CONTENT_TYPE
-from llcuda.gateway.offload import MOST_LAYERS, OFFLOADS
 from llcuda.gateway.routes import ModelRoute
 
 if TYPE_CHECKING:

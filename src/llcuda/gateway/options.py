@@ -6,7 +6,8 @@ import math
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits
+from llcuda.gateway.model_config import ModelConfig
 
 __all__ = ["KEY_OPTIONS", "MODEL_OPTIONS", "OPTIONS", "PREFIX", "Option"]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from llcuda import __version__
-from llcuda.gateway.answering import fetch
 from llcuda.gateway.metrics import CONTENT_TYPE
 from llcuda.gateway.openapi import serve_document
 from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.routes import MODEL_PREFIX
+from llcuda.gateway.worker import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

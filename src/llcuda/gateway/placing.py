@@ -20,7 +20,7 @@ from llcuda.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llcuda.gateway.config import ModelConfig
+    from llcuda.gateway.model_config import ModelConfig
 
 __all__ = ["Place", "choose_options", "choose_places", "keep_to_core", "order_cores", "turn"]
 

@@ -11,8 +11,8 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llcuda.gateway.answering import fetch
 from llcuda.gateway.resident import read_main_thread_seconds
+from llcuda.gateway.worker import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

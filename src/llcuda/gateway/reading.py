@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 from llcuda.gateway.checks import check_config
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits
 from llcuda.gateway.keys import check_key, check_private, read_key_file, read_private
+from llcuda.gateway.model_config import ModelConfig
 from llcuda.gateway.naming import name_model, place_model, split_model
 from llcuda.gateway.option_values import check_value, parse_flag, parse_variable
 from llcuda.gateway.options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS, PREFIX, Option

@@ -1,4 +1,4 @@
-"""What becomes of a worker's answer: passed on as it comes, or whole."""
+"""What is read of a worker's answer, and how a stream is passed on as it comes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING
 
-from llcuda.gateway.refusals import RefusedError
 from llcuda.gateway.response_events import ResponseEvents
+from llcuda.gateway.upstream import PlainAnswer
 
 if TYPE_CHECKING:
     from llcuda.gateway.endpoints import Endpoint
     from llcuda.gateway.exchange import Exchange
     from llcuda.gateway.metrics import StreamMeter
 
-__all__ = ["PlainAnswer", "StreamedAnswer", "read_prompt_seconds", "read_usage"]
+__all__ = ["StreamedAnswer", "find_figures", "read_prompt_seconds", "read_usage"]
 
-_OK = 200
-_MAX_PLAIN_BYTES = 64 << 20
 _LAST_PIECES = 4
 _EDGE_BYTES = 1 << 10
 
@@ -56,6 +54,19 @@ def read_prompt_seconds(data: bytes) -> float | None:
     return float(found[-1]) / 1000 if found else None
 
 
+def find_figures(body: bytes) -> bytes:
+    """Return the parts of a whole answer in which its counts and times stand.
+
+    It ends with them, but embeddings have theirs before the numbers, and llama-server's own completions before the
+    probabilities. No text can look like them: there a quote is escaped.
+    """
+    if len(body) <= 2 * _EDGE_BYTES:
+        return body
+    ends = body[:_EDGE_BYTES] + body[-_EDGE_BYTES:]
+    at = body.find(_PROBABILITIES) if b'"timings":' not in ends and _NATIVE.match(body) else -1
+    return ends if at < 0 else body[max(0, at - _EDGE_BYTES) : at]
+
+
 def _find_last(names: tuple[bytes, ...], data: bytes) -> int:
     """Return the number that was last given to one of the names, of which each API has its own."""
     for name in names:
@@ -83,50 +94,6 @@ class _Ends:
         self.ends += window.count(self._end, max(0, len(edge) - len(self._end) + 1))
         self.errors += window.count(self._error, max(0, len(edge) - len(self._error) + 1))
         self._edge = window[-self._kept :]
-
-
-class PlainAnswer:
-    """An answer that comes whole, an error among them."""
-
-    def __init__(self) -> None:
-        """Wait for it."""
-        self.status = 0
-        self.content_type = "application/json"
-        self.is_stream = False
-        """Whether the worker streams: an error it answers whole."""
-        self.body = b""
-        """All of it, once it has come."""
-        self._pieces: list[bytes] = []
-        self._bytes = 0
-
-    @property
-    def figures(self) -> bytes:
-        """The parts of the body in which its counts and times stand.
-
-        An answer ends with them, but embeddings have theirs before the numbers, and llama-server's own completions
-        before the probabilities. No text can look like them: there a quote is escaped.
-        """
-        body = self.body
-        if len(body) <= 2 * _EDGE_BYTES:
-            return body
-        ends = body[:_EDGE_BYTES] + body[-_EDGE_BYTES:]
-        at = body.find(_PROBABILITIES) if b'"timings":' not in ends and _NATIVE.match(body) else -1
-        return ends if at < 0 else body[max(0, at - _EDGE_BYTES) : at]
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        """Take status and headers."""
-        self.status = status
-        self.content_type = headers.get("content-type", self.content_type)
-        self.is_stream = status == _OK and self.content_type.startswith("text/event-stream")
-
-    def on_body(self, data: bytes, *, is_last: bool) -> None:
-        """Take a piece."""
-        self._bytes += len(data)
-        if self._bytes > _MAX_PLAIN_BYTES:
-            raise RefusedError(502, f"the answer is larger than {_MAX_PLAIN_BYTES} bytes", code="answer_too_large")
-        self._pieces.append(data)
-        if is_last:
-            self.body, self._pieces = b"".join(self._pieces), []
 
 
 class StreamedAnswer(PlainAnswer):

@@ -52,7 +52,7 @@ class Running:
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
         self._tracer = open_tracer(config)
-        self._loading = loading = Loading(config)
+        self._loading = loading = Loading(config.models, limits=config.limits, hang_timeout=config.hang_timeout)
         self.models, self.fleets = loading.models, loading.fleets
         self._administration = Administration(
             models=self.models,

@@ -15,7 +15,7 @@ from llcuda import __version__
 from llcuda.errors import LlcudaError
 from llcuda.gateway.envelopes import to_refusal
 from llcuda.gateway.feed import Feed, fail
-from llcuda.gateway.known_fields import read_known
+from llcuda.gateway.fields import read_known
 from llcuda.gateway.measured import measure
 from llcuda.gateway.metrics import GatewayMetrics
 from llcuda.gateway.refusals import RefusedError

@@ -14,7 +14,8 @@ from llcuda.gateway.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from llcuda.gateway.config import Limits, ModelConfig
+    from llcuda.gateway.admission import QueueLimits
+    from llcuda.gateway.model_config import ModelConfig
     from llcuda.gateway.worker import Server
 
 __all__ = ["ServedModel"]
@@ -23,7 +24,7 @@ __all__ = ["ServedModel"]
 class ServedModel:
     """A model by the name that requests call it, with one worker for each llama-server there is of it."""
 
-    def __init__(self, config: ModelConfig, limits: Limits, *, hang_timeout: float = 10.0) -> None:
+    def __init__(self, config: ModelConfig, limits: QueueLimits, *, hang_timeout: float = 10.0) -> None:
         """Have no workers yet; ``hang_timeout`` seconds without any progress are too many."""
         self.config = config
         self.name = config.name
@@ -37,7 +38,7 @@ class ServedModel:
             lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
         )
 
-    def configure(self, config: ModelConfig, limits: Limits) -> None:
+    def configure(self, config: ModelConfig, limits: QueueLimits) -> None:
         """Follow another configuration of the same model."""
         self.config = config
         self.admission.max_queued, self.admission.max_queued_tokens = limits.max_queued, limits.max_queued_tokens

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.exchange import Exchange
     from llcuda.gateway.metrics import GatewayMetrics
+    from llcuda.gateway.offload import Reloadable
     from llcuda.gateway.replica import Replica
-    from llcuda.gateway.running import Running
     from llcuda.gateway.served import ServedModel
 
 __all__ = ["Status"]
@@ -32,7 +32,7 @@ _MIB = 1 << 20
 class Status:
     """The page's own addresses."""
 
-    def __init__(self, running: Running, *, metrics: GatewayMetrics) -> None:
+    def __init__(self, running: Reloadable, *, metrics: GatewayMetrics) -> None:
         """Show what runs, and change it."""
         self._models = running.models
         self._fleets = running.fleets

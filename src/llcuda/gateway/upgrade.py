@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError
 from llcuda.gateway.feed import Feed, fail
+from llcuda.gateway.fields import read_known
 from llcuda.gateway.install_process import run_child
-from llcuda.gateway.known_fields import read_known
 from llcuda.gateway.refusals import RefusedError
 
 if TYPE_CHECKING:

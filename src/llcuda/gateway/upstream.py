@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from llcuda.errors import ConnectionFailedError
@@ -14,12 +15,13 @@ from llcuda.transport.http1 import ResponseReader, build_head, build_request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Reception", "Upstream", "UpstreamFailedError"]
+__all__ = ["PlainAnswer", "Reception", "Upstream", "UpstreamFailedError"]
 
 # llama-server closes a connection after five idle seconds, and after its hundredth request, which it says.
 _MAX_IDLE_SECONDS = 4.0
 _MAX_IDLE_CONNECTIONS = 256
 _CONNECT_TIMEOUT = 2.0
+_MAX_PLAIN_BYTES = 64 << 20
 
 
 class UpstreamFailedError(Exception):
@@ -42,6 +44,36 @@ class Reception(Protocol):
 
     def on_body(self, data: bytes, *, is_last: bool) -> None:
         """Take a piece of the body; the last one may be empty."""
+
+
+class PlainAnswer:
+    """An answer that comes whole, an error among them."""
+
+    def __init__(self) -> None:
+        """Wait for it."""
+        self.status = 0
+        self.content_type = "application/json"
+        self.is_stream = False
+        """Whether the worker streams: an error it answers whole."""
+        self.body = b""
+        """All of it, once it has come."""
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        """Take status and headers."""
+        self.status = status
+        self.content_type = headers.get("content-type", self.content_type)
+        self.is_stream = status == HTTPStatus.OK and self.content_type.startswith("text/event-stream")
+
+    def on_body(self, data: bytes, *, is_last: bool) -> None:
+        """Take a piece."""
+        self._bytes += len(data)
+        if self._bytes > _MAX_PLAIN_BYTES:
+            raise RefusedError(502, f"the answer is larger than {_MAX_PLAIN_BYTES} bytes", code="answer_too_large")
+        self._pieces.append(data)
+        if is_last:
+            self.body, self._pieces = b"".join(self._pieces), []
 
 
 class _Link(asyncio.Protocol):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llcuda.gateway.balance import PromptMemory
-from llcuda.gateway.upstream import Upstream
+from llcuda.gateway.balance import Prompt, PromptMemory
+from llcuda.gateway.timeouts import timeout
+from llcuda.gateway.upstream import PlainAnswer, Upstream, UpstreamFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -15,9 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from llcuda.gateway.admission import Job
-
-__all__ = ["Server", "Slot", "Worker"]
+__all__ = ["Job", "Server", "Slot", "Worker", "fetch"]
 
 _DEAD = frozenset({"waiting", "failed"})
 _GONE = _DEAD | {"stopping", "stopped"}
@@ -49,6 +49,28 @@ class Server(Protocol):
 
     def give_up(self, reason: str) -> None:
         """Kill it, and start it anew."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One request as the queue sees it."""
+
+    prompt: Prompt = field(default_factory=Prompt)
+    prompt_tokens: int = 0
+    """Estimated."""
+    tokens: int = 0
+    """Estimated, of prompt and answer."""
+    texts: int = 1
+    """How many are made for it: llama-server has a slot for each."""
+    priority: int = 0
+    deadline: float = math.inf
+    """The loop's time after which nobody waits for the answer any more."""
+    excluded: Worker | None = None
+    """The worker that has failed at it."""
+    is_suspect: bool = False
+    """Whether it may be what ended a worker: it has a worker to itself, and no other suspect is answered meanwhile."""
+    queued: float = 0.0
+    """Seconds that it has waited."""
 
 
 class Slot:
@@ -261,3 +283,15 @@ class Worker:
             self._upstream = None
         self.unread_tokens = 0
         self.memory.clear()
+
+
+async def fetch(worker: Worker, path: str, *, patience: float | None = 2.0) -> PlainAnswer | None:
+    """Return a worker's answer to a GET, None if it has none within so many seconds."""
+    reception = PlainAnswer()
+    upstream = worker.upstream
+    try:
+        async with timeout(patience):
+            await upstream.exchange(upstream.build("GET", path, None), reception)
+    except (UpstreamFailedError, asyncio.TimeoutError):
+        return None
+    return reception
