@@ -18,9 +18,9 @@ from math import sqrt
 from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
+from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
-from llcuda.gateway.access import Access
-from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.http.access import Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable

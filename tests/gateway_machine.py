@@ -40,7 +40,7 @@ from tests.looped_gateway import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from llcuda.gateway.worker import Worker
+    from llcuda.fleet.dispatch.worker import Worker
 
 __all__ = ["GatewayMachine", "run_machine"]
 

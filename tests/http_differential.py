@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import h11
 
 from llcuda.gateway import Limits
-from llcuda.gateway.exchange import Exchange
-from llcuda.gateway.requests import RequestReader
+from llcuda.gateway.http.exchange import Exchange
+from llcuda.gateway.http.request_reader import RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llcuda.gateway.refusals import RefusedError
+    from llcuda.fleet.refusals import RefusedError
 
 __all__ = ["SAFE", "Message", "Reading", "compare", "name_lenience", "read_here", "read_there"]
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from llcuda.fleet.served_model import ServedModel
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
-from llcuda.gateway.access import Access
-from llcuda.gateway.connection import Connection
-from llcuda.gateway.metrics import GatewayMetrics
-from llcuda.gateway.served import ServedModel
-from llcuda.gateway.service import GatewayService
+from llcuda.gateway.http.access import Access
+from llcuda.gateway.http.connection import Connection
+from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+from llcuda.gateway.relay.service import GatewayService
 from tests import stub_answers
 from tests.stub_answers import Asked, build_stream, build_whole, read_request
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
-    from llcuda.gateway.worker import Server
+    from llcuda.fleet.dispatch.worker import Server
 
 __all__ = [
     "KEYS", "Client", "LoopedGateway", "LoopedServer", "Request", "StillLoop", "as_looped", "build_request",

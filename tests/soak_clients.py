@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import openai
 
-from llcuda.gateway.grpc_messages import SERVICE, find_service, make
+from llcuda.gateway.grpc.grpc_messages import SERVICE, find_service, make
 from tests.hostile_bodies import HOSTILE_BODIES
 from tests.hostile_requests import HOST, KEY
 from tests.http_asker import HttpAsker

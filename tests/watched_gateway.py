@@ -18,17 +18,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llcuda.fleet.dispatch.worker import Slot, Worker
+from llcuda.fleet.processes.restarts import Restarts
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig, admission
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.restarts import Restarts
-from llcuda.gateway.worker import Slot, Worker
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from llcuda.gateway.balance import WorkerView
-    from llcuda.gateway.worker import Job
+    from llcuda.fleet.dispatch.balance import WorkerView
+    from llcuda.fleet.dispatch.worker import Job
 
 
 def say(event: str, **facts: Any) -> None:

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import expect
 
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
-from llcuda.gateway.chat_files import ARCHIVE_NAME
 from llcuda.gateway.gateway import Gateway
+from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
 from llcuda.native import binaries_dir
 from tests.browser import launch_browser
 

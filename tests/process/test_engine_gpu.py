@@ -16,8 +16,8 @@ import llcuda
 from llcuda import devices as package
 from llcuda.engine import placement as placements
 from llcuda.errors import NoDeviceError, UsageError
+from llcuda.fleet.fleet import Fleet
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
-from llcuda.gateway.fleet import Fleet
 from llcuda.gateway.gateway import Gateway
 from llcuda.server.offload import read_offload
 from llcuda.server.offload_log import is_gpu

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway import grpc_server
-from llcuda.gateway.fields import MAX_QUICK_BYTES
-from llcuda.gateway.grpc_messages import make
-from llcuda.gateway.grpc_server import GrpcServer
-from llcuda.gateway.worker import fetch
+from llcuda.fleet.dispatch.worker import fetch
+from llcuda.gateway.api.fields import MAX_QUICK_BYTES
+from llcuda.gateway.grpc import grpc_server
+from llcuda.gateway.grpc.grpc_messages import make
+from llcuda.gateway.grpc.grpc_server import GrpcServer
 from tests.looped_gateway import LoopedGateway, Request, StillLoop, as_looped, build_request, turns
 
 if TYPE_CHECKING:

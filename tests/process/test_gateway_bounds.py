@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from llcuda.gateway import field_costs as costs
-from llcuda.gateway.fields import MAX_ALL_NAMES, MAX_NAMES
+from llcuda.gateway.api import field_costs as costs
+from llcuda.gateway.api.fields import MAX_ALL_NAMES, MAX_NAMES
 from tests.process.gateways import ANSWER, KEY, MESSAGES, gateway
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway import Limits
-from llcuda.gateway.access import Caller
-from llcuda.gateway.connection import Connection
-from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.http.access import Caller
+from llcuda.gateway.http.connection import Connection
 from tests.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from llcuda.gateway.exchange import Exchange
+    from llcuda.gateway.http.exchange import Exchange
 
 CHUNKED = b"GET /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -395,7 +395,7 @@ def test_answers_that_are_not_taken_keep_the_next_requests_waiting() -> None:
 
 
 def test_of_the_strangers_that_hold_much_the_first_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.gateway.connection._MAX_HOLDING", 2)
+    monkeypatch.setattr("llcuda.gateway.http.connection._MAX_HOLDING", 2)
 
     async def scenario(echo: Echo, connect: Callable[[], Awaitable[Client]]) -> None:
         clients = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.routes import INSTEAD, ROUTES
+from llcuda.gateway.http.routes import INSTEAD, ROUTES
 from tests.process.gateways import ANSWER, KEY, MESSAGES, QUESTION, gateway, is_busy
 from tests.processes import wait_until
 

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.grpc_messages import SERVICE, find_service, make
+from llcuda.gateway.grpc.grpc_messages import SERVICE, find_service, make
 from tests.processes import wait_until
 from tests.stub_engine import write_executable
 
@@ -325,7 +325,7 @@ def test_an_empty_item_and_thousands_of_inputs_are_refused(channel: grpc.Channel
 def test_a_failure_of_the_gateways_own_says_nothing_of_python(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llcuda.gateway.grpc_server.make_answer", lambda *_, **__: os.environ["SECRET"])
+    monkeypatch.setattr("llcuda.gateway.grpc.grpc_server.make_answer", lambda *_, **__: os.environ["SECRET"])
     for name in ("Chat", "StreamChat", "Batch"):
         fields: dict[str, Any] = {"items": [{"chat": chat()}]} if name == "Batch" else chat()
         with pytest.raises(grpc.RpcError) as caught:

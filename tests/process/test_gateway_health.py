@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from llcuda.fleet.dispatch.worker import Job
 from llcuda.gateway import GatewayConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.worker import Job
 from tests.looped_gateway import LoopedGateway, Request, build_request, run_still, turns
 from tests.process.gateways import MESSAGES
 from tests.processes import wait_until

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.connection import Connection
-from llcuda.gateway.listening import Listener, allow_connections
+from llcuda.gateway.http.connection import Connection
+from llcuda.gateway.http.listener import Listener, allow_connections
 from tests.process.test_gateway_connection import GET, Client, Echo, post
 from tests.processes import until
 from tests.strangers import KINDS, run_strangers

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
-from llcuda.gateway.exchange import Exchange
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.grpc_messages import SERVICE, make
-from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.grpc.grpc_messages import SERVICE, make
+from llcuda.gateway.http.exchange import Exchange
 from tests.hostile_requests import HOST, KEY, QUESTION, head, post
 from tests.stub_engine import write_executable
 

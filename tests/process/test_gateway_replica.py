@@ -15,11 +15,11 @@ import pytest
 
 from llcuda.client import AsyncInferenceClient
 from llcuda.errors import ModelFormatError, ModelNotFoundError, NoDeviceError, ServerError, ServerExitedError
+from llcuda.fleet.fleet import Fleet
+from llcuda.fleet.processes.loads import prepare_loads
+from llcuda.fleet.processes.replica import Replica
+from llcuda.fleet.processes.socket_folder import SocketFolder, list_parents
 from llcuda.gateway import ModelConfig
-from llcuda.gateway.fleet import Fleet
-from llcuda.gateway.folder import SocketFolder, list_parents
-from llcuda.gateway.loads import prepare_loads
-from llcuda.gateway.replica import Replica
 from tests.processes import PATIENCE, children_of, is_gone, killed_at_the_end, policies_of, until, wait_until
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def test_a_fleet_is_replaced_without_one_replica_less() -> None:
 
 
 def test_without_room_for_one_more_the_old_one_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.gateway.fleet.read_free_memory", lambda: 1)
+    monkeypatch.setattr("llcuda.fleet.fleet.read_free_memory", lambda: 1)
     ready: list[int] = []
 
     async def test() -> None:
@@ -342,7 +342,7 @@ def test_a_start_on_demand_that_failed_is_not_tried_by_every_caller(monkeypatch:
         raise NoDeviceError("none")
 
     async def test() -> None:
-        monkeypatch.setattr("llcuda.gateway.fleet.prepare_loads", prepare)
+        monkeypatch.setattr("llcuda.fleet.fleet.prepare_loads", prepare)
         fleet = Fleet(DEMO)
         for _ in range(5):
             with pytest.raises(NoDeviceError):
@@ -381,7 +381,7 @@ def test_a_drain_that_takes_too_long_is_cut() -> None:
 OWNER = """
 import asyncio
 from llcuda.gateway import ModelConfig
-from llcuda.gateway.fleet import Fleet
+from llcuda.fleet.fleet import Fleet
 async def main():
     fleet = Fleet(ModelConfig("demo", "demo", device="cpu", workers=2))
     await fleet.start()

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llcuda.errors import ModelNotFoundError, OutOfMemoryError, PortInUseError, ServerError
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.routes import ALIASES, ROUTES
+from llcuda.gateway.http.routes import ALIASES, ROUTES
 from llcuda.models.resolve import demo_path
 from llcuda.native import binaries_dir
 from tests.processes import wait_until

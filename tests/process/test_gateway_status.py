@@ -215,7 +215,7 @@ class TestAnotherPlace:
 
     @pytest.mark.usefixtures("own_server")
     def test_workers_that_had_to_make_room_are_started_again_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("llcuda.gateway.fleet._has_room", lambda _replica: False)
+        monkeypatch.setattr("llcuda.fleet.fleet._has_room", lambda _replica: False)
         with serving() as asker:
             before = asker.pids()
             assert asker.change(offload="full").status_code == 202

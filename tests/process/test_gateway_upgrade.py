@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from llcuda.errors import ServerExitedError
+from llcuda.fleet.processes.replica import Replica
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, upgrade
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.replica import Replica
 from llcuda.installer import BinaryInstaller
 from tests.bundles import LIBRARY
 from tests.hub_server import serve
@@ -223,7 +223,7 @@ def test_there_is_one_change_at_a_time_and_it_goes_on_without_its_client(bundle:
 
 
 def test_an_installer_that_cannot_be_started_is_a_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.gateway.install_process.make_command", lambda *_: ["/nowhere/python"])
+    monkeypatch.setattr("llcuda.gateway.admin.install_process.make_command", lambda *_: ["/nowhere/python"])
     with gateway(bundle, workers=1) as running:
         plan = find_plan(running.url)
         assert (plan["possible"], "cannot be started" in plan["reason"]) == (False, True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.gateway.upstream import Upstream, UpstreamFailedError
+from llcuda.fleet.dispatch.upstream import Upstream, UpstreamFailedError
 from tests.processes import PATIENCE
 
 if TYPE_CHECKING:

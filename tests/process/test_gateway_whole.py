@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.endpoints import ENDPOINTS
-from llcuda.gateway.fields import parse_body
-from llcuda.gateway.whole_schema import check_answer
+from llcuda.gateway.api.answer_schema import check_answer
+from llcuda.gateway.api.fields import parse_body
+from llcuda.gateway.http.endpoints import ENDPOINTS
 from tests.looped_gateway import LoopedGateway, Request, build_request, run_still, turns
 from tests.process.gateways import KEY, gateway
 from tests.stub_answers import plain
@@ -125,7 +125,7 @@ def test_an_answer_that_cannot_be_held_against_its_schema_is_none(tmp_path: Path
 
 
 def test_what_a_worker_sends_too_much_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.gateway.receptions._MAX_PLAIN_BYTES", 1000)
+    monkeypatch.setattr("llcuda.gateway.relay.streamed_answer._MAX_PLAIN_BYTES", 1000)
 
     async def scenario(site: Site) -> None:
         site.answer(plain(200, "x" * 1001))

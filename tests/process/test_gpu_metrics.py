@@ -13,9 +13,9 @@ import pytest
 
 from llcuda.devices import Situation
 from llcuda.devices.facts import Failure
-from llcuda.gateway import gpu_metrics
-from llcuda.gateway.gpu_metrics import GpuMetrics
-from llcuda.gateway.metrics import GatewayMetrics
+from llcuda.gateway.observe import gpu_metrics
+from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+from llcuda.gateway.observe.gpu_metrics import GpuMetrics
 from tests import fake_nvidia_smi
 from tests.fake_machine import LIBCUDA, NVIDIA_SMI, NVML, build_machine
 from tests.process.test_devices import T4, compile_nvml, set_driver

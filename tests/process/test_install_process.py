@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from llcuda.errors import LlcudaError
-from llcuda.gateway import install_process
-from llcuda.gateway.install_process import run_child
+from llcuda.gateway.admin import install_process
+from llcuda.gateway.admin.install_process import run_child
 from tests.processes import children_of
 
 TICKS = 12  # the process has been started by then, and its first line is awaited

@@ -20,8 +20,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from llcuda.errors import UsageError
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway.config.reading import read_config
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.reading import read_config
 from tests.otlp_receiver import Receiver, attributes
 from tests.processes import PATIENCE, wait_until
 from tests.stub_engine import write_executable
@@ -286,7 +286,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
 
 def test_opentelemetry_is_not_loaded_where_no_collector_is_named() -> None:
     program = (
-        "import sys; from llcuda.gateway.gateway import Gateway; from llcuda.gateway.service import GatewayService;"
+        "import sys; from llcuda.gateway.gateway import Gateway; from llcuda.gateway.relay.service import GatewayService;"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 from llcuda.cli import main
 from llcuda.cli.serve import describe
 from llcuda.gateway import GatewayConfig, ModelConfig
-from llcuda.gateway.options import OPTIONS
+from llcuda.gateway.config.serve_options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import pytest
 
 from llcuda.devices.facts import GpuUsage
 from llcuda.devices.smi import parse_usage
-from llcuda.gateway.gpu_metrics import INTERVAL, choose_pause
+from llcuda.gateway.observe.gpu_metrics import INTERVAL, choose_pause
 
 # --query-gpu=index,name,uuid,memory.used,memory.total,utilization.gpu,temperature.gpu --format=csv,noheader,nounits
 T4 = "0, Tesla T4, GPU-f4b1, 449, 15360, 37, 52\n"

@@ -6,9 +6,9 @@ import dataclasses
 import re
 from pathlib import Path
 
-from llcuda.gateway.audit import AuditRecord
-from llcuda.gateway.options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS, Option
-from llcuda.gateway.reading import read_config
+from llcuda.gateway.config.reading import read_config
+from llcuda.gateway.config.serve_options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS, Option
+from llcuda.gateway.observe.audit_log import AuditRecord
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve-options.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `(\w+)` \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, access
-from llcuda.gateway.access import Access, Caller, check_content_type, require_admin
-from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.http.access import Access, Caller, check_content_type, require_admin
 
 MODELS = (ModelConfig("demo", "demo"),)
 KEYS = (

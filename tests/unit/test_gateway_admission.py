@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.admission import Admission, Callers, DrainRate
-from llcuda.gateway.balance import read_prompt
-from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.worker import Job, Slot, Worker
+from llcuda.fleet.dispatch.admission import Admission, Callers, DrainRate
+from llcuda.fleet.dispatch.balance import read_prompt
+from llcuda.fleet.dispatch.worker import Job, Slot, Worker
+from llcuda.fleet.refusals import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.errors import UsageError
-from llcuda.gateway import audit
-from llcuda.gateway.audit import AuditLog, AuditRecord, format_record
+from llcuda.gateway.observe import audit_log
+from llcuda.gateway.observe.audit_log import AuditLog, AuditRecord, format_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,7 +208,7 @@ def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.M
     log = AuditLog(tmp_path / "audit.jsonl")
     for _ in range(6000):
         log.write(make_record())
-    assert log.lost >= 6000 - audit._MAX_WAITING - audit._BATCH
+    assert log.lost >= 6000 - audit_log._MAX_WAITING - audit_log._BATCH
     log.close(timeout=0.01)
     lost = log.lost
     go_on.set()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llcuda.gateway.balance import Prompt, PromptMemory, WorkerView, choose_worker, read_prompt
+from llcuda.fleet.dispatch.balance import Prompt, PromptMemory, WorkerView, choose_worker, read_prompt
 
 
 def view(busy: int = 0, *, slots: int = 4, known: float = 0.0, last_new: float = 0.0) -> WorkerView:

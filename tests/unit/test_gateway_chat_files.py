@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llcuda.errors import BinaryUnusableError
-from llcuda.gateway import chat_files
-from llcuda.gateway.chat_files import read_file, read_names
+from llcuda.gateway.pages import chat_files
+from llcuda.gateway.pages.chat_files import read_file, read_names
 from tools.binaries.web_ui import pack_files
 
 if TYPE_CHECKING:

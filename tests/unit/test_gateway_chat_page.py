@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.chat_page import ChatPage
+from llcuda.gateway.pages.chat_page import ChatPage
 from tools.binaries.web_ui import pack_files
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from llcuda.errors import UsageError
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
-from llcuda.gateway.checks import is_loopback, load_tls
-from llcuda.gateway.effective import _format_value, format_toml, to_plain
-from llcuda.gateway.keys import MASK, parse_keys
-from llcuda.gateway.naming import name_model, place_model, split_model
-from llcuda.gateway.options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS
-from llcuda.gateway.reading import Given, make_config, read_config, read_given
+from llcuda.gateway.config.checks import is_loopback, load_tls
+from llcuda.gateway.config.key_files import MASK, parse_keys
+from llcuda.gateway.config.model_names import name_model, place_model, split_model
+from llcuda.gateway.config.plain_config import _format_value, format_toml, to_plain
+from llcuda.gateway.config.reading import Given, make_config, read_config, read_given
+from llcuda.gateway.config.serve_options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS
 
 if sys.version_info >= (3, 11):
     import tomllib

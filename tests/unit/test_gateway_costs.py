@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from llcuda.errors import UsageError
-from llcuda.gateway import field_costs as costs
-from llcuda.gateway import patterns
-from llcuda.gateway.field_costs import SchemaCosts, check_grammar_cost
-from llcuda.gateway.field_schemas import schema
-from llcuda.gateway.fields import check_fields
-from llcuda.gateway.patterns import Steps, StepsSpentError, is_quick
-from llcuda.gateway.refusals import RefusedError
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api import field_costs as costs
+from llcuda.gateway.api import patterns
+from llcuda.gateway.api.field_costs import SchemaCosts, check_grammar_cost
+from llcuda.gateway.api.field_schemas import schema
+from llcuda.gateway.api.fields import check_fields
+from llcuda.gateway.api.patterns import Steps, StepsSpentError, is_quick
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 OBJECT: dict[str, Any] = {"type": "object"}

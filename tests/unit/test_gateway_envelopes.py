@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llcuda import errors
-from llcuda.gateway.envelopes import REFUSALS, to_refusal
+from llcuda.gateway.http.error_envelopes import REFUSALS, to_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

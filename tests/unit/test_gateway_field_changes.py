@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llcuda.gateway.field_changes import to_understood
-from llcuda.gateway.fields import parse_body
-from llcuda.gateway.refusals import RefusedError
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.field_changes import to_understood
+from llcuda.gateway.api.fields import parse_body
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 

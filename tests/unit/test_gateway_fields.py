@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llcuda.gateway import answering
-from llcuda.gateway import field_costs as costs
-from llcuda.gateway import field_sampling as sampling
-from llcuda.gateway import field_tables as tables
-from llcuda.gateway.answering import ModelRequest
-from llcuda.gateway.endpoints import ENDPOINTS, GENERATING, Endpoint
-from llcuda.gateway.field_media import MAX_MESSAGES, MAX_PROMPTS, count_texts
-from llcuda.gateway.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
-from llcuda.gateway.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
-from llcuda.gateway.metrics import GatewayMetrics
-from llcuda.gateway.patterns import is_quick
-from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import ModelRoute
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api import field_costs as costs
+from llcuda.gateway.api import field_sampling as sampling
+from llcuda.gateway.api import field_tables as tables
+from llcuda.gateway.api.field_media import MAX_MESSAGES, MAX_PROMPTS, count_texts
+from llcuda.gateway.api.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
+from llcuda.gateway.api.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.api.patterns import is_quick
+from llcuda.gateway.http.endpoints import ENDPOINTS, GENERATING, Endpoint
+from llcuda.gateway.http.routes import ModelRoute
+from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+from llcuda.gateway.relay import model_request
+from llcuda.gateway.relay.model_request import ModelRequest
 from llcuda.options import OPTIONS
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -654,7 +654,7 @@ def test_a_large_body_and_one_with_a_grammar_are_read_in_a_thread(
         threads.append(threading.current_thread())
         return parse_body(data)
 
-    monkeypatch.setattr(answering, "parse_body", read)
+    monkeypatch.setattr(model_request, "parse_body", read)
     body: Any = Body(json.dumps({**SMALLEST["chat"], **more}).encode())
     request = asyncio.run(ModelRequest.read(body, ModelRoute("chat", "generate"), GatewayMetrics()))
     assert request.fields["messages"] == MESSAGES

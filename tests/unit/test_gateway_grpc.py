@@ -11,11 +11,11 @@ import pytest
 
 from llcuda.client.answers import ChatAnswer
 from llcuda.errors import UsageError
-from llcuda.gateway import grpc_messages
-from llcuda.gateway.grpc_call import CallExchange
-from llcuda.gateway.grpc_messages import make
-from llcuda.gateway.grpc_translation import add_whole, make_body, read_error, to_status, trailing_metadata
-from llcuda.gateway.refusals import RefusedError
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.grpc import grpc_messages
+from llcuda.gateway.grpc.grpc_call import CallExchange
+from llcuda.gateway.grpc.grpc_messages import make
+from llcuda.gateway.grpc.grpc_translation import add_whole, make_body, read_error, to_status, trailing_metadata
 
 if TYPE_CHECKING:
     from pathlib import Path

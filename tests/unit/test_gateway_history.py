@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.gateway.figures import Figures, read_figures
-from llcuda.gateway.history import History, TokenCount, find_quantile
-from llcuda.gateway.metrics import GatewayMetrics
-from llcuda.gateway.resident import read_resident
+from llcuda.fleet.processes.process_usage import read_resident
+from llcuda.gateway.observe.figures import Figures, read_figures
+from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+from llcuda.gateway.observe.history import History, TokenCount, find_quantile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,11 +11,11 @@ import pytest
 
 from llcuda.engine import DeviceReport, DeviceUse
 from llcuda.errors import UsageError
-from llcuda.gateway import folder
-from llcuda.gateway.folder import SocketFolder, choose_parent, parse_owner, remove_leftovers
-from llcuda.gateway.pulse import Pulse
-from llcuda.gateway.restarts import Restarts
-from llcuda.gateway.room import has_room
+from llcuda.fleet.processes import socket_folder
+from llcuda.fleet.processes.liveness import Pulse
+from llcuda.fleet.processes.restarts import Restarts
+from llcuda.fleet.processes.socket_folder import SocketFolder, choose_parent, parse_owner, remove_leftovers
+from llcuda.fleet.processes.spare_memory import has_room
 
 MIB = 1 << 20
 
@@ -179,8 +179,8 @@ def dead_pid() -> int:
 
 @pytest.fixture
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(folder, "list_parents", lambda: [tmp_path])
-    monkeypatch.setattr(folder, "choose_parent", lambda parents: parents[0])
+    monkeypatch.setattr(socket_folder, "list_parents", lambda: [tmp_path])
+    monkeypatch.setattr(socket_folder, "choose_parent", lambda parents: parents[0])
     return tmp_path
 
 
@@ -221,7 +221,7 @@ def test_only_what_is_surely_left_over_is_removed(parent: Path) -> None:
 def test_a_folder_whose_lock_is_held_is_left_alone(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = SocketFolder()
     # As in another container, where this process has no number.
-    monkeypatch.setattr(folder, "_read_start_time", lambda _: 0)
+    monkeypatch.setattr(socket_folder, "_read_start_time", lambda _: 0)
     assert remove_leftovers([parent]) == []
     assert made.path.exists()
     made.remove()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway import ModelConfig
-from llcuda.gateway.offload import Choice, describe_choice, parse_choice
-from llcuda.gateway.refusals import RefusedError
+from llcuda.gateway.admin.offload_changes import Choice, describe_choice, parse_choice
 
 
 def encode(**fields: Any) -> bytes:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from llcuda.gateway.endpoints import ENDPOINTS
-from llcuda.gateway.field_checks import described
-from llcuda.gateway.field_tables import FIELDS
-from llcuda.gateway.fields import check_fields
-from llcuda.gateway.offload import parse_choice
-from llcuda.gateway.openapi import PREFIXED, make_document
-from llcuda.gateway.openapi_fields import describe_body
-from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.routes import ALIASES, ROUTES, find_routes
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.admin.offload_changes import parse_choice
+from llcuda.gateway.api.field_checks import described
+from llcuda.gateway.api.field_tables import FIELDS
+from llcuda.gateway.api.fields import check_fields
+from llcuda.gateway.api.openapi import PREFIXED, make_document
+from llcuda.gateway.api.openapi_fields import describe_body
+from llcuda.gateway.http.endpoints import ENDPOINTS
+from llcuda.gateway.http.routes import ALIASES, ROUTES, find_routes
 
 if TYPE_CHECKING:
-    from llcuda.gateway.endpoints import Endpoint
+    from llcuda.gateway.http.endpoints import Endpoint
 
 DOCUMENT = make_document()
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}]}

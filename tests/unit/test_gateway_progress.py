@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.gateway import progress
-from llcuda.gateway.progress import Progress
-from llcuda.gateway.upstream import PlainAnswer
-from llcuda.gateway.worker import Job, Worker
+from llcuda.fleet.dispatch import progress
+from llcuda.fleet.dispatch.progress import Progress
+from llcuda.fleet.dispatch.upstream import PlainAnswer
+from llcuda.fleet.dispatch.worker import Job, Worker
 from tests.unit.test_gateway_admission import FakeServer
 
 if TYPE_CHECKING:
-    from llcuda.gateway.worker import Slot
+    from llcuda.fleet.dispatch.worker import Slot
 
 
 @pytest.mark.parametrize(

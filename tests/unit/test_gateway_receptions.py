@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.metrics import GatewayMetrics
-from llcuda.gateway.receptions import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
-from llcuda.gateway.response_events import ResponseEvents
-from llcuda.gateway.upstream import PlainAnswer
+from llcuda.fleet.dispatch.upstream import PlainAnswer
+from llcuda.gateway.api.response_events import ResponseEvents
+from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
-    from llcuda.gateway.endpoints import Endpoint
+    from llcuda.gateway.http.endpoints import Endpoint
 
 HEADERS = {"content-type": "text/event-stream"}
 LONG = "x" * 40_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llcuda.gateway.response_events import ResponseEvents
+from llcuda.gateway.api.response_events import ResponseEvents
 
 
 def event(kind: str, **fields: Any) -> bytes:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from llcuda.gateway import static
-from llcuda.gateway.exchange import Exchange
-from llcuda.gateway.routes import ROUTES
-from llcuda.gateway.static import PAGES, read_pages, serve_page
+from llcuda.gateway.http import static_files
+from llcuda.gateway.http.exchange import Exchange
+from llcuda.gateway.http.routes import ROUTES
+from llcuda.gateway.http.static_files import PAGES, read_pages, serve_page
 
 if TYPE_CHECKING:
-    from llcuda.gateway.connection import Connection
+    from llcuda.gateway.http.connection import Connection
 
-FOLDER = Path(static.__file__).with_name("pages")
+FOLDER = Path(static_files.__file__).with_name("pages")
 SCRIPTS = sorted(FOLDER.glob("*.js"))
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.suspects import Suspects
+from llcuda.fleet.dispatch.suspects import Suspects
+from llcuda.fleet.refusals import RefusedError
 
 POISON = 7
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.refusals import RefusedError
-from llcuda.gateway.whole_schema import check_answer
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.answer_schema import check_answer
 
 if TYPE_CHECKING:
-    from llcuda.gateway.endpoints import Endpoint
+    from llcuda.gateway.http.endpoints import Endpoint
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"schema": NUMBER}}}

@@ -10,7 +10,7 @@ from tools.binaries.lock import ROOT
 
 __all__ = ["compile_protocol"]
 
-FOLDER = ROOT / "src/llcuda/gateway"
+FOLDER = ROOT / "src/llcuda/gateway/grpc"
 
 
 def compile_protocol() -> None:

@@ -14,10 +14,10 @@ from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
     from llcuda.cli.options import Commands
-    from llcuda.gateway.config import GatewayConfig
+    from llcuda.fleet.model_config import ModelConfig
+    from llcuda.gateway.config.configuration import GatewayConfig
+    from llcuda.gateway.config.serve_options import Option
     from llcuda.gateway.gateway import Gateway
-    from llcuda.gateway.model_config import ModelConfig
-    from llcuda.gateway.options import Option
 
 __all__ = ["add_parser", "describe"]
 
@@ -29,7 +29,7 @@ file again. docs/serve-options.md says more."""
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    from llcuda.gateway.options import OPTIONS  # noqa: PLC0415 - one row is flag, variable and key
+    from llcuda.gateway.config.serve_options import OPTIONS  # noqa: PLC0415 - one row is flag, variable and key
 
     parser = add_command(
         commands, run, name="serve", summary="answer OpenAI's API with one or several models", epilog=_EPILOG
@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it, or print the configuration."""
-    from llcuda.gateway.reading import make_config, read_config, read_given  # noqa: PLC0415
+    from llcuda.gateway.config.reading import make_config, read_config, read_given  # noqa: PLC0415
 
     if arguments.json and not arguments.check:
         raise UsageError("--json goes with --check", hint="Add --check, or leave --json out.")
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = read_given(flags, environment=os.environ)
     config = make_config(given)
     if arguments.check:
-        from llcuda.gateway.effective import format_toml, to_plain  # noqa: PLC0415
+        from llcuda.gateway.config.plain_config import format_toml, to_plain  # noqa: PLC0415
 
         if arguments.json:
             print_json(to_plain(given, config))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llcuda.gateway.config import GatewayConfig, KeyConfig, Limits
-from llcuda.gateway.model_config import ModelConfig
+from llcuda.fleet.model_config import ModelConfig
+from llcuda.gateway.config.configuration import GatewayConfig, KeyConfig, Limits
 
 if TYPE_CHECKING:
     from llcuda.gateway.gateway import Gateway
-    from llcuda.gateway.grpc_client import GrpcClient
+    from llcuda.gateway.grpc.grpc_client import GrpcClient
 
 __all__ = ["Gateway", "GatewayConfig", "GrpcClient", "KeyConfig", "Limits", "ModelConfig"]
 
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> object:
 
         return Gateway
     if name == "GrpcClient":
-        from llcuda.gateway.grpc_client import GrpcClient  # noqa: PLC0415 - see above
+        from llcuda.gateway.grpc.grpc_client import GrpcClient  # noqa: PLC0415 - see above
 
         return GrpcClient
     raise AttributeError(f"module 'llcuda.gateway' has no attribute {name!r}")

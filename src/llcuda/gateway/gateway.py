@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from llcuda.gateway.config import GatewayConfig
+    from llcuda.gateway.config.configuration import GatewayConfig
 
 __all__ = ["Gateway"]
 

@@ -10,27 +10,27 @@ from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, PortInUseError, UsageError
-from llcuda.gateway.access import Access
-from llcuda.gateway.administration import Administration
-from llcuda.gateway.audit import AuditLog
-from llcuda.gateway.chat_files import ARCHIVE_NAME
-from llcuda.gateway.chat_page import ChatPage
-from llcuda.gateway.checks import load_tls
-from llcuda.gateway.connection import Connection
-from llcuda.gateway.listening import Listener, allow_connections
-from llcuda.gateway.loading import Loading, until
-from llcuda.gateway.metrics import GatewayMetrics
-from llcuda.gateway.own import OwnAnswers
-from llcuda.gateway.service import GatewayService
-from llcuda.gateway.status import Status
-from llcuda.gateway.tracing import open_tracer
+from llcuda.fleet.loading import Loading, until
+from llcuda.gateway.admin.administration import Administration
+from llcuda.gateway.admin.information import OwnAnswers
+from llcuda.gateway.admin.status import Status
+from llcuda.gateway.config.checks import load_tls
+from llcuda.gateway.http.access import Access
+from llcuda.gateway.http.connection import Connection
+from llcuda.gateway.http.listener import Listener, allow_connections
+from llcuda.gateway.observe.audit_log import AuditLog
+from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+from llcuda.gateway.observe.tracing import open_tracer
+from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
+from llcuda.gateway.pages.chat_page import ChatPage
+from llcuda.gateway.relay.service import GatewayService
 from llcuda.native import binaries_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from llcuda.gateway.config import GatewayConfig
-    from llcuda.gateway.grpc_server import GrpcServer
+    from llcuda.gateway.config.configuration import GatewayConfig
+    from llcuda.gateway.grpc.grpc_server import GrpcServer
 
 __all__ = ["Running", "reload_logged", "run_until_stopped"]
 
@@ -176,7 +176,7 @@ class Running:
         """Return what answers gRPC. Raises UsageError where that cannot be, before a model is loaded."""
         if self.config.grpc_port is None or self._service is None:
             return None
-        from llcuda.gateway.grpc_server import GrpcServer  # noqa: PLC0415 - 60 ms that few need
+        from llcuda.gateway.grpc.grpc_server import GrpcServer  # noqa: PLC0415 - 60 ms that few need
 
         return GrpcServer(self._service)
 

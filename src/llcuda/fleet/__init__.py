@@ -1,0 +1,1 @@
+"""Replicas of models: started, watched, replaced, and chosen for each request."""

@@ -1,0 +1,100 @@
+"""Ask one llama-server for its health, again and again, and say when it falls silent and when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from llcuda.errors import ConnectionFailedError, RequestTimeoutError
+from llcuda.fleet.processes.liveness import Pulse
+from llcuda.transport.aio import AsyncTransport
+from llcuda.transport.deadline import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llcuda.transport.address import Address
+
+__all__ = ["Heartbeat"]
+
+PROBE_INTERVAL = 0.25
+_LATE = 0.1
+"""Seconds that a timer may be late before the time counts as one in which this process did not run."""
+_HTTP_OK = 200
+
+
+class Heartbeat:
+    """The watch over one server, from when it is ready until it is given up."""
+
+    def __init__(self, address: Address, *, hang_timeout: float, on_silence: Callable[[bool], object]) -> None:
+        """Prepare; ``on_silence`` is called with True when it falls silent, and with False when it is back."""
+        self._transport = AsyncTransport(address, api_key=None, user_agent="llcuda")
+        self._pulse = Pulse(monotonic(), hang_timeout)
+        self._on_silence = on_silence
+        self._was_silent = False
+
+    def note_life(self) -> None:
+        """Take a sign of life that somebody else has seen."""
+        self._pulse.note_life(monotonic())
+
+    async def run(self) -> None:
+        """Watch, and return when the server has given no sign of life for ``hang_timeout`` seconds."""
+        try:
+            while True:
+                if await self._ask():
+                    return
+                await self._pause()
+        finally:
+            self._transport.close()
+
+    async def _ask(self) -> bool:
+        """Ask once, wait for the answer, and return whether the server is to be given up."""
+        self._pulse.note_question(monotonic())
+        probe = asyncio.ensure_future(self._probe())
+        try:
+            while not probe.done():
+                if await self._wait(probe):
+                    return True
+            if probe.result():
+                self._pulse.note_answer(monotonic())
+        finally:
+            probe.cancel()
+        return self._judge()
+
+    async def _wait(self, probe: asyncio.Future[bool]) -> bool:
+        """Wait until the answer is there or the server must be judged, and return whether it is to be given up."""
+        now = monotonic()
+        patience = self._pulse.next_look(now)
+        await asyncio.wait({probe}, timeout=patience)
+        if probe.done() or self._was_late(now + patience):
+            return False
+        return self._judge()
+
+    async def _pause(self) -> None:
+        due = monotonic() + PROBE_INTERVAL
+        await asyncio.sleep(PROBE_INTERVAL)
+        self._was_late(due)
+
+    def _was_late(self, due: float) -> bool:
+        """Return whether this process did not run when it was due; nothing that it missed counts then."""
+        late = monotonic() - due
+        if late > _LATE:
+            self._pulse.skip(late)
+        return late > _LATE
+
+    async def _probe(self) -> bool:
+        deadline = Deadline(self._pulse.hang_timeout)
+        try:
+            exchange = await self._transport.exchange("GET", "/health", body=None, deadline=deadline)
+            await exchange.read_all()
+        except (ConnectionFailedError, RequestTimeoutError):
+            return False
+        return exchange.status == _HTTP_OK
+
+    def _judge(self) -> bool:
+        is_lost = self._pulse.judge(monotonic())
+        if self._pulse.is_silent is not self._was_silent:
+            self._was_silent = self._pulse.is_silent
+            self._on_silence(self._was_silent)
+        return is_lost

@@ -1,0 +1,189 @@
+"""What the gateway answers itself: health, models, properties, slots, figures, and what it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote
+
+from llcuda import __version__
+from llcuda.fleet.dispatch.worker import fetch
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.openapi import serve_document
+from llcuda.gateway.http.routes import MODEL_PREFIX
+from llcuda.gateway.observe.gateway_metrics import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from llcuda.fleet.dispatch.worker import Worker
+    from llcuda.fleet.served_model import ServedModel
+    from llcuda.gateway.config.configuration import GatewayConfig
+    from llcuda.gateway.http.exchange import Exchange
+    from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+
+__all__ = ["OwnAnswers", "describe_model"]
+
+_OK = 200
+
+
+class OwnAnswers:
+    """The gateway's own addresses."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        models: Mapping[str, ServedModel],
+        metrics: GatewayMetrics,
+        describe_devices: Callable[[], Mapping[str, Any]],
+        reload: Callable[[], Awaitable[None]],
+        find_grpc_port: Callable[[], int | None],
+    ) -> None:
+        """``describe_devices`` may block; ``reload`` replaces every worker."""
+        self.config = config
+        """What it follows now; a reload changes it."""
+        self._models = models
+        self._metrics = metrics
+        self._describe_devices = describe_devices
+        self._reload = reload
+        self._find_grpc_port = find_grpc_port
+        self._reloading: asyncio.Task[None] | None = None
+        self._began = int(time.time())
+        metrics.add_gauges(self._read_gauges)
+
+    @property
+    def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
+        """The endpoints of :data:`llcuda.gateway.http.routes.ROUTES` that are answered here."""
+        return {
+            "health": self._health,
+            "models": self._list_models,
+            "model": self._show_model,
+            "props": self._props,
+            "slots": self._slots,
+            "metrics": self._page,
+            "capabilities": self._capabilities,
+            "reload": self._start_reload,
+            "preflight": self._allow,
+            "openapi": serve_document,
+        }
+
+    async def _health(self, exchange: Exchange) -> None:
+        answering = [model.name for model in self._models.values() if model.can_answer]
+        missing = [name for name in self._models if name not in answering]
+        if answering:
+            _respond(exchange, {"status": "ok", **({"unavailable": missing} if missing else {})})
+        else:
+            raise RefusedError(503, "no model can answer now", code="unavailable", headers={"Retry-After": "5"})
+
+    async def _list_models(self, exchange: Exchange) -> None:
+        _respond(exchange, {"object": "list", "data": [self._describe(name) for name in self._models]})
+
+    async def _show_model(self, exchange: Exchange) -> None:
+        _respond(exchange, self._describe(self._find_model(unquote(exchange.path.removeprefix(MODEL_PREFIX))).name))
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._began, "owned_by": "llcuda"}
+
+    async def _props(self, exchange: Exchange) -> None:
+        model = self._find_asked_model(exchange)
+        worker = model.choose_any()
+        answer = await fetch(worker, "/props") if worker else None
+        if answer is None:
+            raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
+        props = json.loads(answer.body)
+        # Where the file lies is nobody's business who asks over a network.
+        props["model_path"] = model.name
+        _respond(exchange, props, status=answer.status)
+
+    async def _slots(self, exchange: Exchange) -> None:
+        slots: list[dict[str, Any]] = []
+        for worker, answer in await self._ask_all("/slots"):
+            slots += [{"worker": worker.server.name, **slot} for slot in json.loads(answer)]
+        _respond(exchange, slots)
+
+    async def _page(self, exchange: Exchange) -> None:
+        names = {id(worker): model.name for model in self._models.values() for worker in model.workers}
+        pages = [
+            ({"model": names.get(id(worker), ""), "worker": worker.server.name}, answer.decode("utf-8", "replace"))
+            for worker, answer in await self._ask_all("/metrics")
+        ]
+        exchange.respond(_OK, self._metrics.render(pages), content_type=CONTENT_TYPE)
+
+    async def _capabilities(self, exchange: Exchange) -> None:
+        devices = await asyncio.to_thread(self._describe_devices)
+        models = [describe_model(model) for model in self._models.values()]
+        limits = {name: getattr(self.config.limits, name) for name in self.config.limits.__slots__}
+        told = {"version": __version__, "devices": devices, "models": models, "limits": limits}
+        _respond(exchange, {**told, "grpc_port": self._find_grpc_port()})
+
+    async def _allow(self, exchange: Exchange) -> None:
+        """Answer a browser's question; what it may do stands in the headers, where it may do anything."""
+        exchange.respond(_OK, b"", content_type="text/plain")
+
+    async def _start_reload(self, exchange: Exchange) -> None:
+        if self._reloading is not None and not self._reloading.done():
+            raise RefusedError(409, "a reload is under way already", code="reload_under_way")
+        self._reloading = asyncio.ensure_future(self._reload())
+        _respond(exchange, {"status": "reloading"}, status=202)
+
+    async def _ask_all(self, path: str) -> list[tuple[Worker, bytes]]:
+        """Return the answers of the workers that have one, all asked at the same time."""
+        workers = [worker for model in self._models.values() for worker in model.workers if worker.is_ready]
+        answers = await asyncio.gather(*(fetch(worker, path) for worker in workers))
+        return [
+            (worker, answer.body)
+            for worker, answer in zip(workers, answers, strict=True)
+            if answer is not None and answer.status == _OK
+        ]
+
+    def _find_asked_model(self, exchange: Exchange) -> ServedModel:
+        return self._find_model((parse_qs(exchange.query).get("model") or [next(iter(self._models))])[0])
+
+    def _find_model(self, name: str) -> ServedModel:
+        if name not in self._models:
+            raise RefusedError(404, f"there is no model {name!r}", code="model_not_found", param="model")
+        return self._models[name]
+
+    def _read_gauges(self) -> Iterable[tuple[str, str, Mapping[str, str], float]]:
+        for model in self._models.values():
+            labels = {"model": model.name}
+            yield "llcuda_queue_waiting", "Requests that wait for a slot.", labels, model.admission.waiting
+            tokens = model.admission.waiting_tokens
+            yield "llcuda_queue_waiting_tokens", "Estimated tokens of the requests that wait.", labels, tokens
+            for worker in model.workers:
+                labels = {"model": model.name, "worker": worker.server.name}
+                yield "llcuda_worker_up", "Whether the worker answers.", labels, float(worker.is_ready)
+                yield "llcuda_worker_slots", "Requests that the worker answers at a time.", labels, worker.slots
+                yield "llcuda_worker_busy", "Slots of the worker that are in use.", labels, worker.busy
+                yield "llcuda_worker_failures", "Requests that the worker failed at.", labels, worker.failed
+
+
+def describe_model(model: ServedModel) -> dict[str, Any]:
+    """Return a model as plain data: who waits for it, and its workers with what each runs on."""
+    workers = [
+        {
+            "name": worker.server.name,
+            "state": worker.server.state,
+            "slots": worker.slots,
+            "busy": worker.busy,
+            "device": _describe_report(worker),
+        }
+        for worker in model.workers
+    ]
+    return {"name": model.name, "waiting": model.admission.waiting, "workers": workers}
+
+
+def _describe_report(worker: Worker) -> dict[str, Any] | None:
+    report = getattr(worker.server, "device_report", None)
+    if report is None:
+        return None
+    names = ("device", "backend", "layers_on_gpu", "layers", "offload", "reason")
+    gpus = ", ".join(use.name for use in report.devices if use.uuid)
+    return {**{name: getattr(report, name) for name in names}, "gpu": gpus or None}
+
+
+def _respond(exchange: Exchange, value: object, *, status: int = _OK) -> None:
+    exchange.respond(status, json.dumps(value, ensure_ascii=False).encode())

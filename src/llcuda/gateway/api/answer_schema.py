@@ -1,0 +1,70 @@
+"""Hold whole answers against the schema that was asked for: llama-server says nothing where it could not."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import SchemaMismatchError
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.field_schemas import asked_schema
+from llcuda.schema import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from llcuda.gateway.http.endpoints import Endpoint
+
+__all__ = ["check_answer"]
+
+
+def check_answer(endpoint: Endpoint, fields: Mapping[str, Any], body: bytes) -> None:
+    """Check the answer to a request with these fields, if they ask for a schema.
+
+    A text that was cut off at the limit of tokens says so in its reason for the end and is passed on, and so is a call
+    of a tool. Raises RefusedError (502, ``schema_mismatch``) for any other text that does not hold to the schema, and
+    for an answer that is not understood (502, ``bad_answer``).
+    """
+    document = asked_schema(endpoint, fields)
+    if document is None:
+        return
+    schema = Schema(document, _keep)
+    try:
+        for text in _find_texts(endpoint, fields, json.loads(body)):
+            schema.parse(text)
+    except SchemaMismatchError as error:
+        reason = f"the answer does not hold to the schema: {error.reason}"
+        raise RefusedError(502, reason, code="schema_mismatch") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"the worker's answer is not understood ({type(error).__name__})"
+        raise RefusedError(502, reason, code="bad_answer") from None
+
+
+def _find_texts(endpoint: Endpoint, fields: Mapping[str, Any], answer: Any) -> Iterator[str]:
+    """Return the texts that came to their own end."""
+    if endpoint == "chat":
+        for choice in answer["choices"]:
+            if choice["finish_reason"] != "length" and not choice["message"].get("tool_calls"):
+                yield choice["message"]["content"]
+    elif endpoint == "completions":
+        for choice in answer["choices"]:
+            if choice["finish_reason"] != "length":
+                yield choice["text"]
+    elif endpoint == "responses":
+        yield from _find_response_texts(fields.get("max_output_tokens"), answer)
+    else:
+        for one in answer if isinstance(answer, list) else [answer]:
+            if one["stop_type"] != "limit":
+                yield one["content"]
+
+
+def _find_response_texts(limit: int | None, answer: dict[str, Any]) -> Iterator[str]:
+    """Return the text of a response. llama-server calls it completed even if it was cut off; the counts tell."""
+    kinds = {item["type"] for item in answer["output"]}
+    if "function_call" in kinds or (limit is not None and 0 <= limit <= answer["usage"]["output_tokens"]):
+        return
+    yield "".join(part["text"] for item in answer["output"] if item["type"] == "message" for part in item["content"])
+
+
+def _keep(value: Any) -> Any:
+    return value

@@ -1,0 +1,68 @@
+"""What has to be said to llama-server in other words than the client's, for it to do what was asked."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from llcuda.fleet.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["to_understood"]
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def to_understood(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Return the body that asks in llama-server's words for what ``fields`` say: nearly always the body as it is.
+
+    The fields are those of the body, and were checked. One that is changed is written anew. Raises RefusedError (400)
+    for a name that no tool has.
+    """
+    changes = _find_changes(fields)
+    return _encode({**fields, **changes}).encode() if changes else body
+
+
+def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are to be set.
+
+    llama-server takes a ``tool_choice`` that names a function for ``auto``, so it is told that a call is required and
+    of no other function; it takes Anthropic's ``none`` for ``auto`` too, and does not know the ``text`` of the
+    Responses API, whose schema it would not hold to, nor an earlier answer in its short form.
+    """
+    changes: dict[str, Any] = {}
+    choice, text, turns = fields.get("tool_choice"), fields.get("text"), fields.get("input")
+    if type(choice) is dict:
+        changes |= _choose_tools(choice, fields.get("tools") or [])
+    if type(text) is dict and text.get("format"):
+        changes["response_format"] = _wrap_format(text["format"])
+    if type(turns) is list and any(_is_short_answer(turn) for turn in turns):
+        changes["input"] = [{**turn, "type": "message"} if _is_short_answer(turn) else turn for turn in turns]
+    return changes
+
+
+def _choose_tools(choice: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:
+    if choice["type"] == "none":
+        return {"tools": []}
+    name = choice.get("function", choice).get("name")
+    if name is None:
+        return {}
+    chosen = [tool for tool in tools if tool.get("function", tool).get("name") == name]
+    if not chosen:
+        reason = f"tool_choice names {name[:100]!r}, and no tool has this name"
+        raise RefusedError(400, reason, code="invalid_value", param="tool_choice")
+    return {"tools": chosen, **({} if choice["type"] == "tool" else {"tool_choice": "required"})}
+
+
+def _is_short_answer(turn: Any) -> bool:
+    """Tell whether it is what the model said, in the form that leaves out that it is a message."""
+    return type(turn) is dict and turn.get("role") == "assistant" and "type" not in turn
+
+
+def _wrap_format(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return a format of the Responses API as the chat API writes it."""
+    if wanted["type"] != "json_schema":
+        return wanted
+    return {"type": "json_schema", "json_schema": {name: item for name, item in wanted.items() if name != "type"}}

@@ -1,0 +1,1 @@
+"""What a gateway can be told: options, flags, variables and files, and the checks of them all."""

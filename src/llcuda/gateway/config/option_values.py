@@ -1,0 +1,177 @@
+"""The values of options: out of a flag, a variable or a file, of the right kind and within their bounds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llcuda.errors import UsageError
+from llcuda.schema.validate import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llcuda.gateway.config.serve_options import Option
+
+__all__ = ["check_value", "parse_flag", "parse_variable"]
+
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+_OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def parse_flag(option: Option, given: Any) -> Any:
+    """Return the value of what argparse has: a text, a boolean, or a list of texts."""
+    if option.kind == "server_options":
+        return check_value(option, dict(_parse_pair(option.flag, pair) for pair in given), option.flag)
+    return check_value(option, _parse(option, given), option.flag)
+
+
+def parse_variable(option: Option, text: str) -> Any:
+    """Return the value of the variable's ``text``; several texts are separated as a shell would."""
+    if option.kind not in {"list", "server_options"}:
+        return check_value(option, _parse(option, text), option.variable)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{option.variable}: {error}", hint="Separate by spaces, and quote as in a shell.") from None
+    if option.kind == "server_options":
+        return check_value(option, dict(_parse_pair(option.variable, pair) for pair in words), option.variable)
+    return check_value(option, words, option.variable)
+
+
+def check_value(option: Option, value: Any, place: str) -> Any:
+    """Return the value as the configuration has it; ``place`` is where it stands.
+
+    Raises UsageError for one of the wrong type or out of range.
+    """
+    return _CHECKS[option.kind](option, value, place)
+
+
+def _parse(option: Option, text: Any) -> Any:
+    """Return what TOML would have for the text; what cannot be parsed is left for the check to refuse."""
+    if not isinstance(text, str):
+        return text
+    if option.kind == "switch":
+        word = text.strip().lower()
+        return True if word in _TRUE else False if word in _FALSE else text
+    if option.kind in {"count", "seconds"}:
+        try:
+            return int(text) if option.kind == "count" else float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _parse_pair(place: str, pair: str) -> tuple[str, Any]:
+    name, separator, text = pair.lstrip("-").partition("=")
+    if not name:
+        raise UsageError(f"{place}: {pair!r} has no name", hint="Write NAME=VALUE, such as cache-type-k=q8_0.")
+    value: Any = text if separator else True
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    return name.replace("-", "_"), parsed if isinstance(parsed, (bool, int, float)) else value
+
+
+def _check_count(option: Option, value: Any, place: str) -> int:
+    if not _is_number(value) or isinstance(value, float):
+        raise UsageError(
+            f"{place}: {show(value)} is not a whole number", hint=_example(option, "a number without a unit")
+        )
+    _check_range(option, value, place)
+    return int(value)
+
+
+def _check_seconds(option: Option, value: Any, place: str) -> float:
+    if not _is_number(value):
+        raise UsageError(f"{place}: {show(value)} is not a time", hint=_example(option, "a number of seconds"))
+    if value <= 0:
+        raise UsageError(f"{place}: {value} is not more than nothing", hint=_example(option, "a number of seconds"))
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether it is a number that TOML has: a whole one has 64 bits, and hexadecimal digits may be any number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+
+
+def _check_range(option: Option, value: float, place: str) -> None:
+    if not option.low <= value <= option.high:
+        ends = f"at least {option.low:g}" if option.high == math.inf else f"from {option.low:g} to {option.high:.0f}"
+        raise UsageError(f"{place}: {value} is out of range", hint=f"{option.name} is {ends}.")
+
+
+def _example(option: Option, kind: str) -> str:
+    default = option.default
+    such = f", such as {default:g}" if isinstance(default, float) else "" if default is None else f", such as {default}"
+    return f"{option.name} is {kind}{such}."
+
+
+def _check_switch(option: Option, value: Any, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{place}: {show(value)} is neither true nor false", hint=f"{option.name} is true or false.")
+    return value
+
+
+def _check_text(option: Option, value: Any, place: str) -> str:
+    # The value is not repeated: it may be a key.
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise UsageError(f"{place} is not a text of printable characters", hint=f"{option.name} is {option.summary}.")
+    return value
+
+
+def _check_path(option: Option, value: Any, place: str) -> Path:
+    return Path(_check_text(option, value, place)).expanduser()
+
+
+def _check_source(option: Option, value: Any, place: str) -> Path | str:
+    text = _check_text(option, value, place)
+    return text if "://" in text else Path(text).expanduser()
+
+
+def _check_list(option: Option, value: Any, place: str) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)):
+        raise UsageError(f"{place}: {show(value)} is not a list of texts", hint=f'Write {option.name} = ["…", "…"].')
+    return tuple(_check_text(option, text, place) for text in texts)
+
+
+def _check_server_options(option: Option, value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{place} is not a table", hint=f'Write {option.name} = {{ cache-type-k = "q8_0" }}.')
+    for name, entry in value.items():
+        if not _OPTION_NAME.fullmatch(name):
+            raise UsageError(f"{place}: {name!r} is no name of an option", hint="Write it as llama-server --help does.")
+        _check_server_option(entry, f"{place}.{name}")
+    return {name.replace("-", "_"): entry for name, entry in value.items()}
+
+
+def _check_server_option(entry: Any, place: str) -> None:
+    if isinstance(entry, list):
+        for one in entry:
+            _check_server_option(one, place)
+    elif not isinstance(entry, (str, bool)) and not _is_number(entry):
+        raise UsageError(
+            f"{place}: {show(entry)} is no value of an option", hint="It is a text, a number, true or false."
+        )
+    elif isinstance(entry, str) and not entry.isprintable():
+        raise UsageError(f"{place} has characters that cannot be printed", hint="Write it without.")
+
+
+_CHECKS: dict[str, Callable[[Option, Any, str], Any]] = {
+    "count": _check_count,
+    "seconds": _check_seconds,
+    "switch": _check_switch,
+    "text": _check_text,
+    "path": _check_path,
+    "source": _check_source,
+    "list": _check_list,
+    "server_options": _check_server_options,
+}

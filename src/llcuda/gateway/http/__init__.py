@@ -1,0 +1,1 @@
+"""HTTP: connections, requests, routes, who may ask, and the writing of answers."""

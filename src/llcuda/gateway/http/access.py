@@ -1,0 +1,201 @@
+"""Who may ask: the checks of a request's head against rebound names, pages of other sites, and wrong keys.
+
+Host is checked against DNS rebinding, where a page makes its own name point to this address: whoever uses an IP address
+or ``localhost`` cannot have been led here by a name. Origin, ``Sec-Fetch-Site`` and the content type are checked
+against pages that make a visitor's browser ask: a form, an image or a ``fetch`` without CORS sends them all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from hmac import compare_digest
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.config.checks import parse_host
+from llcuda.gateway.config.configuration import MAX_KEY_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llcuda.gateway.config.configuration import GatewayConfig, KeyConfig
+
+__all__ = ["Access", "Caller", "check_content_type", "require_admin"]
+
+_JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=("?)utf-8\1[ \t]*)?;?', re.IGNORECASE)
+# A client has a few combinations, an attacker any number of addresses: the bound is about 50 kB.
+_REMEMBERED = 128
+_EXPOSED = {"Access-Control-Expose-Headers": "*"}
+# The star stands for everything but Authorization.
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, *",
+    "Access-Control-Max-Age": "600",
+}
+_CHALLENGE = 'Bearer realm="llcuda"'
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what they may do; :class:`llcuda.gateway.config.configuration.KeyConfig` without the key."""
+
+    name: str
+    is_admin: bool = False
+    priority: int = 0
+    max_in_flight: int | None = None
+
+
+_ANYONE = Caller("anyone")
+
+
+class Access:
+    """The checks that depend on the configuration. It holds digests of the keys, and no key.
+
+    Headers map names in lower case to values; the values of a field that came several times are joined with a comma,
+    which is in no key, no host and no origin.
+    """
+
+    def __init__(self, config: GatewayConfig, *, port: int) -> None:
+        """Take the configuration, and the ``port`` that is listened on, also where the configuration says 0."""
+        self._callers = tuple((_digest(key.key), _to_caller(key)) for key in config.keys)
+        self._port = str(port)
+        self._scheme = "https" if config.tls_certificate else "http"
+        self._hosts = frozenset(host.lower() for host in ("localhost", config.host, *config.allowed_hosts))
+        self._origins = frozenset(origin.lower() for origin in config.allowed_origins)
+        # Only what passed is kept: an error is raised anew.
+        self._check = lru_cache(_REMEMBERED)(self._check_host_and_origin)
+
+    def check_origin(self, headers: Mapping[str, str], *, method: str) -> None:
+        """Let pass what was asked of this gateway, by a program, its own pages or those of ``allowed_origins``.
+
+        Whoever follows a link on another site's page is let in too: that page sees nothing of where it led.
+        Raises RefusedError: 400 for a Host that is missing or is none, 421 for one that is not ours, 403 for the page
+        of another site.
+        """
+        site = headers.get("sec-fetch-site")
+        is_foreign = site is not None and site.strip().lower() == "cross-site" and not _is_link(method, headers)
+        self._check(headers.get("host"), headers.get("origin"), is_foreign)
+
+    def cors_headers(self, headers: Mapping[str, str], *, preflight: bool = False) -> dict[str, str]:
+        """Return what the answer carries for its page to see it, where the page's origin is one that is allowed.
+
+        ``preflight`` is for the answer to OPTIONS, which a browser sends before, and without a key.
+        """
+        if not self._origins:
+            return {}
+        origin = headers.get("origin", "")
+        if origin.lower() not in self._origins:
+            return {"Vary": "Origin"}
+        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **(_PREFLIGHT if preflight else _EXPOSED)}
+
+    def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """Return whose key the request carries, as ``Authorization: Bearer`` or ``X-Api-Key``.
+
+        Raises RefusedError: 401 where it carries none that is known, 400 where it carries several.
+        """
+        if not self._callers:
+            return _ANYONE
+        digest = _digest(_find_key(headers))
+        found = None
+        # All are compared, each in constant time: how long it takes tells nothing about a key.
+        for known, caller in self._callers:
+            if compare_digest(known, digest):
+                found = caller
+        if found is None:
+            raise _unauthorised("the API key is not one of this gateway's", error="invalid_token")
+        return found
+
+    def _check_host_and_origin(self, host: str | None, origin: str | None, is_foreign: bool, /) -> None:  # noqa: FBT001
+        authority = self._check_host(host)
+        if origin is None:
+            if is_foreign:
+                raise _forbidden("a page of another site asked, without saying which")
+        elif origin.lower() not in self._origins and (is_foreign or origin.lower() != f"{self._scheme}://{authority}"):
+            raise _forbidden("pages of this origin may not ask; `allowed_origins` names those that may")
+
+    def _check_host(self, host: str | None) -> str:
+        """Return the host and port as they were sent, in lower case."""
+        authority = (host or "").lower()
+        parsed = parse_host(authority)
+        if parsed is None:
+            raise RefusedError(400, "the request has no Host header that names one host", code="invalid_host")
+        name, port = parsed
+        if authority not in self._hosts and not (
+            port in {None, self._port} and (name in self._hosts or _is_address(name))
+        ):
+            raise RefusedError(
+                421, "this gateway is not known by that Host; `allowed_hosts` names more", code="unknown_host"
+            )
+        return authority
+
+
+def require_admin(caller: Caller) -> None:
+    """Let pass whose key is an administrator's; raises RefusedError (403) for everybody else."""
+    if not caller.is_admin:
+        raise RefusedError(403, "this needs the key of an administrator: one with `admin = true`", code="admin_only")
+
+
+def check_content_type(headers: Mapping[str, str]) -> None:
+    """Let pass a body that is JSON in UTF-8; raises RefusedError (415) for every other one.
+
+    A page of another site can send any body as text or as a form, or without a type, but none as JSON without asking.
+    """
+    value = headers.get("content-type", "")
+    if value != "application/json" and not _JSON.fullmatch(value):
+        remedy = "with curl, add -H 'Content-Type: application/json'"
+        raise RefusedError(415, f"the body must be sent as JSON: {remedy}", code="invalid_content_type")
+
+
+def _is_link(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether a browser will show the answer in a tab, and not in a frame of the page that had the link."""
+    fetched = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return method == "GET" and fetched == ("navigate", "document")
+
+
+def _to_caller(key: KeyConfig) -> Caller:
+    return Caller(key.name, is_admin=key.is_admin, priority=key.priority, max_in_flight=key.max_in_flight)
+
+
+def _digest(key: str) -> bytes:
+    # Of one length whatever the key's, so that comparing takes one time.
+    return sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _find_key(headers: Mapping[str, str]) -> str:
+    bearer, plain = headers.get("authorization"), headers.get("x-api-key")
+    key = plain if bearer is None else _parse_bearer(bearer)
+    if not key:
+        raise _unauthorised("an API key is needed: Authorization: Bearer KEY")
+    if "," in key or (plain is not None and plain != key):
+        raise RefusedError(400, "the request carries several API keys", code="several_api_keys")
+    return key[: MAX_KEY_LENGTH + 1]
+
+
+def _parse_bearer(value: str) -> str:
+    scheme, _, key = value.partition(" ")
+    # What came several times is left for the caller to see, also where the first is of another scheme.
+    return key.strip(" ") if scheme.lower() == "bearer" else value if "," in value else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        if name.startswith("["):
+            IPv6Address(name[1:-1])
+        else:
+            IPv4Address(name)
+    except AddressValueError:
+        return False
+    return True
+
+
+def _unauthorised(message: str, *, error: str = "") -> RefusedError:
+    challenge = f'{_CHALLENGE}, error="{error}"' if error else _CHALLENGE
+    return RefusedError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": challenge})
+
+
+def _forbidden(message: str) -> RefusedError:
+    return RefusedError(403, message, code="foreign_origin")

@@ -1,0 +1,83 @@
+"""The one table of what a client is told of an error of llcuda's, and with which status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from llcuda import errors
+from llcuda.fleet.refusals import RefusedError
+
+__all__ = ["REFUSALS", "Refusal", "to_refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """HTTP's ``status``, a word for programs, and a sentence that says nothing about this machine.
+
+    ``is_about_request`` lets the error's own message take the sentence's place: it speaks of what the client sent.
+    """
+
+    status: int
+    code: str
+    message: str
+    is_about_request: bool = False
+    retry_after: int | None = None
+    """Seconds after which it may be tried again."""
+
+
+_LOG = "; the gateway's log says more"
+
+REFUSALS: dict[type[errors.LlcudaError], Refusal] = {
+    errors.LlcudaError: Refusal(500, "internal_error", f"the request failed{_LOG}"),
+    errors.UsageError: Refusal(400, "invalid_request", "a value of the request cannot be used", is_about_request=True),
+    errors.BinaryError: Refusal(503, "binaries_unusable", f"llama-server cannot be used here{_LOG}"),
+    errors.BinaryNotFoundError: Refusal(503, "binaries_unusable", f"llama-server is not installed whole{_LOG}"),
+    errors.BinaryUnusableError: Refusal(503, "binaries_unusable", f"llama-server cannot be run here{_LOG}"),
+    errors.InstallError: Refusal(500, "install_failed", f"nothing was installed; what was in use still is{_LOG}"),
+    errors.DeviceError: Refusal(503, "device_unavailable", f"the GPU cannot be used{_LOG}"),
+    errors.NoDeviceError: Refusal(503, "device_unavailable", "there is no GPU that can be used"),
+    errors.UnsupportedDeviceError: Refusal(503, "device_unsupported", "the backend was not built for this GPU"),
+    errors.DriverTooOldError: Refusal(503, "driver_too_old", "the NVIDIA driver is too old for the backend"),
+    errors.OutOfMemoryError: Refusal(503, "out_of_memory", "the memory does not suffice for the model"),
+    errors.ModelError: Refusal(503, "model_unavailable", f"the model cannot be used{_LOG}"),
+    errors.ModelNotFoundError: Refusal(404, "model_not_found", "the model was not found"),
+    errors.ModelFormatError: Refusal(503, "model_unusable", f"the model's file cannot be used{_LOG}"),
+    errors.ChecksumMismatchError: Refusal(503, "model_unusable", f"the model's file is not the one meant{_LOG}"),
+    errors.DownloadError: Refusal(503, "model_unavailable", f"the model could not be downloaded{_LOG}", retry_after=30),
+    errors.DraftMismatchError: Refusal(503, "model_unusable", "the draft has another vocabulary than the model"),
+    errors.ServerError: Refusal(503, "worker_failed", f"a worker failed{_LOG}", retry_after=1),
+    errors.ServerExitedError: Refusal(503, "worker_failed", f"a worker ended by itself{_LOG}", retry_after=1),
+    errors.ServerNotReadyError: Refusal(503, "worker_not_ready", "a worker is not ready yet", retry_after=5),
+    errors.PortInUseError: Refusal(503, "worker_failed", f"a worker could not be started{_LOG}", retry_after=1),
+    errors.RequestError: Refusal(502, "worker_failed", f"a worker did not answer the request{_LOG}"),
+    errors.RequestTimeoutError: Refusal(504, "timeout", "the answer did not come in time"),
+    errors.ConnectionFailedError: Refusal(502, "worker_failed", "the connection to a worker broke", retry_after=1),
+    errors.ResponseError: Refusal(502, "worker_failed", f"a worker answered with an error{_LOG}"),
+    errors.SchemaMismatchError: Refusal(
+        502, "schema_mismatch", "the answer does not match the schema", is_about_request=True
+    ),
+}
+
+# What llama-server says of a request that it will not take. Its 401 and 403 are about the gateway's own key.
+_PASSED_ON = frozenset({400, 404, 413, 422})
+
+
+def to_refusal(error: errors.LlcudaError) -> RefusedError:
+    """Return what the client is told: never a path, a line of a log, an address or a key."""
+    refusal = _find(error)
+    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    message = error.message if refusal.is_about_request and _is_public(error.message) else refusal.message
+    return RefusedError(refusal.status, message, code=refusal.code, headers=headers)
+
+
+def _find(error: errors.LlcudaError) -> Refusal:
+    if isinstance(error, errors.ResponseError) and error.status in _PASSED_ON:
+        sentence = HTTPStatus(error.status).phrase.lower()
+        return Refusal(error.status, "invalid_request", f"the model's server says: {sentence}", is_about_request=True)
+    return next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+
+
+def _is_public(message: str) -> bool:
+    """Return whether it can name neither a path nor an address: every one of those has a slash."""
+    return "/" not in message and "\\" not in message

@@ -1,0 +1,226 @@
+"""One request of a client, and the writing of its answer."""
+
+from __future__ import annotations
+
+import os
+import re
+from http import HTTPStatus
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from llcuda.fleet.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llcuda.gateway.http.access import Caller
+    from llcuda.gateway.http.connection import Connection
+    from llcuda.gateway.http.routes import Route
+
+__all__ = ["Exchange", "Source"]
+
+_MAX_TARGET = 1024
+_MAX_ID = 64
+_NOT_MODIFIED = 304
+_LENGTH = re.compile("[0-9]{1,20}")
+_PREFIX = os.urandom(6).hex()
+_numbers = count(1)
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+# `nosniff`: an answer may hold whatever a model says, and a browser must not take it for a page.
+_ALWAYS = "Server: llcuda\r\nX-Content-Type-Options: nosniff\r\n"
+
+
+class Source(Protocol):
+    """What an answer comes from, and waits for a client that is slow."""
+
+    def pause_reading(self) -> None:
+        """Take nothing more from it."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+
+class Exchange:
+    """One request, and what has been written of its answer.
+
+    An answer is one :meth:`respond`, or :meth:`start_stream` and some :meth:`write`, the last of which says so.
+    """
+
+    __slots__ = (
+        "_body", "_chunked", "_connection", "_held", "_refusal", "_source", "arrived", "body_bytes",
+        "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
+        "head_complete", "header_bytes", "header_count", "headers", "is_late", "is_untimed", "keep_alive",
+        "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
+        "started", "status", "turn_at", "usage", "worker",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection) -> None:
+        """Wait for the head."""
+        self._connection = connection
+        self._held = b""
+        # One piece: a body that comes in two million chunks would otherwise be kept in as many objects.
+        self._body = bytearray()
+        self._source: Source | None = None
+        self._chunked = True
+        self.method = self.path = self.query = self.request_id = ""
+        self.headers: dict[str, str] = {}
+        self.header_count = self.header_bytes = 0
+        self.head_complete = self.has_body = False
+        self.content_length = self.body_bytes = self.bytes_out = 0
+        self.arrived = monotonic()
+        self.keep_alive = self.keeps_body = True
+        self.extra_headers = ""
+        """Header lines that every answer to this request has: those for an allowed origin."""
+        self.status = 0
+        self.started = self.finished = self.is_late = False
+        self.is_untimed = False
+        """Whether the answer may take longer than ``request_timeout``."""
+        self._refusal: RefusedError | None = None
+        self.route: Route | None = None
+        self.caller: Caller | None = None
+        # What is known at its end, for whoever counts.
+        self.model = self.worker = ""
+        self.usage = (0, 0)
+        self.queue_seconds = 0.0
+        # Of the monotonic clock, and of the last worker that was asked; 0 where it was not come to.
+        self.queued_at = self.turn_at = self.first_at = 0.0
+
+    def read_head(self, method: str, target: str, version: str) -> None:
+        """Take the request line."""
+        self.head_complete = True
+        self.method = method
+        self.path, _, self.query = target.partition("?")
+        self._chunked = version == "1.1"
+        self.keep_alive = self._chunked
+        length = self.headers.get("content-length", "")
+        # llhttp takes what fits into 64 bits, with any number of zeros before it; Python reads 4,300 digits at most.
+        self.content_length = int(length) if _LENGTH.fullmatch(length) else 0
+        self.has_body = self.content_length > 0 or "transfer-encoding" in self.headers
+        given = self.headers.get("x-request-id", "")
+        is_usable = 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable()
+        self.request_id = given if is_usable else f"{_PREFIX}{next(_numbers):x}"
+
+    def check_head(self) -> None:
+        """Raise RefusedError for a request line that is none of ours, whatever it asks for."""
+        if len(self.path) + len(self.query) > _MAX_TARGET:
+            raise RefusedError(414, "the target is too long", code="bad_request", close=True)
+        if not _LENGTH.fullmatch(self.headers.get("content-length", "0")):
+            raise RefusedError(400, "the Content-Length is no number", code="bad_request", close=True)
+        if not self.path.startswith("/"):
+            raise RefusedError(400, "the target is not a path", code="bad_request", close=True)
+        if "host" not in self.headers and self._chunked:
+            raise RefusedError(400, "there is no Host header", code="bad_request", close=True)
+        if self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise RefusedError(501, "there is a transfer encoding other than chunked", code="bad_request", close=True)
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            raise RefusedError(415, "the body is compressed; send it as it is", code="bad_request", close=True)
+
+    def add_body(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if self.keeps_body:
+            self._body += data
+        self.body_bytes += len(data)
+
+    @property
+    def body(self) -> bytes:
+        """The body as it came."""
+        return bytes(self._body)
+
+    def drop_body(self) -> None:
+        """Forget the body, once it has been passed on."""
+        self._body = bytearray()
+
+    @property
+    def refusal(self) -> RefusedError | None:
+        """What it was refused with."""
+        return self._refusal
+
+    @refusal.setter
+    def refusal(self, error: RefusedError) -> None:
+        self._refusal = error.without_frames()
+
+    def respond(
+        self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()
+    ) -> None:
+        """Write a whole answer; ``headers`` are lines without their ends."""
+        self.status = status
+        self.started = self.finished = True
+        self._held = b""
+        more = "".join(f"{line}\r\n" for line in headers)
+        head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
+        self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
+
+    def refuse(self, error: RefusedError) -> None:
+        """Write an error."""
+        lines = [f"{name}: {value}" for name, value in error.headers.items()]
+        if error.close:
+            self.keep_alive = False
+        self.respond(error.status, error.envelope(), headers=lines)
+
+    def start_stream(self, status: int, content_type: str) -> None:
+        """Begin an answer that comes in pieces; nothing is sent before the first."""
+        self.status = status
+        # Proxies such as nginx would collect a stream before they pass it on.
+        more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+        self.keep_alive = self.keep_alive and self._chunked
+        chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
+        self._held = self._head(status, content_type, more + chunked)
+
+    def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
+        self.status = 200
+        self.keep_alive = self._chunked = False
+        more = "".join(f"{line}\r\n" for line in headers)
+        self._held = self._head(200, content_type, f"{more}Content-Length: {length}\r\n")
+
+    def write(self, data: bytes, *, is_last: bool = False) -> None:
+        """Write a piece of a stream; the head goes with the first, the end with the last."""
+        self.started = True
+        head, self._held = self._held, b""
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+        end = b"0\r\n\r\n" if is_last and self._chunked else b""
+        self.finished = is_last
+        self._write(head + piece + end)
+
+    def follow(self, source: Source | None) -> None:
+        """Let ``source`` wait whenever the client is slow; None lets the one before go."""
+        if self._source is not None:
+            self._source.resume_reading()
+        self._source = source
+        if source is not None and self._connection.is_paused:
+            source.pause_reading()
+
+    def pause(self) -> None:
+        """Let the source wait."""
+        if self._source is not None:
+            self._source.pause_reading()
+
+    def resume(self) -> None:
+        """Let the source go on."""
+        if self._source is not None:
+            self._source.resume_reading()
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether it is of HTTP/1.1, where an answer may have others before it that mean nothing."""
+        return self._chunked
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has gone."""
+        return self._connection.transport.is_closing()
+
+    def _head(self, status: int, content_type: str, more: str) -> bytes:
+        if self._connection.service.draining:
+            self.keep_alive = False
+        close = "" if self.keep_alive else "Connection: close\r\n"
+        identity = f"X-Request-Id: {self.request_id}\r\n" if self.request_id else ""
+        line = _STATUS_LINES[status]
+        text = f"{line}Content-Type: {content_type}\r\n{_ALWAYS}{identity}{self.extra_headers}{close}{more}\r\n"
+        return text.encode("latin-1")
+
+    def _write(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self._connection.transport.write(data)

@@ -1,0 +1,1 @@
+"""What a gateway shows of itself: metrics, history, the audit log and traces."""

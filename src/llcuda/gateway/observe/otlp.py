@@ -1,0 +1,123 @@
+"""Spans to an OpenTelemetry collector, on a thread of its own: a collector that is slow or dead loses spans only."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from logging import LogRecord, getLogger
+from threading import Thread
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from llcuda import __version__
+from llcuda.gateway.observe.spans import SpanFacts, describe_parts, describe_request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import Span
+
+    from llcuda.gateway.http.exchange import Exchange
+
+__all__ = ["Tracer"]
+
+_TRACES = "/v1/traces"  # what OTLP adds to the address of a collector
+_CLOSE_SECONDS = 3.0
+_LOOK_SECONDS = 0.02
+
+
+class Tracer:
+    """Makes the spans of requests that have ended.
+
+    What OpenTelemetry's own variables say holds: ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_SERVICE_NAME``,
+    ``OTEL_TRACES_SAMPLER``, ``OTEL_BSP_MAX_QUEUE_SIZE`` and the others.
+    """
+
+    def __init__(self, endpoint: str, *, scheme: str) -> None:
+        """Send to the collector at ``endpoint``; ``scheme`` is what the gateway answers."""
+        self._scheme = scheme
+        self._exporter = _Exporter(endpoint)
+        self._provider = TracerProvider(resource=_describe_service(), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._tracer = self._provider.get_tracer("llcuda.gateway", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def record(self, exchange: Exchange) -> None:
+        """Take a request that has ended; it continues the trace of the client, where it named one."""
+        now = monotonic()
+        epoch = time.time_ns() - int(now * 1e9)
+        parent = self._propagator.extract(exchange.headers)
+        facts = describe_request(exchange, now)
+        root = self._begin(facts, epoch, parent, kind=SpanKind.SERVER)
+        root.set_attribute("url.scheme", self._scheme)
+        if root.is_recording():
+            within = set_span_in_context(root)
+            for part in describe_parts(exchange, now):
+                self._begin(part, epoch, within).end(epoch + int(part.end * 1e9))
+        root.end(epoch + int(now * 1e9))
+
+    async def close(self) -> None:
+        """Send what is left, for a few seconds at most."""
+        # A thread of the loop's pool would hold up the end of the process for as long as the collector does.
+        thread = Thread(target=self._provider.shutdown, name="llcuda-traces-end", daemon=True)
+        thread.start()
+        end = monotonic() + _CLOSE_SECONDS
+        while thread.is_alive() and monotonic() < end:  # noqa: ASYNC110 - a look at an end that comes once
+            await asyncio.sleep(_LOOK_SECONDS)
+        if thread.is_alive():
+            self._exporter.shutdown()
+
+    def _begin(self, facts: SpanFacts, epoch: int, parent: Context, *, kind: SpanKind = SpanKind.INTERNAL) -> Span:
+        start = epoch + int(facts.start * 1e9)
+        span = self._tracer.start_span(
+            facts.name, context=parent, kind=kind, attributes=facts.attributes, start_time=start
+        )
+        if facts.is_error:
+            span.set_status(StatusCode.ERROR)
+        return span
+
+
+class _Exporter(OTLPSpanExporter):
+    """Says in one line that a collector takes nothing, once until it does again."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._address = endpoint
+        self._has_failed = self._is_closed = False
+        # With each batch that fails it would log several lines, some of them with a traceback.
+        getLogger(OTLPSpanExporter.__module__).addFilter(_drop)
+        super().__init__(endpoint.rstrip("/") + _TRACES)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch."""
+        result = super().export(spans)
+        has_failed = result is not SpanExportResult.SUCCESS
+        if has_failed and not self._has_failed:
+            getLogger("llcuda").warning("the collector at %s takes no traces: they are lost", self._address)
+        elif self._has_failed and not has_failed:
+            getLogger("llcuda").warning("the collector at %s takes traces again", self._address)
+        self._has_failed = has_failed
+        return result
+
+    def shutdown(self) -> None:
+        """End a batch that is under way, too."""
+        if not self._is_closed:
+            self._is_closed = True
+            super().shutdown()  # type: ignore[no-untyped-call]
+
+
+def _drop(_record: LogRecord) -> bool:
+    return False
+
+
+def _describe_service() -> Resource:
+    given = OTELResourceDetector().detect().attributes
+    return Resource.create({"service.name": "llcuda", "service.version": __version__, **given})

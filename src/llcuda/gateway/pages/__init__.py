@@ -1,0 +1,1 @@
+"""The pages for browsers: the status page's files, and llama.cpp's chat page."""

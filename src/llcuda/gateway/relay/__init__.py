@@ -1,0 +1,1 @@
+"""From a request's head to the last byte of its answer."""

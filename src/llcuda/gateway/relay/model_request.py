@@ -1,0 +1,262 @@
+"""One request to a model: its turn, its worker, a second worker where the first fails, and the answer's end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from llcuda.fleet.dispatch.balance import Prompt, read_prompt
+from llcuda.fleet.dispatch.suspects import refuse
+from llcuda.fleet.dispatch.upstream import PlainAnswer, UpstreamFailedError
+from llcuda.fleet.dispatch.worker import Job
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.answer_schema import check_answer
+from llcuda.gateway.api.field_changes import to_understood
+from llcuda.gateway.api.field_media import count_texts
+from llcuda.gateway.api.field_schemas import asked_schema
+from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
+
+if TYPE_CHECKING:
+    from llcuda.fleet.dispatch.suspects import Suspects
+    from llcuda.fleet.dispatch.worker import Slot, Worker
+    from llcuda.fleet.served_model import ServedModel
+    from llcuda.gateway.http.exchange import Exchange
+    from llcuda.gateway.http.routes import ModelRoute
+    from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+
+__all__ = ["ModelRequest", "write_error_event"]
+
+_OK, _SERVER_ERROR = 200, 500
+_CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
+_USUAL_ANSWER = 256
+_ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What came of asking one worker."""
+
+    worker: Worker
+    reception: PlainAnswer
+    problem: str | None
+    """What went wrong with the worker; None if it answered, be it with an error."""
+    is_suspect: bool
+    """Whether the request may be what ended the worker."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether another worker should be asked."""
+        return self.problem is not None or self.reception.status >= _SERVER_ERROR
+
+
+class ModelRequest:
+    """A request that a model answers, from its body to the last byte of the answer."""
+
+    def __init__(self, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> None:
+        """Read and check the body. Raises RefusedError."""
+        self._exchange = exchange
+        self._route = route
+        self._metrics = metrics
+        self._body = exchange.body
+        self.fields: dict[str, Any] = parse_body(self._body)
+        check_fields(route.endpoint, self.fields)
+        self._streams = route.kind == "generate" and self.fields.get("stream") is True
+        self._body = to_understood(self._body, self.fields)
+        # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
+        self._identity = hash((exchange.path, self._body))
+        exchange.drop_body()
+
+    @classmethod
+    async def read(cls, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> ModelRequest:
+        """Return the request of an exchange, read in a thread if that may take long. Raises RefusedError."""
+        if exchange.body_bytes <= MAX_QUICK_BYTES and is_quick_to_read(exchange.body):
+            return cls(exchange, route, metrics)
+        return await asyncio.to_thread(cls, exchange, route, metrics)
+
+    async def answer(self, model: ServedModel, *, deadline: float) -> None:
+        """Answer it with one of the model's workers. Raises RefusedError."""
+        exchange = self._exchange
+        job = self._describe(model, deadline, is_suspect=model.suspects.is_suspect(self._identity))
+        first = await self._try(model, job)
+        if not first.is_failure or exchange.started or (first.problem is None and len(model.workers) == 1):
+            await self._finish(first)
+            return
+        job.excluded = first.worker
+        job.is_suspect = job.is_suspect or first.is_suspect
+        if first.problem is None:
+            # What comes meanwhile goes elsewhere: the second answer, which shows whose fault it was, may take a minute.
+            first.worker.note_failure()
+        self._metrics.retries.inc()
+        second = first
+        for _ in range(2):
+            second = await self._try(model, job)
+            if second.problem is None or second.is_suspect:
+                break  # else it went to a worker that had just died, and that did not read it
+        if first.problem is None and second.problem is None and second.is_failure:
+            first.worker.forgive()
+        await self._finish(second)
+
+    async def ask(self, model: ServedModel, *, deadline: float) -> None:
+        """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError.
+
+        What a worker may have died of takes a slot, and has a worker to itself as everything else that may.
+        """
+        if model.suspects.is_suspect(self._identity):
+            await self._finish(await self._try(model, self._describe(model, deadline, is_suspect=True)))
+            return
+        worker, reception = model.choose_any(), PlainAnswer()
+        if worker is None:
+            raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
+        upstream = worker.upstream
+        self._exchange.worker = worker.server.name
+        try:
+            await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
+        except UpstreamFailedError as error:
+            worker.note_failure()
+            if error.was_sent:
+                model.suspects.suspect(self._identity)
+            raise RefusedError(502, "the worker broke off", code="worker_failed") from error
+        except asyncio.CancelledError:
+            worker.note_abandoned(self._identity)
+            raise
+        self._pass_on(reception)
+
+    def _describe(self, model: ServedModel, deadline: float, *, is_suspect: bool) -> Job:
+        caller = self._exchange.caller
+        grammar = self.fields.get("grammar") or ""
+        prompt_tokens = (len(self._body) - len(grammar)) // _CHARACTERS_PER_TOKEN
+        return Job(
+            prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
+            prompt_tokens=prompt_tokens,
+            tokens=prompt_tokens + self._answer_tokens(),
+            texts=count_texts(self.fields),
+            priority=caller.priority if caller else 0,
+            deadline=deadline,
+            is_suspect=is_suspect,
+        )
+
+    async def _try(self, model: ServedModel, job: Job) -> _Attempt:
+        """Wait for a worker and let it answer. Raises RefusedError."""
+        exchange, before = self._exchange, job.queued
+        exchange.queued_at = monotonic()
+        with await model.admission.acquire(job) as slot:
+            exchange.turn_at = monotonic()
+            exchange.worker = slot.worker.server.name
+            exchange.queue_seconds = job.queued
+            self._metrics.queue_seconds.observe(job.queued - before)
+            try:
+                attempt = await self._ask(slot)
+            except asyncio.CancelledError:
+                slot.worker.note_abandoned(self._identity)
+                raise
+            # Before the slot is free: it is not to be given to somebody else at a worker that has just failed.
+            if attempt.problem is not None:
+                slot.worker.note_failure()
+            else:
+                model.admission.note_answer(monotonic() - exchange.turn_at)
+        if not attempt.is_failure:
+            attempt.worker.note_answer()
+        await self._judge(model.suspects, slot, attempt)
+        return attempt
+
+    async def _judge(self, suspects: Suspects, slot: Slot, attempt: _Attempt) -> None:
+        """Note whether the request may be what ended a worker. Raises RefusedError if it is and no stream has begun."""
+        was_alone = slot.job.is_suspect
+        if attempt.is_suspect and was_alone and await slot.has_died():
+            if suspects.prove(self._identity, was_killed=slot.was_killed) and not self._exchange.started:
+                raise refuse()
+        elif attempt.is_suspect:
+            suspects.suspect(self._identity)
+        elif was_alone and attempt.problem is None:
+            suspects.clear(self._identity)
+
+    async def _ask(self, slot: Slot) -> _Attempt:
+        """Let the worker of a slot answer."""
+        exchange, worker, reception = self._exchange, slot.worker, self._receive()
+        upstream = worker.upstream
+        request = upstream.build("POST", exchange.path, self._body)
+        on_link = exchange.follow if self._streams else None
+        problem, was_sent = None, True
+        try:
+            await upstream.exchange(request, reception, on_link=on_link, on_life=slot.note_life)
+            problem = self._find_cut(reception)
+        except UpstreamFailedError as error:
+            problem, was_sent = str(error), error.was_sent
+        finally:
+            exchange.follow(None)
+            exchange.first_at = reception.first_at if isinstance(reception, StreamedAnswer) else 0.0
+        return _Attempt(worker, reception, problem, is_suspect=problem is not None and was_sent)
+
+    def _find_cut(self, reception: PlainAnswer) -> str | None:
+        if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
+            return "the worker ended the stream before its end"
+        return None
+
+    def _receive(self) -> PlainAnswer:
+        if not self._streams:
+            return PlainAnswer()
+        meter = self._metrics.meter(self._exchange.arrived)
+        return StreamedAnswer(self._exchange, self._route.endpoint, meter, texts=count_texts(self.fields))
+
+    async def _finish(self, attempt: _Attempt) -> None:
+        """Write what is left of the answer."""
+        exchange, reception = self._exchange, attempt.reception
+        if attempt.problem is not None:
+            if not exchange.started:
+                raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
+            write_error_event(exchange, f"the answer broke off: {attempt.problem}")
+        elif isinstance(reception, StreamedAnswer) and exchange.started:
+            exchange.usage = reception.usage
+            self._note_first()
+        else:
+            if self._route.kind == "generate" and reception.status == _OK:
+                await self._check(reception.body)
+            figures = find_figures(reception.body)
+            exchange.usage, seconds = read_usage(figures), read_prompt_seconds(figures)
+            if seconds is not None:
+                exchange.first_at = min(exchange.turn_at + seconds, monotonic())
+                self._note_first()
+            self._pass_on(reception)
+
+    async def _check(self, body: bytes) -> None:
+        """Hold a whole answer against the schema that was asked for. Raises RefusedError."""
+        if asked_schema(self._route.endpoint, self.fields) is not None:
+            # A large answer takes up to a second to be held against its schema.
+            await asyncio.to_thread(check_answer, self._route.endpoint, self.fields, body)
+
+    def _note_first(self) -> None:
+        exchange = self._exchange
+        if exchange.first_at:
+            self._metrics.first_token_seconds.observe(exchange.first_at - exchange.arrived)
+
+    def _pass_on(self, reception: PlainAnswer) -> None:
+        self._exchange.respond(reception.status, reception.body, content_type=reception.content_type)
+
+    def _answer_tokens(self) -> int:
+        for name in _ANSWER_LIMITS:
+            value = self.fields.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+        return _USUAL_ANSWER if self._route.kind == "generate" else 0
+
+
+def write_error_event(exchange: Exchange, message: str) -> None:
+    """End a stream that has begun with an error, in the words of its API."""
+    error = {"message": message, "type": "server_error", "param": None, "code": "worker_failed"}
+    endpoint = exchange.route.endpoint if exchange.route else ""
+    if endpoint == "messages":
+        event = _named_event({"type": "error", "error": {"type": "api_error", "message": message}})
+    elif endpoint == "responses":
+        event = _named_event({**error, "type": "error"})
+    else:
+        event = f"data: {json.dumps({'error': error})}\n\n"
+    exchange.refusal = exchange.refusal or RefusedError(502, message, code="worker_failed")
+    exchange.write(event.encode(), is_last=True)
+
+
+def _named_event(data: dict[str, Any]) -> str:
+    return f"event: error\ndata: {json.dumps(data)}\n\n"
