@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h11
 
@@ -69,8 +69,7 @@ class _Audience:
         self.reading = Reading()
 
     def begin_request(self) -> Exchange:
-        connection: Any = None  # nothing is answered
-        return Exchange(connection)
+        return Exchange()  # nothing is answered
 
     def take_head(self, exchange: Exchange) -> None:
         pass

@@ -16,7 +16,7 @@ import httpx
 import llcuda.devices
 from llcuda.cli import main as run_cli
 from llcuda.engine import placement
-from llcuda.gateway import install_child, install_process
+from llcuda.gateway.admin import install_child, install_process
 from llcuda.installer import install
 from llcuda.native import read_build_info
 from tests.bundles import LIBRARY, Draft, write_bundle

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import llcuda
 from llcuda.fleet.dispatch.worker import fetch
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES
-from llcuda.gateway.grpc import grpc_server
 from llcuda.gateway.grpc.grpc_messages import make
 from llcuda.gateway.grpc.grpc_server import GrpcServer
 from tests.looped_gateway import LoopedGateway, Request, StillLoop, as_looped, build_request, turns
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 
 CHAT, EMBEDDINGS, COMPLETION = "/v1/chat/completions", "/v1/embeddings", "/completion"
-GATEWAY = Path(grpc_server.__file__).parent
-MODULES = ("admission", "answering", "connection", "exchange", "grpc_call", "grpc_server", "receptions", "served",
-           "service", "suspects", "upstream", "worker")  # fmt: skip
+PACKAGE = Path(llcuda.__file__).parent
+MODULES = {path.stem: path for path in (
+    *(PACKAGE / "fleet/dispatch" / f"{name}.py" for name in ("admission", "suspects", "upstream", "worker")),
+    *(PACKAGE / "gateway/relay" / f"{name}.py" for name in ("model_request", "service", "streamed_answer")),
+    *(PACKAGE / "gateway/http" / f"{name}.py" for name in ("connection", "exchange", "http_exchange")),
+    *(PACKAGE / "gateway/grpc" / f"{name}.py" for name in ("grpc_call", "grpc_server")),
+    PACKAGE / "fleet/served_model.py",
+)}  # fmt: skip
 NEVER = {
     ("grpc_server", "listen"): "no request",
     ("grpc_server", "tell_health"): "no request",
@@ -593,7 +598,7 @@ def find_awaits(module: str) -> Iterator[tuple[str, str, int, int]]:
 
     A block that is entered with ``async with`` waits where it begins, and is cancelled with what is within.
     """
-    tree = ast.parse((GATEWAY / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)):
         for node in ast.walk(function):
             if isinstance(node, ast.Await | ast.AsyncWith):

@@ -384,7 +384,7 @@ def test_answers_that_are_not_taken_keep_the_next_requests_waiting() -> None:
         await until(lambda: any(connection.is_paused for connection in echo.connections))
         (connection,) = echo.connections
         begun = len(echo.begun)
-        assert connection.transport.get_write_buffer_size() < 1 << 20
+        assert connection._transport.get_write_buffer_size() < 1 << 20
         await asyncio.sleep(0)
         assert len(echo.begun) == begun < 100
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]

@@ -286,7 +286,8 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
 
 def test_opentelemetry_is_not_loaded_where_no_collector_is_named() -> None:
     program = (
-        "import sys; from llcuda.gateway.gateway import Gateway; from llcuda.gateway.relay.service import GatewayService;"
+        "import sys; from llcuda.gateway.gateway import Gateway;"
+        "from llcuda.gateway.relay.service import GatewayService;"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.errors import NoDeviceError, UsageError
+from llcuda.fleet.processes import loads
 from llcuda.fleet.processes.machine_shares import choose_options, choose_places, keep_to_core, order_cores, turn
-from llcuda.gateway import ModelConfig, loads
+from llcuda.gateway import ModelConfig
 from tests.unit.test_engine_devices import BACKEND, T4, devices
 
 if TYPE_CHECKING:

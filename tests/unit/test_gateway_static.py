@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
 
 from llcuda.gateway.http import static_files
-from llcuda.gateway.http.exchange import Exchange
-from llcuda.gateway.http.routes import ROUTES
-from llcuda.gateway.http.static_files import PAGES, read_pages, serve_page
+from llcuda.gateway.http.http_exchange import HttpExchange
+from llcuda.gateway.http.routes import PAGES, ROUTES
+from llcuda.gateway.http.static_files import read_pages, serve_page
 
-if TYPE_CHECKING:
-    from llcuda.gateway.http.connection import Connection
-
-FOLDER = Path(static_files.__file__).with_name("pages")
+FOLDER = Path(static_files.__file__).parents[1] / "pages"
 SCRIPTS = sorted(FOLDER.glob("*.js"))
 
 
-class Transport:
+class Client:
+    is_paused = is_gone = is_last = False
+
     def __init__(self) -> None:
         self.sent = b""
 
@@ -31,13 +29,12 @@ class Transport:
 
 
 def ask(path: str, **headers: str) -> tuple[str, bytes]:
-    transport = Transport()
-    connection = SimpleNamespace(transport=transport, service=SimpleNamespace(draining=False))
-    exchange = Exchange(cast("Connection", connection))
+    client = Client()
+    exchange = HttpExchange(client)
     exchange.headers = {"host": "localhost", **headers}
     exchange.read_head("GET", path, "1.1")
     asyncio.run(serve_page(exchange))
-    head, _, body = transport.sent.partition(b"\r\n\r\n")
+    head, _, body = client.sent.partition(b"\r\n\r\n")
     return head.decode(), body
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from llcuda import errors
-from llcuda.server.failures import TAIL_LINES, Launch, classify_failure
+from llcuda.server.failures import TAIL_LINES, classify_failure
 from llcuda.server.failures_cuda import explain_cuda
+from llcuda.server.launch_facts import Launch
 from tests.broken import BROKEN, LOGS, Broken
 
 LAUNCH = Launch("/bin/llama-server", "/models/model.gguf", "127.0.0.1", 8090)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llcuda import errors
-from llcuda.server.failures import Launch, classify_failure
+from llcuda.server.failures import classify_failure
+from llcuda.server.launch_facts import Launch
 
 if TYPE_CHECKING:
     from llcuda.errors import LlcudaError

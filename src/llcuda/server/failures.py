@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from llcuda.errors import (
@@ -22,11 +21,12 @@ from llcuda.errors import (
     UsageError,
 )
 from llcuda.server.failures_cuda import explain_cuda, make_gpu_out_of_memory, make_library_missing, without_retried
+from llcuda.server.launch_facts import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["TAIL_LINES", "Launch", "classify_failure"]
+__all__ = ["TAIL_LINES", "classify_failure"]
 
 TAIL_LINES = 40
 
@@ -39,22 +39,6 @@ _GUARD_STATUS = 125  # of native/guard.c
 # its last words in between.
 _LINE = r"^(?:\d+\.\d\d\.\d{3}\.\d{3} (?:[A-Z] )?)?"
 _STARTUP_CRASHES = (signal.SIGBUS, signal.SIGSEGV)
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What was started: the facts that errors name."""
-
-    executable: str = "llama-server"
-    model: str = "the model"
-    host: str = "127.0.0.1"
-    port: int = 0
-    driver: str = ""
-    """The NVIDIA driver's version."""
-    driver_floor: str = "550.54.14"
-    """The oldest driver for the backend in use."""
-    toolkit: str = ""
-    """The CUDA version that the backend was built with."""
 
 
 class _Rule(NamedTuple):

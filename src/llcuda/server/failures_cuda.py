@@ -21,7 +21,7 @@ from llcuda.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llcuda.server.failures import Launch
+    from llcuda.server.launch_facts import Launch
 
 __all__ = ["explain_cuda", "make_gpu_out_of_memory", "make_library_missing", "without_retried"]
 

@@ -1,4 +1,4 @@
-"""Run :mod:`llcuda.gateway.admin.install_child`, hand on what it says, and end it whenever nobody waits for it any more."""
+"""Run :mod:`llcuda.gateway.admin.install_child`, hand on what it says, and end it if nobody waits for it any more."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.admin.samples import Piece, Sample, read_sample
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llcuda.fleet.served_model import ServedModel
-    from llcuda.gateway.http.connection import Connection
-    from llcuda.gateway.http.exchange import Source
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 __all__ = ["LOWEST", "measure"]
@@ -63,7 +61,7 @@ class _Measured(Exchange):
     __slots__ = ("pieces",)
 
     def __init__(self, body: bytes) -> None:
-        super().__init__(cast("Connection", None))
+        super().__init__()
         self.pieces: list[Piece] = []
         self.method, self.path, self.caller, self.route = "POST", _PATH, LOWEST, ROUTES[_PATH]
         self.add_body(body)
@@ -87,12 +85,14 @@ class _Measured(Exchange):
         if data:
             self.pieces.append(Piece(monotonic(), data))
 
-    def follow(self, source: Source | None) -> None:
-        """Never let the source wait."""
-
     @property
     def is_gone(self) -> bool:
         """Whether the client has gone, which it has not."""
+        return False
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the source is to wait, which it is not."""
         return False
 
     def explain(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from llcuda.gateway.http.exchange import Exchange
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from llcuda.fleet.refusals import RefusedError
-    from llcuda.gateway.http.connection import Connection
-    from llcuda.gateway.http.exchange import Source
 
 __all__ = ["CallExchange"]
 
@@ -27,8 +25,7 @@ class CallExchange(Exchange):
 
     def __init__(self, path: str, *, headers: dict[str, str], method: str = "POST") -> None:
         """Begin a request of these headers; its body is for :meth:`add_body`."""
-        # Every method that would use the connection is overridden here.
-        super().__init__(cast("Connection", None))
+        super().__init__()
         self._changed = asyncio.Event()
         self._queue: deque[bytes] = deque()
         self._held_bytes = 0
@@ -78,13 +75,10 @@ class CallExchange(Exchange):
             self._is_waiting = True
             self.pause()
 
-    def follow(self, source: Source | None) -> None:
-        """Let ``source`` wait whenever too much is held; None lets the one before go."""
-        if self._source is not None:
-            self._source.resume_reading()
-        self._source = source
-        if source is not None and self._is_waiting:
-            source.pause_reading()
+    @property
+    def is_slow(self) -> bool:
+        """Whether too much is held."""
+        return self._is_waiting
 
     async def pieces(self, task: asyncio.Task[Any]) -> AsyncIterator[bytes]:
         """Yield the pieces of a stream as they come, until the ``task`` that answers is done."""

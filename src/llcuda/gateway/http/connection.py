@@ -9,13 +9,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.http.exchange import Exchange
+from llcuda.gateway.http.http_exchange import HttpExchange
 from llcuda.gateway.http.request_reader import RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from llcuda.gateway.config.configuration import Limits
+    from llcuda.gateway.http.exchange import Exchange
 
 __all__ = ["Connection", "Service"]
 
@@ -181,7 +182,7 @@ class Connection(asyncio.BufferedProtocol):
         """Return what a request that begins is kept in."""
         if self._state == "idle":
             self._enter("head")
-        return Exchange(self)
+        return HttpExchange(self)
 
     def take_head(self, exchange: Exchange) -> None:
         """Let the gateway look at a head, and a client go on that waits for leave to."""
@@ -212,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
             # The answer that is being written comes first; what follows it was never a request.
             self._exchange.keep_alive = False
             return
-        exchange = reading or Exchange(self)
+        exchange = reading or HttpExchange(self)
         exchange.keep_alive = False
         self._service.refuse(exchange, error)
         if self._transport.can_write_eof():
@@ -222,14 +223,18 @@ class Connection(asyncio.BufferedProtocol):
     # The exchange's side.
 
     @property
-    def transport(self) -> asyncio.Transport:
-        """Where answers are written."""
-        return self._transport
+    def is_gone(self) -> bool:
+        """Whether the client has left."""
+        return self._transport.is_closing()
 
     @property
-    def service(self) -> Service:
-        """The gateway."""
-        return self._service
+    def is_last(self) -> bool:
+        """Whether the gateway ends, and nothing more is read."""
+        return self._service.draining
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self._transport.write(data)
 
     @property
     def is_paused(self) -> bool:

@@ -1,10 +1,9 @@
-"""One request of a client, and the writing of its answer."""
+"""One request of a client, by whichever way it came, and what its answer has come to."""
 
 from __future__ import annotations
 
 import os
 import re
-from http import HTTPStatus
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -15,21 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llcuda.gateway.http.access import Caller
-    from llcuda.gateway.http.connection import Connection
     from llcuda.gateway.http.routes import Route
 
 __all__ = ["Exchange", "Source"]
 
 _MAX_TARGET = 1024
 _MAX_ID = 64
-_NOT_MODIFIED = 304
 _LENGTH = re.compile("[0-9]{1,20}")
 _PREFIX = os.urandom(6).hex()
 _numbers = count(1)
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-# `nosniff`: an answer may hold whatever a model says, and a browser must not take it for a page.
-_ALWAYS = "Server: llcuda\r\nX-Content-Type-Options: nosniff\r\n"
 
 
 class Source(Protocol):
@@ -45,21 +39,20 @@ class Source(Protocol):
 class Exchange:
     """One request, and what has been written of its answer.
 
-    An answer is one :meth:`respond`, or :meth:`start_stream` and some :meth:`write`, the last of which says so.
+    An answer is one :meth:`respond`, or :meth:`start_stream` and some :meth:`write`, the last of which says so. Where
+    it is written is a subclass's to say.
     """
 
     __slots__ = (
-        "_body", "_chunked", "_connection", "_held", "_refusal", "_source", "arrived", "body_bytes",
+        "_body", "_chunked", "_refusal", "_source", "arrived", "body_bytes",
         "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
         "head_complete", "header_bytes", "header_count", "headers", "is_late", "is_untimed", "keep_alive",
         "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
         "started", "status", "turn_at", "usage", "worker",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self) -> None:
         """Wait for the head."""
-        self._connection = connection
-        self._held = b""
         # One piece: a body that comes in two million chunks would otherwise be kept in as many objects.
         self._body = bytearray()
         self._source: Source | None = None
@@ -145,12 +138,7 @@ class Exchange:
         self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()
     ) -> None:
         """Write a whole answer; ``headers`` are lines without their ends."""
-        self.status = status
-        self.started = self.finished = True
-        self._held = b""
-        more = "".join(f"{line}\r\n" for line in headers)
-        head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
-        self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
+        raise NotImplementedError
 
     def refuse(self, error: RefusedError) -> None:
         """Write an error."""
@@ -161,35 +149,32 @@ class Exchange:
 
     def start_stream(self, status: int, content_type: str) -> None:
         """Begin an answer that comes in pieces; nothing is sent before the first."""
-        self.status = status
-        # Proxies such as nginx would collect a stream before they pass it on.
-        more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-        self.keep_alive = self.keep_alive and self._chunked
-        chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
-        self._held = self._head(status, content_type, more + chunked)
+        raise NotImplementedError
 
     def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
         """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
-        self.status = 200
-        self.keep_alive = self._chunked = False
-        more = "".join(f"{line}\r\n" for line in headers)
-        self._held = self._head(200, content_type, f"{more}Content-Length: {length}\r\n")
+        raise NotImplementedError
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Write a piece of a stream; the head goes with the first, the end with the last."""
-        self.started = True
-        head, self._held = self._held, b""
-        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
-        end = b"0\r\n\r\n" if is_last and self._chunked else b""
-        self.finished = is_last
-        self._write(head + piece + end)
+        raise NotImplementedError
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has gone."""
+        raise NotImplementedError
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the client does not take what it is sent."""
+        raise NotImplementedError
 
     def follow(self, source: Source | None) -> None:
         """Let ``source`` wait whenever the client is slow; None lets the one before go."""
         if self._source is not None:
             self._source.resume_reading()
         self._source = source
-        if source is not None and self._connection.is_paused:
+        if source is not None and self.is_slow:
             source.pause_reading()
 
     def pause(self) -> None:
@@ -206,21 +191,3 @@ class Exchange:
     def is_newest(self) -> bool:
         """Whether it is of HTTP/1.1, where an answer may have others before it that mean nothing."""
         return self._chunked
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has gone."""
-        return self._connection.transport.is_closing()
-
-    def _head(self, status: int, content_type: str, more: str) -> bytes:
-        if self._connection.service.draining:
-            self.keep_alive = False
-        close = "" if self.keep_alive else "Connection: close\r\n"
-        identity = f"X-Request-Id: {self.request_id}\r\n" if self.request_id else ""
-        line = _STATUS_LINES[status]
-        text = f"{line}Content-Type: {content_type}\r\n{_ALWAYS}{identity}{self.extra_headers}{close}{more}\r\n"
-        return text.encode("latin-1")
-
-    def _write(self, data: bytes) -> None:
-        self.bytes_out += len(data)
-        self._connection.transport.write(data)

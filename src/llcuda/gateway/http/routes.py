@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llcuda.gateway.http.endpoints import ENDPOINTS, GENERATING, Endpoint
-from llcuda.gateway.http.static_files import PAGES
 
 __all__ = [
-    "ALIASES", "CHAT_FOLDER", "INSTEAD", "MODEL_PREFIX", "PREFLIGHT", "ROUTES", "SECOND", "Kind", "ModelRoute",
+    "ALIASES", "CHAT_FOLDER", "INSTEAD", "MODEL_PREFIX", "PAGES", "PREFLIGHT", "ROUTES", "SECOND", "Kind", "ModelRoute",
     "OwnRoute", "Route", "find_routes",
 ]  # fmt: skip
 
@@ -56,6 +55,20 @@ def _choose_kind(endpoint: Endpoint) -> Kind:
 
 PREFLIGHT = OwnRoute("preflight", method="OPTIONS", is_public=True)
 """What a browser asks before a page of an allowed origin may."""
+
+PAGES = {
+    "/": "index.html",
+    "/page/api.js": "api.js",
+    "/page/charts.js": "charts.js",
+    "/page/gpu.js": "gpu.js",
+    "/page/icon.svg": "icon.svg",
+    "/page/models.js": "models.js",
+    "/page/offload.js": "offload.js",
+    "/page/page.css": "page.css",
+    "/page/page.js": "page.js",
+    "/page/words.js": "words.js",
+}
+"""The addresses of the page at ``/``, each with the name of its file."""
 
 ROUTES: dict[str, Route] = {
     **{path: ModelRoute(endpoint, _choose_kind(endpoint)) for path, endpoint in ENDPOINTS.items()},

@@ -8,24 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llcuda.gateway.http.routes import PAGES
+
 if TYPE_CHECKING:
     from llcuda.gateway.http.exchange import Exchange
 
-__all__ = ["PAGES", "Page", "read_pages", "serve_page"]
-
-PAGES = {
-    "/": "index.html",
-    "/page/api.js": "api.js",
-    "/page/charts.js": "charts.js",
-    "/page/gpu.js": "gpu.js",
-    "/page/icon.svg": "icon.svg",
-    "/page/models.js": "models.js",
-    "/page/offload.js": "offload.js",
-    "/page/page.css": "page.css",
-    "/page/page.js": "page.js",
-    "/page/words.js": "words.js",
-}
-"""The addresses, each with the name of its file."""
+__all__ = ["Page", "read_pages", "serve_page"]
 
 _FOLDER = Path(__file__).parents[1] / "pages"
 _TYPES = {
