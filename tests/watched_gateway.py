@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llcuda.fleet.dispatch import admission
 from llcuda.fleet.dispatch.worker import Slot, Worker
 from llcuda.fleet.processes.restarts import Restarts
-from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig, admission
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 
 if TYPE_CHECKING:

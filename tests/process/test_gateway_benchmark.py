@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig, self_benchmark
+from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
+from llcuda.gateway.admin import self_benchmark
 from llcuda.gateway.gateway import Gateway
 from tests.process.gateways import is_busy
 from tests.processes import wait_until

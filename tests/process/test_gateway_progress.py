@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from llcuda.gateway import GatewayConfig, ModelConfig, progress
+from llcuda.fleet.dispatch import progress
+from llcuda.gateway import GatewayConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.processes import wait_until
 from tests.stub_engine import write_executable

@@ -12,7 +12,8 @@ import pytest
 
 from llcuda.errors import ServerExitedError
 from llcuda.fleet.processes.replica import Replica
-from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, upgrade
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway.admin import upgrade
 from llcuda.gateway.gateway import Gateway
 from llcuda.installer import BinaryInstaller
 from tests.bundles import LIBRARY

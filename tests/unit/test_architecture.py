@@ -42,8 +42,8 @@ def pyproject() -> dict[str, Any]:
 
 
 def contract(kind: str) -> dict[str, Any]:
-    (found,) = [one for one in pyproject()["tool"]["importlinter"]["contracts"] if one["type"] == kind]
-    return dict(found)
+    """Return the contract of a kind for the whole package, which stands before those for its rooms."""
+    return dict(next(one for one in pyproject()["tool"]["importlinter"]["contracts"] if one["type"] == kind))
 
 
 def name_of(path: Path) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, access
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway.http import access
 from llcuda.gateway.http.access import Access, Caller, check_content_type, require_admin
 
 MODELS = (ModelConfig("demo", "demo"),)
