@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.fleet.dispatch.upstream import Upstream, UpstreamFailedError
+from llcuda.fleet.dispatch.answer_reader import UpstreamFailedError
+from llcuda.fleet.dispatch.upstream import Upstream
 from tests.processes import PATIENCE
 
 if TYPE_CHECKING:

@@ -129,36 +129,36 @@ def test_garbage_is_refused_with_a_typed_error(data: bytes) -> None:
         read(data, close=True)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"\x15\x03\x01\x00\x02\x02\x16",
-        b"HTTP/2 200\r\n\r\n",
-        b"HTTP/1.1 abc\r\n\r\n",
-        b"HTTP/1.1 20\r\n\r\n",
-        b"HTTP/1.1 2000\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        b"HTTP/1.1 000 Nothing\r\n\r\n",
-        HEAD + b"no colon\r\n\r\n",
-        HEAD + b"Name : x\r\n\r\n",
-        HEAD + b": x\r\n\r\n",
-        HEAD + b"A: b\r\n folded\r\n\r\n",
-        HEAD + b"Content-Length: -1\r\n\r\n",
-        HEAD + b"Content-Length: 1, 2\r\n\r\n",
-        HEAD + b"Content-Length: 0x10\r\n\r\n",
-        HEAD + b"Content-Length: 99999999999999999999\r\n\r\n",
-        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
-        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5_0\r\nhello\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n11111111111111111\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nbad trailer\r\n\r\n",
-    ],
-)
+NOT_HTTP = [
+    b"SSH-2.0-OpenSSH_9.2\r\n",
+    b"\x15\x03\x01\x00\x02\x02\x16",
+    b"HTTP/2 200\r\n\r\n",
+    b"HTTP/1.1 abc\r\n\r\n",
+    b"HTTP/1.1 20\r\n\r\n",
+    b"HTTP/1.1 2000\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"HTTP/1.1 000 Nothing\r\n\r\n",
+    HEAD + b"no colon\r\n\r\n",
+    HEAD + b"Name : x\r\n\r\n",
+    HEAD + b": x\r\n\r\n",
+    HEAD + b"A: b\r\n folded\r\n\r\n",
+    HEAD + b"Content-Length: -1\r\n\r\n",
+    HEAD + b"Content-Length: 1, 2\r\n\r\n",
+    HEAD + b"Content-Length: 0x10\r\n\r\n",
+    HEAD + b"Content-Length: 99999999999999999999\r\n\r\n",
+    HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+    HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n5_0\r\nhello\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n11111111111111111\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nbad trailer\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("data", NOT_HTTP)
 def test_what_is_not_http_is_refused_before_the_connection_ends(data: bytes) -> None:
     with pytest.raises(ConnectionFailedError):
         read(data)

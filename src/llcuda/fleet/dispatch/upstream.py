@@ -7,33 +7,21 @@ from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
-from llcuda.errors import ConnectionFailedError
+from llcuda.fleet.dispatch.answer_reader import AnswerReader, UpstreamFailedError
 from llcuda.fleet.refusals import RefusedError
 from llcuda.fleet.timeouts import timeout
-from llcuda.transport.http1 import ResponseReader, build_head, build_request
+from llcuda.transport.http1 import build_head, build_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PlainAnswer", "Reception", "Upstream", "UpstreamFailedError"]
+__all__ = ["PlainAnswer", "Reception", "Upstream"]
 
 # llama-server closes a connection after five idle seconds, and after its hundredth request, which it says.
 _MAX_IDLE_SECONDS = 4.0
 _MAX_IDLE_CONNECTIONS = 256
 _CONNECT_TIMEOUT = 2.0
 _MAX_PLAIN_BYTES = 64 << 20
-
-
-class UpstreamFailedError(Exception):
-    """A worker did not answer, or broke off; it stays within the gateway.
-
-    ``was_sent`` says whether the worker may have read the request.
-    """
-
-    def __init__(self, reason: str, *, was_sent: bool = True) -> None:
-        """Keep the facts."""
-        self.was_sent = was_sent
-        super().__init__(reason)
 
 
 class Reception(Protocol):
@@ -84,7 +72,7 @@ class _Link(asyncio.Protocol):
     def __init__(self) -> None:
         self._on_life: Callable[[], object]
         self._reception: Reception | None = None
-        self._reader: ResponseReader | None = None
+        self._reader: AnswerReader | None = None
         self._done: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport
         self.idle_since = 0.0
@@ -106,7 +94,7 @@ class _Link(asyncio.Protocol):
     ) -> None:
         """Send a request; ``done`` is set at the end of its answer, ``on_life`` called whenever some of it comes."""
         self._reception, self._done, self._on_life = reception, done, on_life
-        self._reader = ResponseReader("")
+        self._reader = AnswerReader()
         if self.transport.is_closing():
             # It was lost before anybody listened, and nobody will say so again.
             self._fail(UpstreamFailedError("the connection was closed"))
@@ -125,30 +113,33 @@ class _Link(asyncio.Protocol):
         self._on_life()
         try:
             self._take(reader, reception, data)
-        except ConnectionFailedError as error:
-            self._fail(UpstreamFailedError(error.reason))
-        except RefusedError as error:
+        except (UpstreamFailedError, RefusedError) as error:
             self._fail(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._done is None or self._done.done() or self._reader is None or self._reception is None:
             return
         try:
-            self._take(self._reader, self._reception, b"")
-        except ConnectionFailedError as failure:
-            self._fail(UpstreamFailedError(str(error) if error else failure.reason))
+            self._reader.close()
+            self._end(self._reception, b"")
+        except UpstreamFailedError as failure:
+            self._fail(UpstreamFailedError(str(error)) if error else failure)
 
-    def _take(self, reader: ResponseReader, reception: Reception, data: bytes) -> None:
+    def _take(self, reader: AnswerReader, reception: Reception, data: bytes) -> None:
         had_head = reader.status
         body = reader.feed(data)
         if not had_head and reader.status:
             reception.on_head(reader.status, reader.headers)
-        if body or reader.complete:
-            reception.on_body(body, is_last=reader.complete)
         if reader.complete:
-            self._reception = None
-            if self._done is not None and not self._done.done():
-                self._done.set_result(None)
+            self._end(reception, body)
+        elif body:
+            reception.on_body(body, is_last=False)
+
+    def _end(self, reception: Reception, body: bytes) -> None:
+        reception.on_body(body, is_last=True)
+        self._reception = None
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         self._reception = None
