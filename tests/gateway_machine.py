@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from llcuda.fleet.states import State
 from tests.looped_gateway import (
     KEYS,
     Client,
@@ -147,7 +148,7 @@ class GatewayMachine(RuleBasedStateMachine):
     @rule(keys=_SOME_KEYS, is_stream=st.booleans(), is_suspect=_SELDOM, all_live=_OFTEN)
     def ask(self, keys: list[str], *, is_stream: bool, is_suspect: bool, all_live: bool) -> None:
         if all_live:
-            self._revive([server for server in self.site.servers if server.state != "ready"])
+            self._revive([server for server in self.site.servers if server.state is not State.READY])
         for key in keys:
             admission, most = self.site.model.admission, KEYS[key].max_in_flight
             full = admission.waiting == admission.max_queued or self.site.under_way[key] == most
@@ -254,8 +255,8 @@ class GatewayMachine(RuleBasedStateMachine):
 
         self.run(do())
 
-    @rule(data=st.data(), number=st.integers(0, 4), state=st.sampled_from(["waiting", "waiting", "failed"]))
-    def die(self, data: st.DataObject, number: int, state: str) -> None:
+    @rule(data=st.data(), number=st.integers(0, 4), state=st.sampled_from([State.WAITING, State.WAITING, State.FAILED]))
+    def die(self, data: st.DataObject, number: int, state: State) -> None:
         """End a worker, which is noticed some turns after its connections have broken off."""
         worker = data.draw(st.sampled_from(self.site.model.workers))
         for one in self.asked:
@@ -273,10 +274,10 @@ class GatewayMachine(RuleBasedStateMachine):
 
         self.run(do())
 
-    @precondition(lambda self: any(server.state != "ready" for server in self.site.servers))
+    @precondition(lambda self: any(server.state is not State.READY for server in self.site.servers))
     @rule(data=st.data())
     def come_back(self, data: st.DataObject) -> None:
-        dead = [server for server in self.site.servers if server.state != "ready"]
+        dead = [server for server in self.site.servers if server.state is not State.READY]
         self._revive(data.draw(st.lists(st.sampled_from(dead), min_size=1, unique=True)))
 
     def _revive(self, servers: list[LoopedServer]) -> None:
@@ -310,8 +311,8 @@ class GatewayMachine(RuleBasedStateMachine):
         async def do() -> None:
             await new.start()
             self.site.servers = [new if server is old else server for server in self.site.servers]
-            self.site.model.follow(self.site.servers)
-            old.end("stopped")
+            self.site.fleet.follow(self.site.servers)
+            old.end(State.STOPPED)
 
         self.run(do())
 
@@ -347,9 +348,7 @@ class GatewayMachine(RuleBasedStateMachine):
     # What always holds.
 
     def _find_worker(self, server: LoopedServer) -> Worker:
-        worker = self.site.model.find_worker(server)
-        assert worker is not None
-        return worker
+        return self.site.fleet.find_worker(server)
 
     @invariant()
     def counts_are_what_is_under_way(self) -> None:

@@ -10,28 +10,32 @@ import asyncio
 import gc
 import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from llcuda.fleet.fleet import Fleet
 from llcuda.fleet.served_model import ServedModel
+from llcuda.fleet.states import State
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.http.access import Access
 from llcuda.gateway.http.connection import Connection
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.relay.service import GatewayService
+from llcuda.transport.address import unix_address
 from tests import stub_answers
 from tests.stub_answers import Asked, build_stream, build_whole, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from pathlib import Path
 
-    from llcuda.fleet.dispatch.worker import Server
+    from llcuda.fleet.dispatch.worker import Server, Worker
 
 __all__ = [
-    "KEYS", "Client", "LoopedGateway", "LoopedServer", "Request", "StillLoop", "as_looped", "build_request",
-    "run_still", "turns",
+    "KEYS", "Client", "LoopedFleet", "LoopedGateway", "LoopedServer", "Request", "StillLoop", "as_looped",
+    "build_request", "run_still", "turns",
 ]  # fmt: skip
 
 KEYS = {"low": KeyConfig("low", "k" * 31 + "l"), "high": KeyConfig("high", "k" * 31 + "h", priority=5, max_in_flight=4)}
@@ -159,12 +163,13 @@ class LoopedServer:
     hang_timeout = 10.0
     pid = None
     was_killed = False
+    is_remote = False
 
     def __init__(self, name: str, socket_path: Path, *, slots: int) -> None:
         self.name = name
-        self.socket_path = socket_path
+        self.address = unix_address(str(socket_path))
         self.slots = slots
-        self.state = "starting"
+        self.state = State.STARTING
         self.links: dict[_Link, None] = {}
         """In the order in which they came, and so they break off: a set's order is another in each run."""
         self.is_silent = False
@@ -184,10 +189,15 @@ class LoopedServer:
     async def start(self) -> None:
         """Listen, and be ready."""
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_unix_server(lambda: _Link(self), str(self.socket_path))
-        self.state = "ready"
+        if self.address.is_unix:
+            self._listening = await loop.create_unix_server(lambda: _Link(self), self.address.host)
+        else:
+            self._listening = await loop.create_server(lambda: _Link(self), self.address.host, self.address.port)
+            port = self._listening.sockets[0].getsockname()[1]
+            self.address = replace(self.address, port=port)
+        self.state = State.READY
 
-    def end(self, state: str = "waiting") -> None:
+    def end(self, state: State = State.WAITING) -> None:
         """End like a process: nothing listens any more, and connections break off. What a worker sees is ``state``."""
         self.cut()
         self.state = state
@@ -197,7 +207,8 @@ class LoopedServer:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-            self.socket_path.unlink(missing_ok=True)
+            if self.address.is_unix:
+                Path(self.address.host).unlink(missing_ok=True)
         for link in tuple(self.links):
             link.transport.abort()
 
@@ -253,6 +264,45 @@ class Client(asyncio.Protocol):
         return b"worker_failed" in self.data or b'"code": "stopping"' in self.data
 
 
+class LoopedFleet(Fleet):
+    """A fleet of such llama-servers, which are there when they are said to be."""
+
+    def __init__(self, model: ServedModel) -> None:
+        on_change, on_death = (lambda _: model.admission.dispatch()), model.suspects.suspect_all
+        super().__init__(model.config, on_change=on_change, on_death=on_death)
+        self.start_on_demand: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.unloading: asyncio.Future[None] | None = None
+
+    def follow(self, servers: list[LoopedServer]) -> None:
+        """Have a worker for each of ``servers``: one more, or one less than before."""
+        before: dict[Any, Worker] = dict(self._workers)
+        now: dict[Any, Worker] = {server: before.get(server) or self._make_worker(server) for server in servers}
+        self._workers = now
+        for server, worker in before.items():
+            if server not in now:
+                worker.leave()
+                self._on_change(worker)
+        for worker in now.values():
+            worker.note_state()
+            self._on_change(worker)
+
+    def find_worker(self, server: LoopedServer) -> Worker:
+        """Return the worker of a server."""
+        return next(worker for worker in self.workers if worker.server is server)
+
+    async def ensure_started(self) -> None:
+        """Start nothing, but what a test says."""
+        if self.start_on_demand is not None:
+            await self.start_on_demand()
+
+    async def unload(self, grace: float = 0.0) -> None:
+        """Have no llama-server any more, once a test says so."""
+        del grace
+        if self.unloading is not None:
+            await asyncio.shield(self.unloading)
+        self.follow([])
+
+
 class LoopedGateway:
     """The gateway: one model, workers of so many ``slots`` each, and nothing that runs by itself."""
 
@@ -265,6 +315,7 @@ class LoopedGateway:
             models=(ModelConfig("demo", "demo"),), keys=tuple(KEYS.values()), limits=Limits(max_queued=max_queued)
         )
         self.model = ServedModel(config.models[0], config.limits)
+        self.model.fleet = self.fleet = LoopedFleet(self.model)
         self.service = GatewayService(
             config, access=Access(config, port=0), models={"demo": self.model}, metrics=GatewayMetrics(), own={}
         )
@@ -275,7 +326,7 @@ class LoopedGateway:
         """Listen, with all workers ready."""
         for server in self.servers:
             await server.start()
-        self.model.follow(self.servers)
+        self.fleet.follow(self.servers)
         self._listening = await self.loop.create_unix_server(
             lambda: Connection(self.service, self.loop), str(self.folder / "gateway")
         )
@@ -315,7 +366,7 @@ class LoopedGateway:
         for connection in tuple(self.service.connections):
             connection.abort()
         await turns()
-        self.model.follow([])
+        self.fleet.follow([])
         for server in self.servers:
             server.cut()
         await turns()

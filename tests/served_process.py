@@ -59,6 +59,7 @@ class ServedProcess:
         self.folder = folder
         self.audit = folder / "audit.jsonl"
         self._key = key
+        self._is_killed = False
         self._log = folder / "serve.log"
         found = re.search(r" on http://\S+?:(\d+) and by gRPC on port (\d+)", self._await_line())
         assert found
@@ -130,8 +131,16 @@ class ServedProcess:
             process.num_fds(), len(connections), len(process.children(recursive=True)), read_rss(process.pid), largest
         )
 
+    def kill(self) -> None:
+        """End it by force, as if its machine had failed."""
+        self._is_killed = True
+        self.process.kill()
+
     def end(self) -> None:
         """Stop it, and see that nothing is left."""
+        if self._is_killed:
+            self.process.wait(_PATIENCE)
+            return
         children = [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(_PATIENCE) == 0, self.log()[-2000:]

@@ -7,18 +7,34 @@ import asyncio
 import gc
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llcuda
+from llcuda.errors import OutOfMemoryError
 from llcuda.fleet.dispatch.worker import fetch
+from llcuda.fleet.served_model import ServedModel
+from llcuda.fleet.states import State
+from llcuda.gateway import Limits
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES
 from llcuda.gateway.grpc.grpc_messages import make
 from llcuda.gateway.grpc.grpc_server import GrpcServer
-from tests.looped_gateway import LoopedGateway, Request, StillLoop, as_looped, build_request, turns
+from llcuda.transport.address import Address
+from tests.looped_gateway import (
+    LoopedFleet,
+    LoopedGateway,
+    LoopedServer,
+    Request,
+    StillLoop,
+    as_looped,
+    build_request,
+    turns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -46,6 +62,7 @@ NEVER = {
     ("grpc_server", "intercept_service"): "before the call begins, which holds nothing yet",
     ("grpc_server", "guarded"): "it waits where what it guards does, which is cancelled",
     ("grpc_server", "await task"): "the task is done by then",
+    ("served_model", "unload_if_idle"): "no request",
     ("service", "_dispatch"): "of the gateway's own addresses, which hold nothing",
 }
 """Functions whose waits need not be cancelled, or single waits, and why."""
@@ -210,7 +227,7 @@ class Play:
     async def revive(self) -> None:
         """Start all that have ended."""
         for worker in self.site.model.workers:
-            if worker.server.state != "ready":
+            if worker.server.state is not State.READY:
                 await as_looped(worker.server).start()
                 worker.note_state()
 
@@ -332,7 +349,7 @@ async def let_the_holder_end(play: Play) -> None:
 
 
 async def fail_for_good(play: Play) -> None:
-    play.site.servers[0].end("failed")
+    play.site.servers[0].end(State.FAILED)
     play.site.model.workers[0].note_state()
     play.site.model.admission.dispatch()
     await turns()
@@ -341,6 +358,12 @@ async def fail_for_good(play: Play) -> None:
 
 async def let_its_time_pass(play: Play) -> None:
     play.site.loop.advance(7.0)
+
+
+async def let_its_time_pass_by_halves(play: Play) -> None:
+    for _ in range(2):
+        play.site.loop.advance(3.5)
+        await turns()
 
 
 async def one_with_a_deadline(play: Play) -> None:
@@ -416,7 +439,38 @@ async def one_that_starts_its_model(play: Play) -> None:
     async def start() -> None:
         await asyncio.shield(started)
 
-    play.site.model.start = start
+    play.site.fleet.start_on_demand = start
+    await play.ask(CHAT, steer())
+
+
+async def one_that_needs_the_room_of_another_model(play: Play) -> None:
+    loop, tries = play.site.loop, count()
+    other = ServedModel(replace(play.site.model.config, name="other", on_demand=True), Limits())
+    other.fleet = fleet = LoopedFleet(other)
+    fleet.follow([LoopedServer("other/0", play.site.folder / "other", slots=1)])
+    fleet.unloading, started = loop.create_future(), loop.create_future()
+    loop.call_later(3.0, settle, fleet.unloading)
+    loop.call_later(6.0, settle, started)
+
+    async def start() -> None:
+        if next(tries) == 0:
+            raise OutOfMemoryError("there is no room")
+        await asyncio.shield(started)
+
+    play.site.fleet.start_on_demand = start
+    play.site.model._beside = {"other": other}
+    await play.ask(CHAT, steer())
+
+
+async def one_at_another_machine(play: Play) -> None:
+    (before,) = play.site.servers
+    server = LoopedServer("demo@far", play.site.folder / "far", slots=1)
+    server.address, server.is_remote = Address("http", "127.0.0.1", 0, ""), True
+    server.on_request = before.on_request
+    await server.start()
+    play.site.servers = [server]
+    play.site.fleet.follow([server])
+    before.end()
     await play.ask(CHAT, steer())
 
 
@@ -515,6 +569,8 @@ SCENARIOS: dict[str, Scenario] = {
         ((1,), one_on_a_link_that_is_closed, nothing),
         ((1, 1), one_that_nobody_listens_to, nothing),
         ((1,), one_that_starts_its_model, let_its_time_pass),
+        ((1,), one_that_needs_the_room_of_another_model, let_its_time_pass_by_halves),
+        ((1,), one_at_another_machine, nothing),
         ((1,), a_question_of_the_gateways_own, nothing),
         ((1,), a_grpc_stream, nothing),
         ((1,), a_grpc_answer, nothing),

@@ -34,7 +34,7 @@ def ask(running: Gateway, path: str = "/v1/completions", **fields: Any) -> httpx
 def find_pids(running: Gateway) -> set[int | None]:
     inner = running._running
     assert inner is not None
-    return {replica.pid for fleet in inner.fleets.values() for replica in fleet.replicas}
+    return {replica.pid for model in inner.models.values() for replica in model.fleet.replicas}
 
 
 def names(count: int) -> dict[str, int]:

@@ -35,7 +35,7 @@ class Target:
     def __init__(self, gateway: Gateway) -> None:
         running = gateway._running
         assert running is not None
-        (self._replica,) = running.fleets["stub"].replicas
+        (self._replica,) = running.models["stub"].fleet.replicas
         self.port = gateway.port
         self.host = f"127.0.0.1:{self.port}".encode()
 
@@ -66,7 +66,7 @@ class Target:
         """Return how many requests have come to the worker."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
-            connection.connect(str(self._replica.socket_path))
+            connection.connect(self._replica.address.host)
             connection.sendall(b"GET /stub HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return int(json.loads(read_all(connection).partition(b"\r\n\r\n")[2])["posts"])
 

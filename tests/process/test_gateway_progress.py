@@ -27,7 +27,7 @@ PATH = "/v1/chat/completions"
 def find_replica(gateway: Gateway) -> Any:
     running = gateway._running
     assert running is not None
-    (replica,) = running.fleets["demo"].replicas
+    (replica,) = running.models["demo"].fleet.replicas
     return replica
 
 

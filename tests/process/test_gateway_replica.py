@@ -15,15 +15,20 @@ import pytest
 
 from llcuda.client import AsyncInferenceClient
 from llcuda.errors import ModelFormatError, ModelNotFoundError, NoDeviceError, ServerError, ServerExitedError
+from llcuda.fleet.dispatch.admission import current_task
+from llcuda.fleet.dispatch.worker import Job, Worker
 from llcuda.fleet.fleet import Fleet
-from llcuda.fleet.processes.loads import prepare_loads
+from llcuda.fleet.processes.loads import Share, prepare_loads
 from llcuda.fleet.processes.replica import Replica
 from llcuda.fleet.processes.socket_folder import SocketFolder, list_parents
+from llcuda.fleet.states import State
 from llcuda.gateway import ModelConfig
 from tests.processes import PATIENCE, children_of, is_gone, killed_at_the_end, policies_of, until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
+
+    from llcuda.fleet.remotes.remote import Remote
 
 DEMO = ModelConfig("demo", "demo", device="cpu", slots=2, ctx_size=512)
 
@@ -55,8 +60,8 @@ async def running(
     assert not replica.socket_path.exists()
 
 
-async def answer(replica: Replica) -> str:
-    async with AsyncInferenceClient(url=f"unix:{replica.socket_path}", api_key=replica.api_key) as client:
+async def answer(replica: Replica | Remote) -> str:
+    async with AsyncInferenceClient(url=replica.address.url, api_key=replica.api_key) as client:
         return (await client.infer("What is 2+2?", temperature=0)).text
 
 
@@ -250,31 +255,31 @@ TWO = ModelConfig("demo", "demo", device="cpu", workers=2, slots=2)
 
 def test_a_fleet_is_replaced_without_one_replica_less() -> None:
     ready: list[int] = []
-    drained: list[str] = []
-
-    async def drain(replica: Replica) -> None:
-        assert replica.state == "draining"
-        assert await answer(replica) == "2 + 2 = 4."
-        drained.append(replica.name)
 
     async def test() -> None:
-        fleet = Fleet(TWO, drain=drain, on_change=lambda _: ready.append(count()))
+        fleet = Fleet(TWO, on_change=lambda _: ready.append(count()))
 
         def count() -> int:
-            return sum(one.state == "ready" for one in fleet.replicas)
+            return sum(one.state is State.READY for one in fleet.replicas)
 
         await fleet.start()
         old = fleet.replicas
         pids = [replica.pid or 0 for replica in old]
+        slots = [worker.take(Job(), current_task(), now=0.0) for worker in fleet.workers]
         ready.clear()
-        await fleet.reload()
+        reload = asyncio.ensure_future(fleet.reload())
+        for replica, slot in zip(old, slots, strict=True):
+            await until(lambda replica=replica: replica.state is State.DRAINING)  # type: ignore[misc]
+            assert await answer(replica) == "2 + 2 = 4."
+            slot.release()
+        await reload
         assert min(ready) == 2
-        assert drained == [replica.name for replica in old]
         assert [replica.state for replica in old] == ["stopped", "stopped"]
         assert all(is_gone(pid) for pid in pids)
         assert [await answer(replica) for replica in fleet.replicas] == ["2 + 2 = 4."] * 2
         await fleet.stop()
-        assert fleet.replicas == ()
+        assert not fleet.replicas
+        assert not fleet.workers
 
     run(test())
 
@@ -317,7 +322,11 @@ def test_whoever_asks_at_the_same_time_shares_one_start() -> None:
     starts: list[str] = []
 
     async def test() -> None:
-        fleet = Fleet(TWO, on_change=lambda one: starts.append(one.name) if one.state == "starting" else None)
+        def note(worker: Worker) -> None:
+            if worker.server.state is State.STARTING:
+                starts.append(worker.server.name)
+
+        fleet = Fleet(TWO, on_change=note)
         impatient = asyncio.ensure_future(fleet.ensure_started())
         others = [asyncio.ensure_future(fleet.ensure_started()) for _ in range(8)]
         await asyncio.sleep(0.01)
@@ -337,7 +346,7 @@ def test_whoever_asks_at_the_same_time_shares_one_start() -> None:
 def test_a_start_on_demand_that_failed_is_not_tried_by_every_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[ModelConfig] = []
 
-    def prepare(config: ModelConfig, **_: int) -> None:
+    def prepare(config: ModelConfig, _: Share) -> None:
         tries.append(config)
         raise NoDeviceError("none")
 
@@ -370,8 +379,9 @@ def test_a_fleet_can_be_stopped_while_it_starts(delay: float) -> None:
 
 def test_a_drain_that_takes_too_long_is_cut() -> None:
     async def test() -> None:
-        fleet = Fleet(DEMO, drain=lambda _: asyncio.sleep(3600))
+        fleet = Fleet(DEMO)
         await fleet.start()
+        fleet.workers[0].take(Job(), current_task(), now=0.0)
         await fleet.stop(grace=0.05)
         assert fleet.replicas == ()
 

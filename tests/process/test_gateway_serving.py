@@ -85,7 +85,7 @@ def serving(key: str | None = None, **options: Any) -> Iterator[Asker]:
 def replicas(asker: Asker, model: str = "demo") -> Any:
     running = asker.gateway._running
     assert running is not None
-    return running.fleets[model].replicas
+    return running.models[model].fleet.replicas
 
 
 def workers(asker: Asker, model: str = "demo") -> Any:
@@ -150,8 +150,8 @@ class TestWhatIsAnswered:
     def test_nobody_is_told_where_files_lie(self, asker: Asker, *, key: bool) -> None:
         running = asker.gateway._running
         assert running is not None
-        (socket_path, _) = (replica.socket_path for replica in running.fleets["demo"].replicas)
-        folders = {str(socket_path.parent), str(demo_path("demo").parent), str(binaries_dir())}
+        (address, _) = (replica.address for replica in running.models["demo"].fleet.replicas)
+        folders = {str(Path(address.host).parent), str(demo_path("demo").parent), str(binaries_dir())}
         for path in (*ROUTES, *ALIASES, "/v1/models/demo", "/v1/models/none", "/chat/none"):
             told = asker.http.get(path, headers={} if key else {"Authorization": ""}).text
             assert not [folder for folder in folders if folder in told]
@@ -391,11 +391,11 @@ def test_where_memory_is_short_the_model_that_was_not_used_for_longest_makes_roo
             assert asker.chat(model=name).status_code == 200
         running = asker.gateway._running
         assert running is not None
-        fleet = running.fleets["c"]
+        fleet = running.models["c"].fleet
         start = fleet.ensure_started
 
         async def run_short() -> None:
-            if running.fleets["b"].replicas:
+            if running.models["b"].fleet.replicas:
                 raise OutOfMemoryError("there is not enough memory")
             await start()
 
@@ -412,7 +412,7 @@ def test_where_nothing_can_make_room_the_answer_is_503(monkeypatch: pytest.Monke
         async def run_short() -> None:
             raise OutOfMemoryError("there is not enough memory in /some/path")
 
-        monkeypatch.setattr(running.fleets["a"], "ensure_started", run_short)
+        monkeypatch.setattr(running.models["a"].fleet, "ensure_started", run_short)
         answer = asker.chat()
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "out_of_memory")
         assert "/some/path" not in answer.text

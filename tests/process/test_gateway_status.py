@@ -47,7 +47,7 @@ class Asker:
     def pids(self) -> set[int]:
         running = self.gateway._running
         assert running is not None
-        return {replica.pid for replica in running.fleets["demo"].replicas if replica.pid}
+        return {replica.pid for replica in running.models["demo"].fleet.replicas if replica.pid}
 
     def chat(self, **more: Any) -> httpx.Response:
         return self.http.post("/v1/chat/completions", json={**QUESTION, **more})

@@ -42,7 +42,7 @@ def serving(
 def count_restarts(gateway: Gateway) -> int:
     running = gateway._running
     assert running is not None
-    return sum(replica.restarts for replica in running.fleets["demo"].replicas)
+    return sum(replica.restarts for replica in running.models["demo"].fleet.replicas)
 
 
 def wait_ready(gateway: Gateway, workers: int) -> None:
@@ -146,7 +146,7 @@ def test_who_was_alone_when_somebody_killed_the_worker_is_answered_the_next_time
                 assert answer.status_code == 200
                 pieces = answer.iter_bytes()
                 next(pieces)
-                os.kill(running.fleets["demo"].replicas[0].pid or 0, signal.SIGKILL)
+                os.kill(running.models["demo"].fleet.replicas[0].pid or 0, signal.SIGKILL)
                 assert b"worker_failed" in b"".join(pieces)
             wait_until(lambda deaths=deaths: count_restarts(gateway) == deaths)  # type: ignore[misc]
             wait_ready(gateway, 1)

@@ -72,12 +72,12 @@ def asking(url: str) -> Iterator[list[str]]:
 
 def pids(running: Gateway) -> list[int | None]:
     assert running._running is not None
-    return [replica.pid for replica in running._running.fleets["demo"].replicas]
+    return [replica.pid for replica in running._running.models["demo"].fleet.replicas]
 
 
 def devices_of(running: Gateway) -> set[Any]:
     assert running._running is not None
-    reports = [replica.device_report for replica in running._running.fleets["demo"].replicas]
+    reports = [replica.device_report for replica in running._running.models["demo"].fleet.replicas]
     return {report and report.device for report in reports}
 
 

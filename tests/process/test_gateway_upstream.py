@@ -9,6 +9,7 @@ import pytest
 
 from llcuda.fleet.dispatch.answer_reader import UpstreamFailedError
 from llcuda.fleet.dispatch.upstream import Upstream
+from llcuda.transport.address import unix_address
 from tests.processes import PATIENCE
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def with_server(tmp_path: Path, server: Callable[[], Server], scenario: Callable
         path, made = str(tmp_path / "w.sock"), server()
         listening = await asyncio.start_unix_server(made.serve, path)
         lives: list[None] = []
-        upstream = Upstream(path, api_key="key", on_life=lambda: lives.append(None))
+        upstream = Upstream(unix_address(path), api_key="key", on_life=lambda: lives.append(None))
         try:
             await scenario(made, upstream)
         finally:
@@ -130,7 +131,7 @@ def test_an_answer_that_breaks_off_is_a_failure_of_the_worker(tmp_path: Path, an
 
 def test_nobody_listening_is_a_failure_of_the_worker(tmp_path: Path) -> None:
     async def run() -> None:
-        upstream = Upstream(str(tmp_path / "nobody.sock"), api_key=None, on_life=lambda: None)
+        upstream = Upstream(unix_address(str(tmp_path / "nobody.sock")), api_key=None, on_life=lambda: None)
         with pytest.raises(UpstreamFailedError, match="cannot connect"):
             await ask(upstream)
 

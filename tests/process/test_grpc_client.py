@@ -162,7 +162,7 @@ def test_the_health_follows_the_workers() -> None:
 
         assert read_health() == health_pb2.HealthCheckResponse.SERVING
         assert gateway._running is not None
-        (replica,) = gateway._running.fleets["demo"].replicas
+        (replica,) = gateway._running.models["demo"].fleet.replicas
         assert replica.pid is not None
         os.kill(replica.pid, signal.SIGSTOP)
         try:

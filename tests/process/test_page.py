@@ -93,7 +93,7 @@ def result(page: Page) -> Locator:
 
 def pids(gateway: Gateway) -> set[int]:
     assert gateway._running is not None
-    return {replica.pid for replica in gateway._running.fleets["demo"].replicas if replica.pid}
+    return {replica.pid for replica in gateway._running.models["demo"].fleet.replicas if replica.pid}
 
 
 def ask(gateway: Gateway, **more: Any) -> httpx.Response:

@@ -22,6 +22,7 @@ MAY_CATCH_EVERYTHING = {"cli/__init__.py", "gateway/relay/service.py", "gateway/
 MAX_LINES = 450
 # Distributions whose import name is not their own name.
 IMPORT_NAMES = {
+    "dnspython": "dns",
     "grpcio": "grpc",
     "grpcio-health-checking": "grpc_health",
     "grpcio-reflection": "grpc_reflection",

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +10,8 @@ from llcuda.fleet.dispatch.admission import Admission, Callers, DrainRate
 from llcuda.fleet.dispatch.balance import read_prompt
 from llcuda.fleet.dispatch.worker import Job, Slot, Worker
 from llcuda.fleet.refusals import RefusedError
+from llcuda.fleet.states import State
+from llcuda.transport.address import Address, unix_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 class FakeServer:
     name: str = "w0"
     slots: int = 1
-    state: str = "ready"
+    state: State = State.READY
     api_key: str = "key"
-    socket_path: Path = field(default_factory=lambda: Path("/nonesuch.sock"))
+    address: Address = field(default_factory=lambda: unix_address("/nonesuch.sock"))
+    is_remote: bool = False
     hang_timeout: float = 10.0
     pid: int | None = None
     was_killed: bool = False
@@ -217,7 +219,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
 def test_without_a_worker_that_can_be_expected_the_answer_is_503_at_once() -> None:
     async def scenario() -> None:
         queue = Queue(1)
-        queue.server().state = "failed"
+        queue.server().state = State.FAILED
         with pytest.raises(RefusedError) as refused:
             await queue.admission.acquire(Job())
         assert refused.value.status == 503
@@ -226,15 +228,15 @@ def test_without_a_worker_that_can_be_expected_the_answer_is_503_at_once() -> No
     run(scenario)
 
 
-@pytest.mark.parametrize("state", ["starting", "silent", "waiting"])
-def test_a_worker_that_will_answer_again_is_waited_for(state: str) -> None:
+@pytest.mark.parametrize("state", [State.STARTING, State.SILENT, State.WAITING])
+def test_a_worker_that_will_answer_again_is_waited_for(state: State) -> None:
     async def scenario() -> None:
         queue = Queue(1)
         queue.server().state = state
         task = queue.ask()
         await turn()
         assert not task.done()
-        queue.server().state = "ready"
+        queue.server().state = State.READY
         queue.workers[0].note_state()
         assert (await task).worker is queue.workers[0]
 
@@ -245,11 +247,11 @@ def test_who_waits_for_workers_that_fail_is_told_so() -> None:
     async def scenario() -> None:
         queue = Queue(1, 1)
         for index in (0, 1):
-            queue.server(index).state = "waiting"
+            queue.server(index).state = State.WAITING
         task = queue.ask()
         await turn()
         for index in (0, 1):
-            queue.server(index).state = "failed"
+            queue.server(index).state = State.FAILED
         queue.admission.dispatch()
         await asyncio.wait([task])
         assert refusal_of(task).status == 503
@@ -390,11 +392,11 @@ def test_whoever_leaves_in_the_same_turn_leaves_nothing(leaving: tuple[int, ...]
 def test_who_leaves_while_all_are_sent_away_does_not_keep_the_others() -> None:
     async def scenario() -> None:
         queue = Queue(1)
-        queue.server().state = "waiting"
+        queue.server().state = State.WAITING
         tasks = [queue.ask() for _ in range(3)]
         await turn()
         tasks[1].cancel()
-        queue.server().state = "failed"
+        queue.server().state = State.FAILED
         queue.admission.dispatch()
         await asyncio.wait(tasks)
         assert [refusal_of(tasks[number]).status for number in (0, 2)] == [503, 503]

@@ -63,7 +63,7 @@ def refused_file(folder: Path, text: str, *, mode: int = 0o600) -> str:
 
 
 def test_every_field_of_the_configuration_can_be_said() -> None:
-    for scope, left_out in ((GatewayConfig, {"models", "keys", "limits"}), (Limits, set()), (ModelConfig, set())):
+    for scope, left_out in ((GatewayConfig, {"models", "keys", "limits"}), (Limits, set()), (ModelConfig, {"remotes"})):
         options = MODEL_OPTIONS if scope is ModelConfig else OPTIONS
         said = {one.target for one in options if one.scope is scope}
         assert {one.name for one in dataclasses.fields(scope)} - left_out <= said
@@ -77,6 +77,7 @@ def test_no_two_options_have_one_name() -> None:
 
 VALUES: dict[str, tuple[Any, str, Any]] = {
     "model": (["b=demo", "a"], "b=demo a", ["b=demo", "a"]),
+    "workers": ("2,http://a:1", "2 http://a:1", [2, "http://a:1"]),
     "server_options": (["mlock", "tensor-split=3,1"], "mlock tensor-split=3,1", {"mlock": True, "tensor-split": "3,1"}),
     "allowed_hosts": (["a.example", "b:1"], "a.example 'b:1'", ["a.example", "b:1"]),
     "allowed_origins": (["https://a.example"], "https://a.example", ["https://a.example"]),
@@ -229,6 +230,14 @@ def test_only_a_path_is_placed(tmp_path: Path) -> None:
         ("server_options = { x = 0xffffffffffffffffff }", "4722366482869645213695 is no value of an option"),
         ("config = 'x'", "the key config is not known"),
         ("workers = '2'", "serve.toml: workers: '2' is not a whole number | workers is a number without a unit"),
+        ("workers = []", "workers names one twice, or none"),
+        ("workers = [2, 3]", "workers names one twice, or none"),
+        ("workers = ['http://a:1', 'http://a:1']", "workers names one twice, or none"),
+        ("workers = [{ uri = 'http://a:1' }]", "is not a whole number | workers is a number without a unit, http://HOST"),
+        ("workers = [{ url = 'http://a:1', key = 'k' }]", "is not a whole number | workers is a number without a unit, http://HOST"),
+        ("workers = ['ftp://a:1']", "'ftp://a:1' is not an http or https address | Write http://, https:// or dns://"),
+        ("workers = ['http://me:secret@a:1']", "workers: an address has no user name"),
+        ("workers = [{ url = 'http://a:1', key_file = '/none' }]", "/none cannot be read: No such file"),
         ("workers = 2.0", "2.0 is not a whole number"),
         ("workers = true", "True is not a whole number"),
         ("workers = 0", "workers: 0 is out of range | workers is from 1 to 256."),

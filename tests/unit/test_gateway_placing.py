@@ -163,15 +163,15 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("workers_in_all", "options", "expected"), [(None, {}, 1000), (4, {}, 500), (4, {"cache_ram": 7}, 7)]
+    ("others", "options", "expected"), [(0, {}, 1000), (2, {}, 500), (2, {"cache_ram": 7}, 7)]
 )
 def test_all_workers_share_the_memory_for_old_prompts(
-    monkeypatch: pytest.MonkeyPatch, *, workers_in_all: int | None, options: dict[str, int], expected: int
+    monkeypatch: pytest.MonkeyPatch, *, others: int, options: dict[str, int], expected: int
 ) -> None:
     monkeypatch.setattr("llcuda.fleet.processes.loads.require_whole_binaries", lambda: None)
     monkeypatch.setattr("llcuda.server.memory.read_free_memory", lambda: 8000)
     config = model(workers=2, device="cpu", server_options=options)
-    found = loads.prepare_loads(config, workers_in_all=workers_in_all)
+    found = loads.prepare_loads(config, loads.Share(workers_of_others=others))
     assert [load.options["cache_ram"] for load in found] == [expected] * 2
 
 

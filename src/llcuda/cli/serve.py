@@ -97,9 +97,16 @@ def describe(config: GatewayConfig, url: str) -> str:
 
 
 def _describe_workers(model: ModelConfig) -> str:
-    count = "1 worker" if model.workers == 1 else f"{model.workers} workers"
     started = ", on demand" if model.on_demand else ""
-    return f"{count}{_describe_device(model.device)}{started}"
+    here = f"{_count_workers(model.workers)}{_describe_device(model.device)}"
+    there = ", ".join(remote.url for remote in model.remotes)
+    if not there:
+        return here + started
+    return f"{here} and {there}{started}" if model.workers else f"the workers at {there}{started}"
+
+
+def _count_workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"
 
 
 def _describe_device(device: str) -> str:

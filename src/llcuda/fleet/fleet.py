@@ -1,27 +1,31 @@
-"""The replicas of one model: started together, replaced one after the other, stopped when what they do is done."""
+"""The replicas of one model, here and on other machines: started together, replaced one after the other, stopped."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.engine.settle import settle
 from llcuda.errors import LlcudaError, OutOfMemoryError, ServerError
-from llcuda.fleet.processes.loads import prepare_loads
+from llcuda.fleet.dispatch.worker import Worker
+from llcuda.fleet.processes.loads import Share, prepare_loads
 from llcuda.fleet.processes.replica import Replica
 from llcuda.fleet.processes.socket_folder import SocketFolder
 from llcuda.fleet.processes.spare_memory import has_room
-from llcuda.fleet.timeouts import timeout
+from llcuda.fleet.remotes.remote import Remote
+from llcuda.fleet.remotes.resolver import follow_name
+from llcuda.fleet.states import State
+from llcuda.fleet.timeouts import until
 from llcuda.server.memory import read_free_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from llcuda.engine.load import Load
-    from llcuda.fleet.model_config import ModelConfig
+    from llcuda.fleet.dispatch.worker import Server
+    from llcuda.fleet.model_config import ModelConfig, RemoteConfig
     from llcuda.models import ModelFile
 
 __all__ = ["Fleet"]
@@ -30,43 +34,40 @@ _GRACE = 30.0
 _RETRY_INTERVAL = 10.0
 """Seconds for which a failure answers whoever asks for the model, before it is tried again."""
 _REVIVE_INTERVAL = 60.0
-_IDLE = ("stopped", "failed")
+_IDLE = (State.STOPPED, State.FAILED)
 
 
 class Fleet:
-    """The replicas of one model, for one event loop.
+    """The replicas of one model, for one event loop, each with the worker that requests see of it.
 
-    ``replicas`` is what there is just now; only those that are ``ready`` may be asked. ``drain`` is awaited, for at
-    most the seconds of grace, before a replica is stopped: it is to return when nothing of the replica's is in flight.
-    Starts, reloads and stops wait for each other, but for a stop that comes while something starts: it ends that.
+    A replica is stopped when nothing of its worker's is in flight, or after the seconds of grace. Starts, reloads and
+    stops wait for each other, but for a stop that comes while something starts: it ends that.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         *,
-        workers_before: int = 0,
-        workers_in_all: int | None = None,
+        share: Share = Share(),  # noqa: B008 - it never changes
         hang_timeout: float = 10.0,
-        drain: Callable[[Replica], Awaitable[object]] | None = None,
-        on_change: Callable[[Replica], object] | None = None,
+        on_change: Callable[[Worker], object] = lambda _: None,
+        on_death: Callable[[Iterable[int]], object] = lambda _: None,
     ) -> None:
         """Prepare; nothing is started yet.
 
-        ``on_change`` is called at each change of a replica's state. ``workers_before`` is how many workers the models
-        before this one have: each model's are kept to other cores, as long as there are any. ``workers_in_all``, of all
-        models, share the memory for old prompts.
+        ``on_change`` is called when a replica's state has changed, and when its worker can be used again; ``on_death``
+        when a replica has ended by itself, with the requests that were given up and that it may still have computed.
         """
         self.config = config
-        self.replicas: tuple[Replica, ...] = ()
         self.last_error: LlcudaError | None = None
         """Why the last start on demand failed; None where it did not."""
         self._failed_at = 0.0
-        self._workers_before = workers_before
-        self._workers_in_all = workers_in_all
+        self._workers: dict[Replica | Remote, Worker] = {}
+        self._names: dict[RemoteConfig, asyncio.Task[None]] = {}
+        self._share = share
         self._hang_timeout = hang_timeout
-        self._drain = drain
         self._on_change = on_change
+        self._on_death = on_death
         self._folder: SocketFolder | None = None
         self._made = 0
         self._lock = asyncio.Lock()
@@ -75,14 +76,32 @@ class Fleet:
         self._revivals: set[asyncio.Future[LlcudaError | None]] = set()
 
     @property
+    def replicas(self) -> tuple[Replica | Remote, ...]:
+        """What there is just now; only those that are ready may be asked."""
+        return tuple(self._workers)
+
+    @property
+    def _locals(self) -> tuple[Replica, ...]:
+        return tuple(one for one in self._workers if isinstance(one, Replica))
+
+    @property
+    def _remotes(self) -> tuple[Remote, ...]:
+        return tuple(one for one in self._workers if isinstance(one, Remote))
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """Those of the replicas, in the same order."""
+        return tuple(self._workers.values())
+
+    @property
     def is_ready(self) -> bool:
         """Whether any replica may be asked."""
-        return any(replica.state == "ready" for replica in self.replicas)
+        return any(replica.state is State.READY for replica in self._workers)
 
     @property
     def model(self) -> ModelFile | None:
-        """The model that is loaded; None where none is."""
-        return self.replicas[0].load.model if self.replicas else None
+        """The model that is loaded on this machine; None if none is."""
+        return next((replica.load.model for replica in self._locals), None)
 
     async def start(self) -> None:
         """Find the model, start every replica that does not run, and return when all are ready.
@@ -112,10 +131,14 @@ class Fleet:
         await asyncio.shield(self._starting)
 
     async def stop(self, grace: float = _GRACE) -> None:
-        """Let what is in flight end, within ``grace`` seconds, stop every replica, and remove the folder."""
+        """Let what is in flight end, within ``grace`` seconds, stop every replica, and remove the folder.
+
+        Those of other machines go on; they are asked no more.
+        """
         self._left.set()
         try:
-            await asyncio.gather(*(replica.stop() for replica in self.replicas if replica.state == "starting"))
+            await self._forget_names(tuple(self._names))
+            await asyncio.gather(*(replica.stop() for replica in self.replicas if replica.state is State.STARTING))
             async with self._lock:
                 await self._stop(self.replicas, grace)
                 if self._folder is not None:
@@ -131,12 +154,14 @@ class Fleet:
     async def reload(self, grace: float = _GRACE) -> None:
         """Find the model anew, and replace one replica after the other by a new one, without one less in between.
 
-        Where the memory does not hold one more, the old one is stopped before the new one is started. Raises why a new
-        one does not start; the old ones that were not replaced by then go on.
+        If the memory does not hold one more, the old one is stopped before the new one is started. Raises why a new
+        one does not start; the old ones that were not replaced by then go on. Workers of other machines come and go as
+        the configuration says.
         """
         async with self._lock:
+            await self._have_remotes(grace)
             loads = await self._prepare()
-            old = self.replicas
+            old = self._locals
             for number, load in enumerate(loads):
                 await self._replace(old[number] if number < len(old) else None, load, grace=grace)
             await self._stop(old[len(loads) :], grace)
@@ -155,15 +180,17 @@ class Fleet:
     async def _start(self) -> list[LlcudaError]:
         """Start what does not run, all at the same time, and return the failures."""
         try:
-            if not self.replicas:
-                self.replicas = tuple(self._make(load) for load in await self._prepare())
+            await self._have_remotes(0)
+            if not self._locals:
+                for load in await self._prepare():
+                    self._make(load)
         except LlcudaError as error:
             return [error]
-        results = await asyncio.gather(*(_try_start(replica) for replica in self.replicas))
+        results = await asyncio.gather(*(_try_start(replica) for replica in self._locals))
         return [error for error in results if error is not None]
 
     def _revive(self) -> None:
-        for replica in self.replicas:
+        for replica in self._locals:
             if replica.failed_at is not None and monotonic() - replica.failed_at > _REVIVE_INTERVAL:
                 task = asyncio.ensure_future(_try_start(replica))
                 self._revivals.add(task)
@@ -171,6 +198,8 @@ class Fleet:
 
     async def _prepare(self) -> tuple[Load, ...]:
         """Find the model, which may take a download, and see to the folder. Raises ServerError at a stop meanwhile."""
+        if not self.config.workers:
+            return ()
         work = asyncio.ensure_future(asyncio.to_thread(self._prepare_blocking))
         left = asyncio.ensure_future(self._left.wait())
         try:
@@ -184,9 +213,7 @@ class Fleet:
         return loads
 
     def _prepare_blocking(self) -> tuple[SocketFolder, tuple[Load, ...]]:
-        loads = prepare_loads(
-            self.config, workers_before=self._workers_before, workers_in_all=self._workers_in_all
-        )
+        loads = prepare_loads(self.config, self._share)
         return self._folder or SocketFolder(), loads
 
     async def _replace(self, old: Replica | None, load: Load, *, grace: float) -> None:
@@ -210,7 +237,6 @@ class Fleet:
 
     async def _add(self, load: Load) -> Replica:
         replica = self._make(load)
-        self.replicas = (*self.replicas, replica)
         error = await _try_start(replica)
         if error is not None:
             await self._stop((replica,), 0)
@@ -222,28 +248,90 @@ class Fleet:
             raise ServerError(f"the model {self.config.name} is being stopped")
         number = self._made
         self._made += 1
-        return Replica(
+        replica = Replica(
             f"{self.config.name}/{number}",
             load,
             socket_path=self._folder.path / f"{number}.sock",
             hang_timeout=self._hang_timeout,
-            on_change=self._on_change,
+            on_change=self._note_state,
         )
+        self._workers[replica] = self._make_worker(replica)
+        return replica
 
-    async def _stop(self, replicas: tuple[Replica, ...], grace: float) -> None:
+    def _make_worker(self, server: Server) -> Worker:
+        worker = Worker(server, on_free=lambda: self._on_change(worker), on_death=self._on_death)
+        return worker
+
+    def _note_state(self, replica: Replica | Remote) -> None:
+        if worker := self._workers.get(replica):
+            worker.note_state()
+            self._on_change(worker)
+
+    async def _have_remotes(self, grace: float) -> None:
+        """Have the workers of other machines that the configuration says, and no others. Raises why that cannot be."""
+        wanted = self.config.remotes
+        await self._forget_names([one for one in self._names if one not in wanted])
+        await self._stop([one for one in self._remotes if one.config not in wanted], grace)
+        for one in wanted:
+            if not one.is_name:
+                await self._have(one, frozenset({one.address.host}))
+            elif one not in self._names:
+                await self._follow_name(one)
+
+    async def _follow_name(self, config: RemoteConfig) -> None:
+        """Have the workers that a name leads to, from now on; return when it has been looked up."""
+        looked = asyncio.Event()
+
+        async def note(hosts: frozenset[str] | None) -> None:
+            if hosts is not None:
+                await self._have(config, hosts)
+            looked.set()
+
+        self._names[config] = task = asyncio.ensure_future(follow_name(config.address.host, note))
+        first = asyncio.ensure_future(looked.wait())
+        await asyncio.wait({task, first}, return_when=asyncio.FIRST_COMPLETED)
+        first.cancel()
+        if task.done():
+            del self._names[config]
+            task.result()
+
+    async def _forget_names(self, configs: Sequence[RemoteConfig]) -> None:
+        tasks = [self._names.pop(config) for config in configs]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _have(self, config: RemoteConfig, hosts: frozenset[str]) -> None:
+        """Have a worker at each of the hosts, and none at others that the same ``config`` led to."""
+        known = {one.address.host: one for one in self._remotes if one.config == config}
+        new = [self._make_remote(config, host) for host in sorted(hosts - known.keys())]
+        await asyncio.gather(*(one.start() for one in new))
+        await self._stop([one for host, one in known.items() if host not in hosts], _GRACE)
+
+    def _make_remote(self, config: RemoteConfig, host: str) -> Remote:
+        remote = Remote(
+            config,
+            replace(config.address, host=host),
+            model=self.config.name,
+            slots=self.config.slots,
+            hang_timeout=self._hang_timeout,
+            on_change=self._note_state,
+        )
+        self._workers[remote] = self._make_worker(remote)
+        return remote
+
+    async def _stop(self, replicas: Sequence[Replica | Remote], grace: float) -> None:
         """Drain and stop the replicas, all at the same time, and forget them."""
         await asyncio.gather(*(self._stop_one(replica, grace) for replica in replicas))
-        self.replicas = tuple(replica for replica in self.replicas if replica not in replicas)
-        if self._on_change is not None:
-            for replica in replicas:
-                self._on_change(replica)  # it is forgotten only now
+        for worker in [self._workers.pop(replica) for replica in replicas if replica in self._workers]:
+            worker.leave()
+            self._on_change(worker)
 
-    async def _stop_one(self, replica: Replica, grace: float) -> None:
+    async def _stop_one(self, replica: Replica | Remote, grace: float) -> None:
         replica.drain()
-        if self._drain is not None and replica.state == "draining" and grace > 0:
-            with suppress(asyncio.TimeoutError):
-                async with timeout(grace):
-                    await self._drain(replica)
+        worker = self._workers.get(replica)
+        if worker is not None and replica.state is State.DRAINING:
+            await until(lambda: not worker.busy, seconds=grace)
         await replica.stop()
 
 

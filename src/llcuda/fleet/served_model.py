@@ -1,52 +1,87 @@
-"""One model that is served: its workers, and the queue in front of them."""
+"""The models that are served: each with its fleet and the queue in front of it, and who makes room for whom."""
 
 from __future__ import annotations
 
 import asyncio
+from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from llcuda.errors import LlcudaError, OutOfMemoryError
 from llcuda.fleet.dispatch.admission import Admission
 from llcuda.fleet.dispatch.progress import Progress
 from llcuda.fleet.dispatch.suspects import Suspects
-from llcuda.fleet.dispatch.worker import Worker
+from llcuda.fleet.fleet import Fleet
+from llcuda.fleet.processes.loads import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from llcuda.fleet.dispatch.admission import QueueLimits
-    from llcuda.fleet.dispatch.worker import Server
+    from llcuda.fleet.dispatch.worker import Worker
     from llcuda.fleet.model_config import ModelConfig
 
-__all__ = ["ServedModel"]
+__all__ = ["ServedModel", "prepare_models"]
 
 
 class ServedModel:
-    """A model by the name that requests call it, with one worker for each llama-server there is of it."""
+    """A model by the name that requests call it."""
 
-    def __init__(self, config: ModelConfig, limits: QueueLimits, *, hang_timeout: float = 10.0) -> None:
-        """Have no workers yet; ``hang_timeout`` seconds without any progress are too many."""
-        self.config = config
+    def __init__(
+        self,
+        config: ModelConfig,
+        limits: QueueLimits,
+        *,
+        hang_timeout: float = 10.0,
+        share: Share = Share(),  # noqa: B008 - it never changes
+        beside: Mapping[str, ServedModel] | None = None,
+    ) -> None:
+        """Have nothing started yet.
+
+        ``hang_timeout`` seconds without any progress are too many. Of the models ``beside`` it, those that are on
+        demand and idle make room for it.
+        """
         self.name = config.name
         self.last_used = monotonic()
-        self.workers: list[Worker] = []
-        self.start: Callable[[], Awaitable[None]] | None = None
         self.suspects = Suspects(monotonic)
-        self._hang_timeout = hang_timeout
-        self._progress: dict[Worker, Progress] = {}
         self.admission = Admission(
             lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
         )
+        self.fleet = Fleet(
+            config,
+            share=share,
+            hang_timeout=hang_timeout,
+            on_change=lambda _: self.admission.dispatch(),
+            on_death=self.suspects.suspect_all,
+        )
+        self._hang_timeout = hang_timeout
+        self._progress: dict[Worker, Progress] = {}
+        self._beside = beside or {}
 
     def configure(self, config: ModelConfig, limits: QueueLimits) -> None:
         """Follow another configuration of the same model."""
-        self.config = config
+        self.fleet.config = config
         self.admission.max_queued, self.admission.max_queued_tokens = limits.max_queued, limits.max_queued_tokens
+
+    @property
+    def config(self) -> ModelConfig:
+        """How it is served."""
+        return self.fleet.config
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """What answers its requests."""
+        return self.fleet.workers
 
     @property
     def is_busy(self) -> bool:
         """Whether it answers anybody, or anybody waits for it."""
         return bool(self.admission.waiting) or any(worker.busy for worker in self.workers)
+
+    @property
+    def can_make_room(self) -> bool:
+        """Whether it is loaded, nobody asks it, and it can be started again."""
+        return self.config.on_demand and bool(self.workers) and not self.is_busy
 
     @property
     def is_stuck(self) -> bool:
@@ -63,36 +98,40 @@ class ServedModel:
     @property
     def slots(self) -> int:
         """How many requests it answers at a time, or will once it is started."""
-        return sum(worker.slots for worker in self.workers) or self.config.workers * self.config.slots
+        count = self.config.workers + len(self.config.remotes)
+        return sum(worker.slots for worker in self.workers) or count * self.config.slots
 
     async def ensure_started(self) -> None:
-        """Start the model, if it is not. Raises why it cannot be."""
+        """Start the model, if it is not; if memory is short, in the place of the one that was not used for longest.
+
+        Raises why it cannot be started.
+        """
         self.last_used = monotonic()
-        if self.start is not None:
-            await self.start()
+        try:
+            await self.fleet.ensure_started()
+        except OutOfMemoryError:
+            idle = [model for model in self._beside.values() if model is not self and model.can_make_room]
+            if not idle:
+                raise
+            oldest = min(idle, key=lambda model: model.last_used)
+            getLogger("llcuda").warning("unloading %s to make room for %s", oldest.name, self.name)
+            await oldest.fleet.unload()
+            self.fleet.last_error = None
+            await self.fleet.ensure_started()
 
-    def follow(self, servers: Sequence[Server]) -> None:
-        """Have a worker for each of ``servers``: one more, one less, or another state than before."""
-        before = self.workers
-        self.workers = [
-            self.find_worker(server)
-            or Worker(server, on_free=self.admission.dispatch, on_death=self.suspects.suspect_all)
-            for server in servers
-        ]
-        for gone in (worker for worker in before if worker not in self.workers):
-            gone.draining = True
-            gone.drop()
-        self._progress = {worker: self._progress.get(worker) or Progress(worker) for worker in self.workers}
-        for worker in self.workers:
-            worker.note_state()
-        self.admission.dispatch()
-
-    def find_worker(self, server: Server) -> Worker | None:
-        """Return the worker of a server, None where it has none."""
-        return next((worker for worker in self.workers if worker.server is server), None)
+    async def unload_if_idle(self) -> None:
+        """Unload it if nobody has asked for it as long as its ``idle_timeout``."""
+        limit = self.config.idle_timeout
+        if limit is not None and self.can_make_room and monotonic() - self.last_used > limit:
+            try:
+                await self.fleet.unload()
+            except LlcudaError as error:
+                getLogger("llcuda").warning("the model %s could not be unloaded: %s", self.name, error)
 
     def look(self) -> None:
         """See whether its workers get on; to be called once a second."""
+        here = [worker for worker in self.workers if not worker.server.is_remote]
+        self._progress = {worker: self._progress.get(worker) or Progress(worker) for worker in here}
         for progress in self._progress.values():
             progress.look()
 
@@ -105,3 +144,17 @@ class ServedModel:
         """Return a worker for what takes no slot: the least busy one that answers, and one that rests if all do."""
         ready = [worker for worker in self.workers if worker.is_ready]
         return min(ready, key=lambda worker: (not worker.is_usable, worker.busy), default=None)
+
+
+def prepare_models(
+    configs: Sequence[ModelConfig], *, limits: QueueLimits, hang_timeout: float
+) -> dict[str, ServedModel]:
+    """Return the models by their names, nothing of them started yet; they share the machine."""
+    models: dict[str, ServedModel] = {}
+    in_all = sum(config.workers for config in configs)
+    before = 0
+    for config in configs:
+        share = Share(before, in_all - config.workers)
+        models[config.name] = ServedModel(config, limits, hang_timeout=hang_timeout, share=share, beside=models)
+        before += config.workers
+    return models

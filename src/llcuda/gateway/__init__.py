@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llcuda.fleet.model_config import ModelConfig
+from llcuda.fleet.model_config import ModelConfig, RemoteConfig
 from llcuda.gateway.config.configuration import GatewayConfig, KeyConfig, Limits
 
 if TYPE_CHECKING:
     from llcuda.gateway.gateway import Gateway
     from llcuda.gateway.grpc.grpc_client import GrpcClient
 
-__all__ = ["Gateway", "GatewayConfig", "GrpcClient", "KeyConfig", "Limits", "ModelConfig"]
+__all__ = ["Gateway", "GatewayConfig", "GrpcClient", "KeyConfig", "Limits", "ModelConfig", "RemoteConfig"]
 
 
 def __getattr__(name: str) -> object:

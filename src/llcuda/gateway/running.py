@@ -10,7 +10,8 @@ from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, PortInUseError, UsageError
-from llcuda.fleet.loading import Loading, until
+from llcuda.fleet.served_model import prepare_models
+from llcuda.fleet.timeouts import until
 from llcuda.gateway.admin.administration import Administration
 from llcuda.gateway.admin.information import OwnAnswers
 from llcuda.gateway.admin.status import Status
@@ -52,11 +53,9 @@ class Running:
         self._metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
         self._tracer = open_tracer(config)
-        self._loading = loading = Loading(config.models, limits=config.limits, hang_timeout=config.hang_timeout)
-        self.models, self.fleets = loading.models, loading.fleets
+        self.models = prepare_models(config.models, limits=config.limits, hang_timeout=config.hang_timeout)
         self._administration = Administration(
             models=self.models,
-            fleets=self.fleets,
             source=lambda: str(self.config.gpu_bundle or "") or None,
             reload=self.reload,
             grace=lambda: self.config.grace_timeout,
@@ -78,7 +77,7 @@ class Running:
         try:
             self._listener = listener = await self._listen()
             grpc = self._make_grpc()
-            await self._loading.start()
+            await self._start_models()
             if grpc is not None:
                 await grpc.listen(self.config)
                 self.grpc = grpc
@@ -124,9 +123,16 @@ class Running:
             self._follow(config)
         if self._audit is not None:
             self._audit.reopen()
-        for name, fleet in self.fleets.items():
-            if fleet.replicas and (models is None or name in models):
-                await fleet.reload(self.config.grace_timeout)
+        for name, model in self.models.items():
+            if model.workers and (models is None or name in models):
+                await model.fleet.reload(self.config.grace_timeout)
+
+    async def _start_models(self) -> None:
+        """Start the models that are not on demand, all at the same time. Raises why one cannot be."""
+        starts = [model.fleet.start() for model in self.models.values() if not model.config.on_demand]
+        for result in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     def _follow(self, config: GatewayConfig) -> None:
         fixed = ("host", "port", "grpc_port", "tls_certificate", "tls_key", "audit_log", "otlp_endpoint")
@@ -140,7 +146,6 @@ class Running:
         if self._listener is not None:
             self._listener.max_connections = allow_connections(config.limits.max_connections)
         for model in config.models:
-            self.fleets[model.name].config = model
             self.models[model.name].configure(model, config.limits)
         if self._service is not None:
             self._service.configure(config, Access(config, port=self.port))
@@ -211,7 +216,8 @@ class Running:
             for model in self.models.values():
                 model.look()
             await self._tell_health()
-            await self._loading.unload_idle()
+            for model in self.models.values():
+                await model.unload_if_idle()
 
     async def _tell_health(self) -> None:
         if self.grpc is not None and not self.is_stopping:
@@ -227,7 +233,7 @@ class Running:
                 await self._drain(service, grace)
             if self._ticker is not None:
                 self._ticker.cancel()
-            await asyncio.gather(*(fleet.stop(0.0) for fleet in self.fleets.values()))
+            await asyncio.gather(*(model.fleet.stop(0.0) for model in self.models.values()))
             await self._administration.wait_ended()
         finally:
             if self._audit is not None:

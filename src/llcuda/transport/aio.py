@@ -91,12 +91,15 @@ class AsyncExchange:
             piece = await self._receive()
         return piece
 
-    async def read_all(self) -> bytes:
-        """Return the whole body and close."""
-        pieces = []
+    async def read_all(self, *, max_bytes: int | None = None) -> bytes:
+        """Return the whole body and close. Raises ConnectionFailedError if it is longer than ``max_bytes``."""
+        pieces, size = [], 0
         try:
             while piece := await self.read():
                 pieces.append(piece)
+                size += len(piece)
+                if max_bytes is not None and size > max_bytes:
+                    raise ConnectionFailedError(self._transport.url, f"the answer is longer than {max_bytes} bytes")
         finally:
             self.close()
         return b"".join(pieces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,8 @@ from llcuda.transport.http1 import build_head, build_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from llcuda.transport.address import Address
 
 __all__ = ["PlainAnswer", "Reception", "Upstream"]
 
@@ -149,12 +152,13 @@ class _Link(asyncio.Protocol):
 
 
 class Upstream:
-    """The connections to one llama-server that listens on a Unix socket."""
+    """The connections to one llama-server."""
 
-    def __init__(self, socket_path: str, *, api_key: str | None, on_life: Callable[[], object]) -> None:
+    def __init__(self, address: Address, *, api_key: str | None, on_life: Callable[[], object]) -> None:
         """Open nothing yet; ``on_life`` is called whenever something comes from the server."""
-        self._path = socket_path
-        self._head = build_head("localhost", user_agent="llcuda", api_key=api_key)
+        self._address = address
+        self._tls: ssl.SSLContext | None = None
+        self._head = build_head(address.authority, user_agent="llcuda", api_key=api_key)
         self._on_life = on_life
         self._idle: deque[_Link] = deque()
         self._busy: dict[_Link, None] = {}  # the oldest first: so they are cut, and so their requests are tried again
@@ -163,7 +167,7 @@ class Upstream:
 
     def build(self, method: str, path: str, body: bytes | None) -> bytes:
         """Return a request's bytes."""
-        return build_request(method, path, head=self._head, body=body)
+        return build_request(method, self._address.base + path, head=self._head, body=body)
 
     async def exchange(
         self,
@@ -236,7 +240,16 @@ class Upstream:
     async def _connect(self, *, was_sent: bool) -> _Link:
         try:
             async with timeout(_CONNECT_TIMEOUT):
-                _, link = await self._loop.create_unix_connection(_Link, self._path)
+                return await self._open()
         except (OSError, asyncio.TimeoutError) as error:
             raise UpstreamFailedError(f"cannot connect: {error}", was_sent=was_sent) from None
+
+    async def _open(self) -> _Link:
+        address = self._address
+        if address.is_unix:
+            _, link = await self._loop.create_unix_connection(_Link, address.host)
+            return link
+        if address.scheme == "https" and self._tls is None:
+            self._tls = ssl.create_default_context()
+        _, link = await self._loop.create_connection(_Link, address.host, address.port, ssl=self._tls)
         return link

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llcuda.fleet.dispatch.answer_reader import UpstreamFailedError
 from llcuda.fleet.dispatch.balance import Prompt, PromptMemory
 from llcuda.fleet.dispatch.upstream import PlainAnswer, Upstream
+from llcuda.fleet.states import DEAD, EXPECTED, GONE, State
 from llcuda.fleet.timeouts import timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from typing_extensions import Self
 
+    from llcuda.transport.address import Address
+
 __all__ = ["Job", "Server", "Slot", "Worker", "fetch"]
 
-_DEAD = frozenset({"waiting", "failed"})
-_GONE = _DEAD | {"stopping", "stopped"}
 _MAX_ABANDONED = 256
 _LONGEST_DEATH = 5.0  # seconds for the kernel to end a process, and write its core
 _FIRST_REST, _LONGEST_REST = 0.5, 10.0  # seconds
@@ -31,11 +31,16 @@ class Server(Protocol):
     """What a worker needs to know of its llama-server; :class:`llcuda.fleet.processes.replica.Replica` is one."""
 
     name: str
-    state: str
-    socket_path: Path
-    api_key: str
+    state: State
+    address: Address
     slots: int
     hang_timeout: float
+    is_remote: bool
+    """Whether it is a process of another machine, which is neither started nor ended here."""
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that it asks for."""
 
     @property
     def pid(self) -> int | None:
@@ -43,7 +48,7 @@ class Server(Protocol):
 
     @property
     def was_killed(self) -> bool:
-        """Whether it last ended by a signal that only others send."""
+        """Whether it last ended by a signal that only others send, or fell silent on another machine."""
 
     def note_life(self) -> None:
         """Take note that it has said something."""
@@ -116,6 +121,11 @@ class Slot:
         """Whether that was somebody else's doing; to be asked once it has died."""
         return self._death.result()
 
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether its server fell silent on another machine, which no request can be blamed for."""
+        return self.worker.server.is_remote and self._death.done() and self.was_killed
+
     async def has_died(self) -> bool:
         """Tell whether its llama-server has ended since; a connection breaks off before the end of a process shows."""
         await asyncio.wait((self._death,), timeout=_LONGEST_DEATH)
@@ -146,7 +156,6 @@ class Worker:
         the requests that were given up and that it may still have computed.
         """
         self.server = server
-        self.slots = server.slots
         self.taken: set[Slot] = set()
         self.is_settled = True
         """Whether its llama-server was seen to have nothing to do since a slot was last taken."""
@@ -169,6 +178,11 @@ class Worker:
         """Done when its llama-server has ended, with whether it was killed; there is another one for the next."""
 
     @property
+    def slots(self) -> int:
+        """How many requests it answers at a time."""
+        return self.server.slots
+
+    @property
     def busy(self) -> int:
         """How many of its slots are taken."""
         return len(self.taken)
@@ -176,7 +190,7 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether its llama-server answers."""
-        return self.server.state == "ready" and not self.draining
+        return self.server.state is State.READY and not self.draining
 
     @property
     def is_usable(self) -> bool:
@@ -196,14 +210,14 @@ class Worker:
     @property
     def is_expected(self) -> bool:
         """Whether it is worth waiting for."""
-        return not self.draining and self.server.state in {"ready", "starting", "silent", "waiting"}
+        return not self.draining and self.server.state in EXPECTED
 
     @property
     def upstream(self) -> Upstream:
         """Its connections."""
         if self._upstream is None:
             server = self.server
-            self._upstream = Upstream(str(server.socket_path), api_key=server.api_key, on_life=server.note_life)
+            self._upstream = Upstream(server.address, api_key=server.api_key, on_life=server.note_life)
         return self._upstream
 
     def take(self, job: Job, owner: asyncio.Task[Any], *, now: float) -> Slot:
@@ -266,13 +280,14 @@ class Worker:
 
     def note_state(self) -> None:
         """Follow its llama-server: a dead one has no connections and no prompts."""
-        if self.server.state == "ready":
+        if self.server.state is State.READY:
             self._rests_until = 0.0
             self._on_free()
-        elif self.server.state in _GONE:
+        elif self.server.state in GONE:
             self.drop()
-        if self.server.state in _DEAD:
-            self._on_death(tuple(self._abandoned))
+        if self.server.state in DEAD:
+            if not self.server.is_remote:
+                self._on_death(tuple(self._abandoned))
             self._abandoned.clear()
             self.death.set_result(self.server.was_killed)
             self.death = self._loop.create_future()
@@ -284,6 +299,11 @@ class Worker:
             self._upstream = None
         self.unread_tokens = 0
         self.memory.clear()
+
+    def leave(self) -> None:
+        """Take no more requests, and cut what is left: its llama-server is there no more."""
+        self.draining = True
+        self.drop()
 
 
 async def fetch(worker: Worker, path: str, *, patience: float | None = 2.0) -> PlainAnswer | None:

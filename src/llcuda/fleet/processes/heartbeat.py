@@ -22,17 +22,31 @@ PROBE_INTERVAL = 0.25
 _LATE = 0.1
 """Seconds that a timer may be late before the time counts as one in which this process did not run."""
 _HTTP_OK = 200
+_MAX_BYTES = 64 << 10
 
 
 class Heartbeat:
     """The watch over one server, from when it is ready until it is given up."""
 
-    def __init__(self, address: Address, *, hang_timeout: float, on_silence: Callable[[bool], object]) -> None:
-        """Prepare; ``on_silence`` is called with True when it falls silent, and with False when it is back."""
+    def __init__(
+        self,
+        address: Address,
+        *,
+        hang_timeout: float,
+        on_silence: Callable[[bool], object],
+        ends_if_refused: bool = False,
+    ) -> None:
+        """Prepare; ``on_silence`` is called with True when it falls silent, and with False when it is back.
+
+        ``ends_if_refused`` is for a process that nobody else watches: it has ended if nobody listens any more.
+        """
         self._transport = AsyncTransport(address, api_key=None, user_agent="llcuda")
         self._pulse = Pulse(monotonic(), hang_timeout)
         self._on_silence = on_silence
         self._was_silent = False
+        self._ends_if_refused = ends_if_refused
+        self.was_refused = False
+        """Whether nobody listens there."""
 
     def note_life(self) -> None:
         """Take a sign of life that somebody else has seen."""
@@ -58,6 +72,8 @@ class Heartbeat:
                     return True
             if probe.result():
                 self._pulse.note_answer(monotonic())
+            elif self.was_refused and self._ends_if_refused:
+                return True
         finally:
             probe.cancel()
         return self._judge()
@@ -87,8 +103,9 @@ class Heartbeat:
         deadline = Deadline(self._pulse.hang_timeout)
         try:
             exchange = await self._transport.exchange("GET", "/health", body=None, deadline=deadline)
-            await exchange.read_all()
-        except (ConnectionFailedError, RequestTimeoutError):
+            await exchange.read_all(max_bytes=_MAX_BYTES)
+        except (ConnectionFailedError, RequestTimeoutError) as error:
+            self.was_refused = isinstance(error, ConnectionFailedError) and error.refused
             return False
         return exchange.status == _HTTP_OK
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llcuda.engine.load import Load, complete_options, require_whole_binaries
 from llcuda.engine.placement import choose_placement
@@ -20,23 +20,28 @@ if TYPE_CHECKING:
     from llcuda.fleet.processes.machine_shares import Place
     from llcuda.models import ModelFile
 
-__all__ = ["prepare_loads"]
+__all__ = ["Share", "prepare_loads"]
 
 
-def prepare_loads(
-    config: ModelConfig, *, workers_before: int = 0, workers_in_all: int | None = None
-) -> tuple[Load, ...]:
-    """Return a load for each worker; the model is downloaded where it is not on this disk.
+class Share(NamedTuple):
+    """What a model has of the machine beside others."""
 
-    ``workers_before`` is how many workers other models have whose cores come first, ``workers_in_all`` how many share
-    the memory for old prompts: None for this model's.
+    workers_before: int = 0
+    """How many workers the models before it have: each model's are kept to other cores, as long as there are any."""
+    workers_of_others: int = 0
+    """How many have a part of the memory for old prompts besides its own."""
+
+
+def prepare_loads(config: ModelConfig, share: Share = Share()) -> tuple[Load, ...]:  # noqa: B008 - it never changes
+    """Return a load for each worker; the model is downloaded if it is not on this disk.
+
     Raises what :meth:`llcuda.InferenceEngine.load_model` raises before it starts anything.
     """
-    options = {"cache_ram": limit_prompt_cache(workers_in_all or config.workers), **choose_options(config)}
+    options = {"cache_ram": limit_prompt_cache(config.workers + share.workers_of_others), **choose_options(config)}
     require_whole_binaries()
     placement = choose_placement(config.device, require_gpu=False, gpu_layers=config.gpu_layers)
     ordered = order_cores({core: _read_siblings(core) for core in os.sched_getaffinity(0)})
-    cores = turn(ordered, workers_before)
+    cores = turn(ordered, share.workers_before)
     places = choose_places(config, gpus=len(placement.choice.gpus), cores=cores)
     chosen = [placement if place.gpu is None else placement.on_one(place.gpu) for place in places]
     checked = [check_split(one, options) for one in chosen]

@@ -25,9 +25,10 @@ from llcuda.errors import (
 )
 from llcuda.fleet.processes.heartbeat import Heartbeat
 from llcuda.fleet.processes.restarts import Restarts
+from llcuda.fleet.states import State
 from llcuda.fleet.timeouts import timeout
 from llcuda.server import ServerManager
-from llcuda.transport import parse_address
+from llcuda.transport.address import unix_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,21 +48,9 @@ _PERMANENT = (BinaryError, ModelError, UsageError)
 
 
 class Replica:
-    """One llama-server on a Unix socket. All methods are for one event loop; nothing in them blocks it.
+    """One llama-server on a Unix socket, in a :class:`~llcuda.fleet.states.State`.
 
-    ========  ==============================================  ====================================================
-    state     it means                                        it becomes
-    ========  ==============================================  ====================================================
-    stopped   there is none                                   starting, by start
-    starting  it loads the model                              ready; waiting or failed, where it did not; stopping
-    ready     it answers, and may be asked                    silent; draining; waiting, by its death; stopping
-    silent    it has not answered for 750 ms                  ready, after two good answers; draining; waiting, by its
-                                                              death or once it is given up and killed; stopping
-    draining  it is asked no more, and finishes what it has   stopping; failed, by its death
-    waiting   it has died, and is started anew in a moment    starting; failed, once the budget is spent; stopping
-    stopping  it was told to end                              stopped
-    failed    it cannot be started: last_error says why       starting, by start; stopped, by stop
-    ========  ==============================================  ====================================================
+    All methods are for one event loop; nothing in them blocks it.
 
     A server that ends by itself is started anew: after 0.1 s, and each time after twice as long, up to 10 s. With five
     starts within a minute it has failed. It has failed at once where a second try would find the same, and where it was
@@ -71,6 +60,8 @@ class Replica:
     they wake: with two workers of the demo model and eight streams on two cores the first token came after 21 ms
     instead of 39, and 81 answers were given in a second instead of 78 (medians of four).
     """
+
+    is_remote = False
 
     def __init__(
         self,
@@ -85,10 +76,11 @@ class Replica:
         self.name = name
         self.load = load
         self.socket_path = socket_path
+        self.address = unix_address(str(socket_path))
         self.slots: int = load.options.get("n_parallel") or 1
         self.api_key = os.urandom(24).hex()
         """The key that the server asks for, the same after each start."""
-        self.state = "stopped"
+        self.state = State.STOPPED
         self.device_report: DeviceReport | None = None
         self.restarts = 0
         """How often it was started anew after it had ended or did not answer."""
@@ -133,7 +125,7 @@ class Replica:
 
     def give_up(self, reason: str) -> None:
         """Kill it and start it anew, though it answers its health check."""
-        if self.state in {"ready", "silent", "draining"}:
+        if self.state in {State.READY, State.SILENT, State.DRAINING}:
             self._reason = reason
             self._lost.set()
 
@@ -143,22 +135,22 @@ class Replica:
         Raises what :func:`llcuda.engine.load.start` raises, ServerError where it is stopped meanwhile, and UsageError
         where it is being stopped.
         """
-        if self.state in {"stopping", "draining"}:
+        if self.state in {State.STOPPING, State.DRAINING}:
             raise UsageError(f"the replica {self.name} is {self.state}", hint="Start it when it has stopped.")
-        if self.state in {"stopped", "failed"}:
+        if self.state in {State.STOPPED, State.FAILED}:
             self._threads = self._threads or ThreadPoolExecutor(2, thread_name_prefix=f"llcuda-{self.name}")
             self._loop = asyncio.get_running_loop()
             self._left = asyncio.Event()
             self._outcome = self._loop.create_future()
             self._life = asyncio.ensure_future(self._live())
-            self._set("starting")
+            self._set(State.STARTING)
         if self._outcome is not None:
             await asyncio.shield(self._outcome)
 
     def drain(self) -> None:
         """Let it be asked no more. What it has begun goes on until it is stopped."""
-        if self.state in {"ready", "silent"}:
-            self._set("draining")
+        if self.state in {State.READY, State.SILENT}:
+            self._set(State.DRAINING)
 
     async def stop(self, grace: float = _EXIT_TIMEOUT) -> None:
         """End it, by force after ``grace`` seconds, and return when it is gone. An answer that it streams is cut."""
@@ -166,14 +158,14 @@ class Replica:
         if life is not None and not life.done():
             self._left.set()
             self._ended.set()
-            self._set("stopping")
+            self._set(State.STOPPING)
             while not life.done():
                 await self._run(partial(self._server.stop_server, timeout=grace))
                 await asyncio.wait({life}, timeout=_STOP_INTERVAL)
         if self._threads is not None:
             self._threads.shutdown(wait=False)
             self._threads = None
-        self._set("stopped")
+        self._set(State.STOPPED)
 
     async def _live(self) -> None:
         """Start it and keep it running, until it is stopped or has failed."""
@@ -183,7 +175,7 @@ class Replica:
             return
         self.last_error, self.failed_at = error, monotonic()
         self._refuse(error)
-        self._set("failed")
+        self._set(State.FAILED)
 
     async def _keep_running(self) -> LlcudaError | None:
         """Watch it, and start it anew when it has ended; return why it cannot be, or None where it is stopped."""
@@ -198,12 +190,12 @@ class Replica:
             await self._sleep(delay)
             if not self._left.is_set():
                 self.restarts += 1
-                self._set("starting")
+                self._set(State.STARTING)
                 error = await self._start() or await self._watch()
         return None
 
     def _choose_delay(self, error: LlcudaError) -> float | None:
-        if isinstance(error, _PERMANENT) or self.state == "draining":
+        if isinstance(error, _PERMANENT) or self.state is State.DRAINING:
             return None
         return self._past.choose_delay(monotonic())
 
@@ -211,7 +203,7 @@ class Replica:
         """Let who calls start from now on wait for the next start."""
         if self._loop is not None and (self._outcome is None or self._outcome.done()):
             self._outcome = self._loop.create_future()
-        self._set("waiting")
+        self._set(State.WAITING)
 
     def _refuse(self, error: LlcudaError) -> None:
         if self._outcome is not None and not self._outcome.done():
@@ -241,11 +233,11 @@ class Replica:
     def _become_ready(self) -> None:
         self.failed_at = None
         self._heartbeat = Heartbeat(
-            parse_address(self._server.url), hang_timeout=self.hang_timeout, on_silence=self._note_silence
+            self.address, hang_timeout=self.hang_timeout, on_silence=self._note_silence
         )
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(None)
-        self._set("ready")
+        self._set(State.READY)
 
     async def _watch(self) -> LlcudaError | None:
         """Wait until the server has ended, is given up, or is to be stopped, and return why it ended."""
@@ -275,7 +267,7 @@ class Replica:
             timeout=self.hang_timeout,
             log_tail=self._server.log_tail,
         )
-        if self.state != "draining":
+        if self.state is not State.DRAINING:
             self._await_another()
         try:
             await self._run(partial(self._server.stop_server, timeout=0.0))
@@ -306,12 +298,12 @@ class Replica:
                 loop.call_soon_threadsafe(self._ended.set)
 
     def _note_silence(self, is_silent: bool) -> None:  # noqa: FBT001 - a callback
-        if is_silent and self.state == "ready":
-            self._set("silent")
-        elif not is_silent and self.state == "silent":
-            self._set("ready")
+        if is_silent and self.state is State.READY:
+            self._set(State.SILENT)
+        elif not is_silent and self.state is State.SILENT:
+            self._set(State.READY)
 
-    def _set(self, state: str) -> None:
+    def _set(self, state: State) -> None:
         if state != self.state:
             self.state = state
             if self._on_change is not None:

@@ -14,7 +14,6 @@ from llcuda.gateway.observe.gpu_metrics import GpuMetrics
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from llcuda.fleet.fleet import Fleet
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
@@ -29,18 +28,17 @@ class Administration:
         self,
         *,
         models: Mapping[str, ServedModel],
-        fleets: Mapping[str, Fleet],
         source: Callable[[], str | None],
         reload: Callable[[], Awaitable[None]],
         grace: Callable[[], float],
         metrics: GatewayMetrics,
     ) -> None:
-        """Take bundles from ``source``; ``reload`` replaces all workers of the ``fleets``, within ``grace`` seconds."""
+        """Take bundles from ``source``; ``reload`` replaces all workers of the ``models``, within ``grace`` seconds."""
 
         def describe() -> list[dict[str, Any]]:
             return [describe_model(model) for model in models.values()]
 
-        self._upgrade = Upgrade(source=source, reload=reload, fleets=fleets, describe=describe, grace=grace)
+        self._upgrade = Upgrade(source=source, reload=reload, models=models, describe=describe, grace=grace)
         self._benchmark = SelfBenchmark(models, describe=describe)
         self._gpus = GpuMetrics()
         metrics.add_gauges(self._gpus.read)

@@ -93,7 +93,7 @@ class OwnAnswers:
         answer = await fetch(worker, "/props") if worker else None
         if answer is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
-        props = json.loads(answer.body)
+        props = _read_object(answer.body)
         # Where the file lies is nobody's business who asks over a network.
         props["model_path"] = model.name
         _respond(exchange, props, status=answer.status)
@@ -130,8 +130,9 @@ class OwnAnswers:
         _respond(exchange, {"status": "reloading"}, status=202)
 
     async def _ask_all(self, path: str) -> list[tuple[Worker, bytes]]:
-        """Return the answers of the workers that have one, all asked at the same time."""
-        workers = [worker for model in self._models.values() for worker in model.workers if worker.is_ready]
+        """Return the answers of the workers of this machine that have one, all asked at the same time."""
+        everyone = (worker for model in self._models.values() for worker in model.workers)
+        workers = [worker for worker in everyone if worker.is_ready and not worker.server.is_remote]
         answers = await asyncio.gather(*(fetch(worker, path) for worker in workers))
         return [
             (worker, answer.body)
@@ -183,6 +184,17 @@ def _describe_report(worker: Worker) -> dict[str, Any] | None:
     names = ("device", "backend", "layers_on_gpu", "layers", "offload", "reason")
     gpus = ", ".join(use.name for use in report.devices if use.uuid)
     return {**{name: getattr(report, name) for name in names}, "gpu": gpus or None}
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    """Return the object that a worker answered, which may be of another machine. Raises RefusedError."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise RefusedError(502, "the worker's answer is no object", code="worker_failed")
+    return value
 
 
 def _respond(exchange: Exchange, value: object, *, status: int = _OK) -> None:

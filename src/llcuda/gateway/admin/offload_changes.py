@@ -30,7 +30,6 @@ class Reloadable(Protocol):
 
     config: GatewayConfig
     models: dict[str, ServedModel]
-    fleets: dict[str, Fleet]
 
     @property
     def is_stopping(self) -> bool:
@@ -72,7 +71,7 @@ class Offloads:
     def __init__(self, running: Reloadable) -> None:
         """Have nothing changed yet."""
         self._running = running
-        self._fleets = running.fleets
+        self._models = running.models
         self._changes: dict[str, _Change] = {}
         self._number = 0
         self._task: asyncio.Task[None] | None = None
@@ -86,9 +85,10 @@ class Offloads:
         it cannot work on this machine, and while another change is under way.
         """
         choice = parse_choice(body)
-        fleet = self._fleets.get(choice.model)
-        if fleet is None:
+        model = self._models.get(choice.model)
+        if model is None:
             raise RefusedError(404, f"there is no model {choice.model!r}", code="model_not_found", param="model")
+        fleet = model.fleet
         _check_layers(choice, fleet)
         config = choice.apply(fleet.config, gpu=self._gpus.get(choice.model, "cuda"))
         await _check_device(config)
@@ -101,7 +101,7 @@ class Offloads:
 
     def describe(self, name: str, *, is_admin: bool) -> dict[str, Any]:
         """Return the choice that holds for a model, and the last change; why it failed is for administrators."""
-        fleet = self._fleets[name]
+        fleet = self._models[name].fleet
         change = self._changes.get(name)
         return {
             **describe_choice(fleet.config),
@@ -110,7 +110,7 @@ class Offloads:
         }
 
     async def _run(self, change: _Change, config: ModelConfig) -> None:
-        fleet = self._fleets[config.name]
+        fleet = self._models[config.name].fleet
         before, replicas = fleet.config, fleet.replicas
         try:
             await self._serve(config)

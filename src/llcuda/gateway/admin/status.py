@@ -18,7 +18,9 @@ from llcuda.server.memory import read_free_memory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from llcuda.fleet.dispatch.worker import Worker
     from llcuda.fleet.processes.replica import Replica
+    from llcuda.fleet.remotes.remote import Remote
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.admin.offload_changes import Reloadable
     from llcuda.gateway.http.exchange import Exchange
@@ -35,7 +37,6 @@ class Status:
     def __init__(self, running: Reloadable, *, metrics: GatewayMetrics) -> None:
         """Show what runs, and change it."""
         self._models = running.models
-        self._fleets = running.fleets
         self._metrics = metrics
         self._offloads = Offloads(running)
         self._history = History()
@@ -85,20 +86,20 @@ class Status:
             "waiting_tokens": model.admission.waiting_tokens,
             "offload": self._offloads.describe(model.name, is_admin=is_admin),
             "workers": [
-                _describe_worker(replica, model, is_admin=is_admin) for replica in self._fleets[model.name].replicas
+                _describe_worker(replica, worker, is_admin=is_admin)
+                for replica, worker in zip(model.fleet.replicas, model.workers, strict=True)
             ],
         }
 
 
-def _describe_worker(replica: Replica, model: ServedModel, *, is_admin: bool) -> dict[str, Any]:
-    worker = model.find_worker(replica)
+def _describe_worker(replica: Replica | Remote, worker: Worker, *, is_admin: bool) -> dict[str, Any]:
     error = replica.last_error if is_admin else None
     return {
         "name": replica.name,
         "state": replica.state,
         "slots": replica.slots,
-        "busy": worker.busy if worker else 0,
-        "failures": worker.failed if worker else 0,
+        "busy": worker.busy,
+        "failures": worker.failed,
         "restarts": replica.restarts,
         "memory_bytes": read_resident(replica.pid),
         "last_error": error.message if error else None,
@@ -106,7 +107,7 @@ def _describe_worker(replica: Replica, model: ServedModel, *, is_admin: bool) ->
     }
 
 
-def _describe_device(replica: Replica) -> dict[str, Any] | None:
+def _describe_device(replica: Replica | Remote) -> dict[str, Any] | None:
     report = replica.device_report
     if report is None:
         return None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from llcuda.fleet.fleet import Fleet
+    from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
 
 __all__ = ["Upgrade", "check_consent"]
@@ -49,18 +50,18 @@ class Upgrade:
         *,
         source: Callable[[], str | None],
         reload: Callable[[], Awaitable[None]],
-        fleets: Mapping[str, Fleet],
+        models: Mapping[str, ServedModel],
         describe: Callable[[], list[dict[str, Any]]],
         grace: Callable[[], float],
     ) -> None:
         """Take bundles from ``source``.
 
-        ``reload`` replaces every worker of the ``fleets``; ``describe`` says what the models run on. ``grace`` is how
+        ``reload`` replaces every worker of the ``models``; ``describe`` says what the models run on. ``grace`` is how
         many seconds answers that have begun are given, where workers are replaced once more.
         """
         self._source = source
         self._reload = reload
-        self._fleets = fleets
+        self._models = models
         self._describe = describe
         self._grace = grace
         self._task: asyncio.Task[None] | None = None
@@ -125,7 +126,7 @@ class Upgrade:
 
     async def _change(self, action: str, feed: Feed) -> dict[str, Any]:
         """Do it, and return the last event: what was done, or what went wrong."""
-        before = {name: fleet.replicas for name, fleet in self._fleets.items()}
+        before = {name: model.fleet.replicas for name, model in self._models.items()}
         changed = False
         try:
             done = await self._run_child(action, on_step=feed.tell)
@@ -172,10 +173,10 @@ class Upgrade:
         except LlcudaError as error:
             getLogger("llcuda").warning("the install could not be taken back: %s", error)
             return False
-        for name, fleet in self._fleets.items():
-            if fleet.replicas != before[name]:
+        for name, model in self._models.items():
+            if model.fleet.replicas != before[name]:
                 # Some are new already; they are to run what was in use before, as the others do.
-                await _reload_logged(fleet, self._grace())
+                await _reload_logged(model.fleet, self._grace())
         return True
 
 

@@ -7,9 +7,10 @@ import math
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llcuda.errors import UsageError
+from llcuda.fleet.model_config import RemoteConfig
 from llcuda.schema.validate import show
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.config.serve_options import Option
 
-__all__ = ["check_value", "parse_flag", "parse_variable"]
+__all__ = ["Workers", "check_value", "parse_flag", "parse_variable"]
 
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 _OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -55,6 +56,8 @@ def _parse(option: Option, text: Any) -> Any:
     """Return what TOML would have for the text; what cannot be parsed is left for the check to refuse."""
     if not isinstance(text, str):
         return text
+    if option.kind == "workers":
+        return [int(word) if word.isascii() and word.isdigit() else word for word in text.replace(",", " ").split()]
     if option.kind == "switch":
         word = text.strip().lower()
         return True if word in _TRUE else False if word in _FALSE else text
@@ -165,8 +168,46 @@ def _check_server_option(entry: Any, place: str) -> None:
         raise UsageError(f"{place} has characters that cannot be printed", hint="Write it without.")
 
 
+class Workers(NamedTuple):
+    """What answers for a model: llama-servers of this machine, and workers of others."""
+
+    number: int
+    remotes: tuple[RemoteConfig, ...]
+
+
+def _check_workers(option: Option, value: Any, place: str) -> Workers:
+    entries = value if isinstance(value, list) else [value]
+    counts = [_check_count(option, entry, place) for entry in entries if _is_number(entry)]
+    remotes = tuple(_check_remote(entry, place) for entry in entries if not _is_number(entry))
+    if len(counts) > 1 or not entries or len({remote.url for remote in remotes}) < len(remotes):
+        raise UsageError(f"{place} names one twice, or none", hint="Write a number, addresses of workers, or both.")
+    return Workers(counts[0] if counts else 0, remotes)
+
+
+def _check_remote(entry: Any, place: str) -> RemoteConfig:
+    table = {"url": entry} if isinstance(entry, str) and "://" in entry else entry
+    if not isinstance(table, dict) or not {"url"} <= table.keys() <= {"url", "key_file"}:
+        hint = "workers is a number without a unit, http://HOST:PORT, or a table with url and key_file."
+        raise UsageError(f"{place}: {show(entry)} is not a whole number", hint=hint)
+    if not all(isinstance(text, str) and text for text in table.values()):
+        raise UsageError(f"{place}: url and key_file are texts")
+    file = Path(table["key_file"]).expanduser() if "key_file" in table else None
+    remote = RemoteConfig(table["url"], key_file=file)
+    try:
+        address = remote.address
+    except UsageError as error:
+        # The address is not repeated if it may have a password.
+        reason = "an address has no user name" if "@" in remote.url else error.message
+        hint = "Write http://, https:// or dns://, a host and a port. A key goes into key_file."
+        raise UsageError(f"{place}: {reason}", hint=hint) from None
+    if address.is_unix:
+        raise UsageError(f"{place}: {remote.url} is not an address of another machine")
+    return remote
+
+
 _CHECKS: dict[str, Callable[[Option, Any, str], Any]] = {
     "count": _check_count,
+    "workers": _check_workers,
     "seconds": _check_seconds,
     "switch": _check_switch,
     "text": _check_text,

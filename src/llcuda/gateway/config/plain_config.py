@@ -28,7 +28,12 @@ def to_plain(given: Given, config: GatewayConfig) -> dict[str, Any]:
     if file := given.values.get("api_key_file"):
         plain["api_key_file"] = _to_value(file)
     plain["models"] = [
-        {**_to_table(model, MODEL_OPTIONS), "model": place_model(model.model, Path())} for model in config.models
+        {
+            **_to_table(model, MODEL_OPTIONS),
+            "workers": _describe_workers(model),
+            "model": place_model(model.model, Path()),
+        }
+        for model in config.models
     ]
     plain["keys"] = [_mask(table) for table in given.keys]
     return plain
@@ -52,6 +57,15 @@ def _to_table(holder: GatewayConfig | Limits | ModelConfig, options: Iterable[Op
     mine = [one for one in options if isinstance(holder, one.scope) and hasattr(holder, one.target)]
     values = {one.name: getattr(holder, one.target) for one in mine}
     return {name: _to_value(value) for name, value in values.items() if value is not None and value != {}}
+
+
+def _describe_workers(model: ModelConfig) -> Any:
+    """Return the count, or a list with the workers of other machines and the count beside them."""
+    urls = [
+        remote.url if remote.key_file is None else {"url": remote.url, "key_file": _to_value(remote.key_file)}
+        for remote in model.remotes
+    ]
+    return [*([model.workers] if model.workers else []), *urls] if urls else model.workers
 
 
 def _to_value(value: Any) -> Any:

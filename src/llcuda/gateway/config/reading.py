@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
-from llcuda.fleet.model_config import ModelConfig
+from llcuda.fleet.model_config import ModelConfig, RemoteConfig
 from llcuda.gateway.config.checks import check_config
 from llcuda.gateway.config.configuration import GatewayConfig, KeyConfig, Limits
 from llcuda.gateway.config.key_files import check_key, check_private, read_key_file, read_private
 from llcuda.gateway.config.model_names import name_model, place_model, split_model
-from llcuda.gateway.config.option_values import check_value, parse_flag, parse_variable
+from llcuda.gateway.config.option_values import Workers, check_value, parse_flag, parse_variable
 from llcuda.gateway.config.serve_options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS, PREFIX, Option
 from llcuda.options import suggest_names
 
@@ -65,13 +65,26 @@ def read_given(flags: Mapping[str, Any], *, environment: Mapping[str, str]) -> G
 def make_config(given: Given) -> GatewayConfig:
     """Return what was given as a configuration, with the keys that it names; raises UsageError."""
     config = GatewayConfig(
-        models=tuple(ModelConfig(**_fields(ModelConfig, MODEL_OPTIONS, table)) for table in given.models),
+        models=tuple(_make_model(table) for table in given.models),
         keys=_read_keys(given),
         limits=Limits(**_fields(Limits, OPTIONS, given.values)),
         **_fields(GatewayConfig, OPTIONS, given.values),
     )
     check_config(config)
     return config
+
+
+def _make_model(table: Mapping[str, Any]) -> ModelConfig:
+    values = _fields(ModelConfig, MODEL_OPTIONS, table)
+    workers: Workers | None = values.pop("workers", None)
+    if workers is not None:
+        values |= {"workers": workers.number, "remotes": tuple(map(_read_remote_key, workers.remotes))}
+    return ModelConfig(**values)
+
+
+def _read_remote_key(remote: RemoteConfig) -> RemoteConfig:
+    file = remote.key_file
+    return remote if file is None else replace(remote, key=check_key(read_private(file).strip(), place=str(file)))
 
 
 def _fields(scope: type[Any], options: Sequence[Option], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,12 +163,25 @@ def _check_table(table: Mapping[str, Any], options: Sequence[Option], *, place: 
             raise _unknown(f"{place}: the key {name}", name, list(known))
     checked = {name: check_value(known[name], value, f"{place}: {name}") for name, value in table.items()}
     # A file means the same wherever it is used from.
-    return {name: folder.absolute() / value if isinstance(value, Path) else value for name, value in checked.items()}
+    return {name: _place_file(value, folder.absolute()) for name, value in checked.items()}
+
+
+def _place_file(value: Any, folder: Path) -> Any:
+    if isinstance(value, Workers):
+        return value._replace(remotes=tuple(_place_key_file(remote, folder) for remote in value.remotes))
+    return folder / value if isinstance(value, Path) else value
+
+
+def _place_key_file(remote: RemoteConfig, folder: Path) -> RemoteConfig:
+    return remote if remote.key_file is None else replace(remote, key_file=folder / remote.key_file)
 
 
 def _check_model(table: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
     place = f"{path}, [[models]] {number}"
     checked = _check_table(table, MODEL_OPTIONS, place=place, folder=path.parent)
+    workers = checked.get("workers")
+    if "model" not in checked and "name" in checked and workers is not None and not workers.number:
+        checked["model"] = checked["name"]  # nothing is loaded here, so it stands for nothing
     if "model" not in checked:
         raise UsageError(f"{place} has no model", hint='Write model = "demo", a path, or another name of a model.')
     return {"name": name_model(checked["model"]), **checked, "model": place_model(checked["model"], path.parent)}

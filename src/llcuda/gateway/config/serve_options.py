@@ -21,7 +21,8 @@ class Option:
 
     name: str
     kind: str
-    """``count``, ``seconds``, ``switch``, ``text``, ``path``, ``source``, ``list`` of texts, or ``server_options``."""
+    """``count``, ``seconds``, ``switch``, ``text``, ``path``, ``source``, ``list`` of texts, ``workers``, or
+    ``server_options``."""
     summary: str
     scope: Scope
     group: str = ""
@@ -69,7 +70,9 @@ OPTIONS = (
         metavar="MODEL|NAME=MODEL",
         short="-m",
     ),
-    Option("workers", "count", "llama-servers of each model", ModelConfig, _MODELS, low=1, high=256),
+    Option("workers", "workers", "llama-servers of each model, or the addresses of workers on other machines, "
+           "with commas between: http://HOST:PORT, https://HOST:PORT or dns://NAME:PORT", ModelConfig, _MODELS, low=1,
+           high=256, metavar="N|URL"),
     Option("slots", "count", "requests that a worker answers at the same time", ModelConfig, _MODELS, low=1, high=512),
     Option(
         "device",

@@ -190,7 +190,8 @@ class ModelRequest:
         finally:
             exchange.follow(None)
             exchange.first_at = reception.first_at if isinstance(reception, StreamedAnswer) else 0.0
-        return _Attempt(worker, reception, problem, is_suspect=problem is not None and was_sent)
+        is_suspect = problem is not None and was_sent and not slot.was_cut_off
+        return _Attempt(worker, reception, problem, is_suspect)
 
     def _find_cut(self, reception: PlainAnswer) -> str | None:
         if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
