@@ -1,0 +1,1 @@
+"""Workers of other machines, which are asked and watched, and neither started nor ended."""
