@@ -125,6 +125,16 @@ def test_a_module_is_split_before_it_grows_too_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
+def test_the_page_of_the_architecture_names_what_there_is() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:\w+/)*\w+\.py)`", page)
+    assert len(named) >= 7
+    assert [name for name in named if not (SOURCE / name).exists()] == []
+    for room in ("gateway", "fleet"):
+        present = {path.stem for path in (SOURCE / room).iterdir() if path.stem not in {"__init__", "__pycache__"}}
+        assert all(re.search(rf"\b{name}\b", page) for name in present - {"model_config", "refusals", "states", "timeouts"})
+
+
 def test_the_version_is_written_in_one_place() -> None:
     assert "version" in pyproject()["project"]["dynamic"]
     text = (SOURCE / "__init__.py").read_text(encoding="utf-8")

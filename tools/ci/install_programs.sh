@@ -5,6 +5,7 @@ set -euo pipefail
 programs=(
   chromium
   curl
+  ip:iproute2
   prometheus
 )
 
@@ -17,6 +18,7 @@ install_package() {
     </dev/null >/dev/null 2>&1
 }
 
+# A program whose package has another name is PROGRAM:PACKAGE.
 for program in "${programs[@]}"; do
-  command -v "$program" >/dev/null || install_package "$program" || echo "$program is not to be had" >&2
+  command -v "${program%:*}" >/dev/null || install_package "${program#*:}" || echo "${program%:*} is not to be had" >&2
 done
