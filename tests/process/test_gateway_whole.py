@@ -125,7 +125,7 @@ def test_an_answer_that_cannot_be_held_against_its_schema_is_none(tmp_path: Path
 
 
 def test_what_a_worker_sends_too_much_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.gateway.relay.streamed_answer._MAX_PLAIN_BYTES", 1000)
+    monkeypatch.setattr("llcuda.fleet.dispatch.upstream._MAX_PLAIN_BYTES", 1000)
 
     async def scenario(site: Site) -> None:
         site.answer(plain(200, "x" * 1001))
