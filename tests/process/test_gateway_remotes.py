@@ -18,6 +18,8 @@ import httpx
 import pytest
 
 from llcuda import InferenceEngine
+from llcuda.errors import ServerError
+from llcuda.fleet.fleet import Fleet
 from llcuda.fleet.states import State
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, RemoteConfig
 from llcuda.gateway.config.reading import read_config
@@ -288,6 +290,36 @@ def test_a_reload_follows_the_configuration() -> None:
             assert names == [f"demo@{second.url.removeprefix('http://')}", "demo/0"]
             assert states(gateway) == [State.READY, State.READY]
             assert ask(gateway) == ANSWER
+
+
+def test_a_stop_while_a_name_is_looked_up_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        asked = asyncio.Event()
+
+        async def resolve(*_: object, **__: object) -> None:
+            asked.set()
+            await asyncio.sleep(3600)
+
+        monkeypatch.setattr(dns.asyncresolver, "resolve", resolve)
+        fleet = Fleet(ModelConfig("demo", "demo", workers=0, remotes=(RemoteConfig("dns://llcuda.test:1"),)))
+        start = asyncio.ensure_future(fleet.start())
+        await asked.wait()
+        await fleet.stop()
+        with pytest.raises(ServerError, match="was stopped while it was starting"):
+            await start
+        assert not fleet.workers
+
+    asyncio.run(test())
+
+
+def test_where_others_run_a_model_is_not_chosen_here() -> None:
+    admin = KeyConfig("admin", "sk-admin", is_admin=True)
+    with far() as other, near(RemoteConfig(other.url, key=KEY), keys=(admin,)) as gateway:
+        headers = {"Authorization": "Bearer sk-admin"}
+        with httpx.Client(base_url=f"{gateway.url}/api/admin", headers=headers, timeout=120, trust_env=False) as client:
+            answer = client.post("/offload", json={"model": "demo", "offload": "cpu"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "remote")
+            assert '"step": "done"' in client.post("/benchmark", json={"prompts": 4}).text
 
 
 def test_the_command_line_and_the_file_name_them(tmp_path: Path) -> None:

@@ -272,14 +272,15 @@ class Fleet:
         wanted = self.config.remotes
         await self._forget_names([one for one in self._names if one not in wanted])
         await self._stop([one for one in self._remotes if one.config not in wanted], grace)
-        for one in wanted:
-            if not one.is_name:
-                await self._have(one, frozenset({one.address.host}))
-            elif one not in self._names:
-                await self._follow_name(one)
+        names = [self._follow_name(one) for one in wanted if one.is_name and one not in self._names]
+        hosts = [self._have(one, frozenset({one.address.host})) for one in wanted if not one.is_name]
+        await asyncio.gather(*names, *hosts)
 
     async def _follow_name(self, config: RemoteConfig) -> None:
-        """Have the workers that a name leads to, from now on; return when it has been looked up."""
+        """Have the workers that a name leads to, from now on; return when it has been looked up.
+
+        Raises why that cannot be done, and ServerError at a stop meanwhile.
+        """
         looked = asyncio.Event()
 
         async def note(hosts: frozenset[str] | None) -> None:
@@ -291,8 +292,10 @@ class Fleet:
         first = asyncio.ensure_future(looked.wait())
         await asyncio.wait({task, first}, return_when=asyncio.FIRST_COMPLETED)
         first.cancel()
+        if task.cancelled():
+            raise ServerError(f"the model {self.config.name} was stopped while it was starting")
         if task.done():
-            del self._names[config]
+            self._names.pop(config, None)
             task.result()
 
     async def _forget_names(self, configs: Sequence[RemoteConfig]) -> None:

@@ -89,6 +89,8 @@ class Offloads:
         if model is None:
             raise RefusedError(404, f"there is no model {choice.model!r}", code="model_not_found", param="model")
         fleet = model.fleet
+        if not fleet.config.workers:
+            raise RefusedError(409, "all workers of this model are on other machines", code="remote", param="model")
         _check_layers(choice, fleet)
         config = choice.apply(fleet.config, gpu=self._gpus.get(choice.model, "cuda"))
         await _check_device(config)

@@ -111,7 +111,7 @@ class SelfBenchmark:
         if self._task is not None and not self._task.done():
             raise RefusedError(409, "a benchmark is under way already", code="benchmark_under_way")
         model = self._find_model(asked.model)
-        levels = choose_levels(asked, model.config.workers * model.config.slots)
+        levels = choose_levels(asked, model.slots)
         feed = Feed()
         self._task = task = asyncio.ensure_future(self._run(_Run(model, asked, levels=levels, feed=feed), feed))
         try:
@@ -160,8 +160,9 @@ class _Run:
 
     async def measure(self) -> dict[str, Any]:
         """Warm up, measure each level, and return everything. Raises what keeps the first request from an answer."""
-        self._tell("warm-up", 0, self._model.config.workers)
-        warm_up = [self._ask(_WARM_UP_TOKENS) for _ in range(self._model.config.workers)]
+        workers = max(1, len(self._model.workers))
+        self._tell("warm-up", 0, workers)
+        warm_up = [self._ask(_WARM_UP_TOKENS) for _ in range(workers)]
         await _run_together(warm_up, end=self._end)
         results = []
         for number, level in enumerate(self._levels):
