@@ -24,6 +24,7 @@ from llcuda.fleet.states import State
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, RemoteConfig
 from llcuda.gateway.config.reading import read_config
 from llcuda.gateway.gateway import Gateway
+from tests.certificates import write_certificate
 from tests.processes import wait_until
 from tests.served_process import ServedProcess, serving_process
 
@@ -39,9 +40,9 @@ ENDLESS = {"prompt": "What is 2+2?", "n_predict": 900, "ignore_eos": True, "n_pr
 
 
 @contextmanager
-def far(*, slots: int = 2, key: str = KEY, name: str = "demo") -> Iterator[Gateway]:
-    model = ModelConfig(name, "demo", slots=slots, device="cpu")
-    with Gateway(GatewayConfig(models=(model,), port=0, keys=(KeyConfig("near", key),))) as gateway:
+def far(*, slots: int = 2, **options: Any) -> Iterator[Gateway]:
+    model = ModelConfig("demo", "demo", slots=slots, device="cpu")
+    with Gateway(GatewayConfig(models=(model,), port=0, keys=(KeyConfig("near", KEY),), **options)) as gateway:
         yield gateway
 
 
@@ -289,6 +290,20 @@ def test_a_reload_follows_the_configuration() -> None:
             names = [worker["name"] for worker in workers(gateway)]
             assert names == [f"demo@{second.url.removeprefix('http://')}", "demo/0"]
             assert states(gateway) == [State.READY, State.READY]
+            assert ask(gateway) == ANSWER
+
+
+def test_a_worker_behind_tls_must_have_a_certificate_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = write_certificate(tmp_path)
+    with far(tls_certificate=certificate, tls_key=key) as other:
+        with near(RemoteConfig(other.url, key=KEY)) as gateway:
+            assert states(gateway) == ["starting"]
+            assert "certificate verify failed" in caplog.text
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with near(RemoteConfig(other.url, key=KEY)) as gateway:
+            assert states(gateway) == ["ready"]
             assert ask(gateway) == ANSWER
 
 

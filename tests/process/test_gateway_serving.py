@@ -404,6 +404,14 @@ def test_where_memory_is_short_the_model_that_was_not_used_for_longest_makes_roo
         assert [bool(replicas(asker, name)) for name in ("a", "b", "c")] == [True, False, True]
 
 
+def test_the_audit_log_names_the_address_that_was_asked(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    with serving(audit_log=log) as asker:
+        assert asker.http.get("/chat/props").status_code == 200
+        assert asker.http.get("/chat/nonesuch").status_code == 404
+    assert [json.loads(line)["path"] for line in log.read_text().splitlines()] == ["/chat/props", "/chat/nonesuch"]
+
+
 def test_where_nothing_can_make_room_the_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(models=(ModelConfig("a", "demo", on_demand=True),)) as asker:
         running = asker.gateway._running

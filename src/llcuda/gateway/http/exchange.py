@@ -44,7 +44,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_chunked", "_refusal", "_source", "arrived", "body_bytes",
+        "_body", "_chunked", "_refusal", "_source", "arrived", "asked_path", "body_bytes",
         "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
         "head_complete", "header_bytes", "header_count", "headers", "is_late", "is_untimed", "keep_alive",
         "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
@@ -58,6 +58,8 @@ class Exchange:
         self._source: Source | None = None
         self._chunked = True
         self.method = self.path = self.query = self.request_id = ""
+        self.asked_path = ""
+        """As the client wrote it; ``path`` is the address that answers."""
         self.headers: dict[str, str] = {}
         self.header_count = self.header_bytes = 0
         self.head_complete = self.has_body = False
@@ -84,7 +86,8 @@ class Exchange:
         """Take the request line."""
         self.head_complete = True
         self.method = method
-        self.path, _, self.query = target.partition("?")
+        self.asked_path, _, self.query = target.partition("?")
+        self.path = self.asked_path
         self._chunked = version == "1.1"
         self.keep_alive = self._chunked
         length = self.headers.get("content-length", "")

@@ -79,7 +79,7 @@ def _describe_http(exchange: Exchange, route: str) -> dict[str, str | int | floa
     return {
         "http.request.method": exchange.method or "_OTHER",
         "http.route": route,
-        "url.path": exchange.path,
+        "url.path": exchange.asked_path,
         "http.response.status_code": exchange.status,
         "http.request.body.size": exchange.body_bytes,
         "error.type": ((refusal and refusal.code) or str(exchange.status)) if failed else "",

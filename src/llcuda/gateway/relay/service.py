@@ -247,7 +247,7 @@ def _describe(exchange: Exchange, seconds: float) -> AuditRecord:
         id=exchange.request_id,
         key=exchange.caller.name if exchange.caller else "",
         method=exchange.method,
-        path=exchange.path,
+        path=exchange.asked_path,
         status=exchange.status,
         model=exchange.model or None,
         worker=exchange.worker or None,
