@@ -21,11 +21,12 @@ from llcuda import InferenceEngine
 from llcuda.errors import ServerError
 from llcuda.fleet.fleet import Fleet
 from llcuda.fleet.states import State
+from llcuda.fleet.timeouts import timeout
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig, RemoteConfig
 from llcuda.gateway.config.reading import read_config
 from llcuda.gateway.gateway import Gateway
 from tests.certificates import write_certificate
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.served_process import ServedProcess, serving_process
 
 if TYPE_CHECKING:
@@ -323,6 +324,31 @@ def test_a_stop_while_a_name_is_looked_up_is_a_stop(monkeypatch: pytest.MonkeyPa
         with pytest.raises(ServerError, match="was stopped while it was starting"):
             await start
         assert not fleet.workers
+
+    asyncio.run(test())
+
+
+def test_a_stop_while_a_worker_is_greeted_is_a_stop() -> None:
+    async def test() -> None:
+        came = asyncio.Event()
+
+        async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            came.set()
+            while await reader.read(4096):
+                pass
+            writer.close()
+
+        silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+        port = silent.sockets[0].getsockname()[1]
+        fleet = Fleet(ModelConfig("demo", "demo", workers=0, remotes=(RemoteConfig(f"http://127.0.0.1:{port}"),)))
+        start = asyncio.ensure_future(fleet.start())
+        await came.wait()
+        async with timeout(PATIENCE):
+            await fleet.stop()
+        await start
+        assert not fleet.workers
+        silent.close()
+        await silent.wait_closed()
 
     asyncio.run(test())
 

@@ -382,10 +382,11 @@ def test_a_model_that_nobody_asks_is_unloaded_and_loaded_again() -> None:
             wait_until(lambda: not replicas(asker))
 
 
+@pytest.mark.parametrize("names", ["abc", "cab"])
 def test_where_memory_is_short_the_model_that_was_not_used_for_longest_makes_room(
-    monkeypatch: pytest.MonkeyPatch,
+    names: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = tuple(ModelConfig(name, "demo", on_demand=True, slots=1) for name in ("a", "b", "c"))
+    models = tuple(ModelConfig(name, "demo", on_demand=True, slots=1) for name in names)
     with serving(models=models) as asker:
         for name in ("b", "a"):
             assert asker.chat(model=name).status_code == 200

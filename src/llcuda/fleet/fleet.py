@@ -60,7 +60,7 @@ class Fleet:
         """
         self.config = config
         self.last_error: LlcudaError | None = None
-        """Why the last start on demand failed; None where it did not."""
+        """Why the last start on demand failed; None if it did not."""
         self._failed_at = 0.0
         self._workers: dict[Replica | Remote, Worker] = {}
         self._names: dict[RemoteConfig, asyncio.Task[None]] = {}
@@ -116,9 +116,9 @@ class Fleet:
                 raise failures[0]
 
     async def ensure_started(self) -> None:
-        """Return at once where a replica is ready, else after a start that all callers share.
+        """Return at once if a replica is ready, else after a start that all callers share.
 
-        Raises why none can be started; for ten seconds after that, nothing is tried again. Where others are ready, a
+        Raises why none can be started; for ten seconds after that, nothing is tried again. If others are ready, a
         replica that has failed is tried again behind the callers' backs, once a minute at most.
         """
         if self.is_ready:
@@ -347,8 +347,8 @@ async def _try_start(replica: Replica) -> LlcudaError | None:
 
 
 def _has_room(replica: Replica) -> bool:
-    """Return whether there is room for one more like ``replica``, asking the driver where it uses a GPU."""
-    from llcuda.devices import find_devices  # noqa: PLC0415 - only where something is replaced
+    """Return whether there is room for one more like ``replica``, asking the driver if it uses a GPU."""
+    from llcuda.devices import find_devices  # noqa: PLC0415 - only if something is replaced
 
     report = replica.device_report
     if report is None:

@@ -25,7 +25,7 @@ class RefusedError(Exception):
     """A request that is answered with an error. It stays within the gateway: connections turn it into an answer.
 
     ``status`` is HTTP's, ``code`` a word for programs (``queue_full``), ``headers`` what the answer carries besides,
-    ``Retry-After`` for one. ``close`` ends the connection after the answer: where the rest of the request is unread.
+    ``Retry-After`` for one. ``close`` ends the connection after the answer, if the rest of the request is unread.
     """
 
     def __init__(

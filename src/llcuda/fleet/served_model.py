@@ -56,7 +56,7 @@ class ServedModel:
         )
         self._hang_timeout = hang_timeout
         self._progress: dict[Worker, Progress] = {}
-        self._beside = beside or {}
+        self._beside = {} if beside is None else beside  # it is empty still if this is the first of them
 
     def configure(self, config: ModelConfig, limits: QueueLimits) -> None:
         """Follow another configuration of the same model."""

@@ -92,8 +92,9 @@ class Remote:
         self._lost.set()
 
     async def start(self) -> None:
-        """Begin to watch it, and return when it has answered, or has not for the first time."""
+        """Begin to watch it, and return when it has answered, has not for the first time, or is stopped."""
         if self._life is None:
+            self._greeted = asyncio.Event()
             self._set(State.STARTING)
             self._life = asyncio.ensure_future(self._live())
         await self._greeted.wait()
@@ -109,7 +110,7 @@ class Remote:
         if life is not None:
             life.cancel()
             await asyncio.wait({life})
-        self._greeted.clear()
+        self._greeted.set()  # whoever waits for it in start is not to wait for ever
         self._set(State.STOPPED)
 
     async def _live(self) -> None:
