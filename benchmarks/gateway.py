@@ -1,9 +1,9 @@
 """What stands between costs: `llcuda serve` side by side with nginx, a proxy in aiohttp, LiteLLM, and nothing.
 
-Each has a stub of llama-server behind it (tests/stub_engine.py), and what asks is benchmarks/load.c, which takes about
-8 us of CPU for a request. All run at once and take turns, direct and rival and direct again, so that a busy machine
-troubles all of them alike; a figure is the median of the rounds. CPU is the user and system time of the processes in
-between, from /proc. The number in brackets is the ratio to llcuda.
+Each has a stub of llama-server behind it (tests/standins/stub_engine.py), and what asks is benchmarks/load.c, which
+takes about 8 us of CPU for a request. All run at once and take turns, direct and rival and direct again, so that a busy
+machine troubles all of them alike; a figure is the median of the rounds. CPU is the user and system time of the
+processes in between, from /proc. The number in brackets is the ratio to llcuda.
 
     python benchmarks/gateway.py [--only PART...] [--rivals NAME...] [--rounds 5] [--seconds 1.5] [--json FILE]
 

@@ -44,7 +44,7 @@ def compile_load(folder: Path) -> Path:
 
 
 def build_body(*, stream: bool = False, **wishes: object) -> str:
-    """Return a request for a chat that steers tests/stub_engine.py."""
+    """Return a request for a chat that steers tests/standins/stub_engine.py."""
     message = {"role": "user", "content": json.dumps(wishes)}
     return json.dumps({"model": "demo", "messages": [message], "stream": stream})
 

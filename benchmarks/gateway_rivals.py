@@ -1,4 +1,4 @@
-"""What the benchmark of the gateway compares, each in front of tests/stub_engine.py, as processes of their own."""
+"""What the benchmark of the gateway compares, as processes of their own in front of tests/standins/stub_engine.py."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _stubs(place: Workplace, name: str, *, host: str = "", alone: bool = False) 
             path = place.folder / f"{name}{number}.sock"
             path.unlink(missing_ok=True)
             port = find_port() if host else 0
-            command = [sys.executable, "-s", "-m", "tests.stub_engine", "--parallel", str(slots)]
+            command = [sys.executable, "-s", "-m", "tests.standins.stub_engine", "--parallel", str(slots)]
             command += ["--host", host or str(path), "--port", str(port)]
             log = f"{name}-stub{number}"
             process = stack.enter_context(run_process(command, folder=place.folder, name=log, PYTHONPATH=str(_ROOT)))
@@ -85,7 +85,7 @@ def run_direct_tcp(place: Workplace) -> Iterator[Rival]:
 def run_llcuda(place: Workplace) -> Iterator[Rival]:
     """Run `llcuda serve` with a key, its llama-server being the stub."""
     sys.path[:0] = [str(_ROOT)]
-    from tests.stub_engine import write_executable  # noqa: PLC0415 - the tests are not a package of ours
+    from tests.standins.stub_engine import write_executable  # noqa: PLC0415 - the tests are not a package of ours
 
     server = write_executable(place.folder / "bin" / "llama-server")
     key, keys, port = os.urandom(16).hex(), place.folder / "keys", find_port()

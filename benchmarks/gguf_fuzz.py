@@ -19,8 +19,8 @@ from pathlib import Path
 
 from llcuda.errors import ModelFormatError
 from llcuda.gguf import parse_gguf, read_gguf
-from tests.gguf_builder import large_model
-from tests.gguf_mutator import Seed, cases, make_seed, make_seeds
+from tests.made_models.gguf_builder import large_model
+from tests.made_models.gguf_mutator import Seed, cases, make_seed, make_seeds
 
 MAX_MS = 50.0
 MAX_MB = 64.0

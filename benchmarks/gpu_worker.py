@@ -26,7 +26,7 @@ from llcuda.installer import BinaryInstaller
 from llcuda.native import binaries_dir, child_environment, find_backends, find_executable, read_build_info
 from tests.gpu.cublas import can_open, hide_library
 from tests.gpu.memory import WAYS, end_and_watch
-from tests.synthetic_model import SHAPES, count_read_bytes, scale_shape, write_model
+from tests.made_models.synthetic_model import SHAPES, count_read_bytes, scale_shape, write_model
 from tools.binaries.bundle import pack
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
 
-from tests.http_cases import SAVED, cases, split
-from tests.http_differential import compare, name_lenience, read_here, read_there
+from tests.inputs.http_cases import SAVED, cases, split
+from tests.inputs.http_differential import compare, name_lenience, read_here, read_there
 
 MAX_SHOWN = 20
 WHOLE_EVERY = 4

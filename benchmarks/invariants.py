@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.gateway_machine import GatewayMachine, run_machine
+from tests.scenarios.gateway_machine import GatewayMachine, run_machine
 
 
 def main() -> None:

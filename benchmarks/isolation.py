@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.machine import describe_machine, format_machine
-from tests.fuzzed_bodies import FAMILIES
-from tests.isolation import run_isolation
+from tests.inputs.fuzzed_bodies import FAMILIES
+from tests.scenarios.isolation import run_isolation
 
 _MAX_SHOWN = 5
 _MAX_BEFORE = 10

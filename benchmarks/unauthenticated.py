@@ -1,8 +1,8 @@
 """Have clients without a key hold what they can: ``python -m benchmarks.unauthenticated [--seconds 60]``.
 
-Each kind of :data:`tests.strangers.KINDS` is tried on a gateway of its own, on a loopback address, while a client with
-a key asks the demo model. It fails where an answer is wrong, where the gateway grows by more than 50 MiB or keeps a
-descriptor, where its log is longer than 64 KiB, or where a quick answer takes more than five times as long.
+Each kind of :data:`tests.scenarios.strangers.KINDS` is tried on a gateway of its own, on a loopback address, while a
+client with a key asks the demo model. It fails where an answer is wrong, where the gateway grows by more than 50 MiB or
+keeps a descriptor, where its log is longer than 64 KiB, or where a quick answer takes more than five times as long.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.machine import describe_machine, format_machine
-from tests.strangers import KINDS, run_strangers
+from tests.scenarios.strangers import KINDS, run_strangers
 from tests.watching import percentile
 
 if TYPE_CHECKING:
-    from tests.strangers import StrangerFigures
+    from tests.scenarios.strangers import StrangerFigures
 
 _MOST_MIB = 50
 _MOST_LOG_BYTES = 64 << 10

@@ -25,7 +25,7 @@ from llcuda.errors import (
     UsageError,
 )
 from llcuda.server.arguments import build_arguments
-from tests.tiny_model import build_tiny_model
+from tests.made_models.tiny_model import build_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

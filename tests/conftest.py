@@ -11,7 +11,7 @@ import pytest
 
 import llcuda
 from llcuda.native import binaries_dir
-from tests.tiny_model import write_tiny_model
+from tests.made_models.tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
@@ -63,8 +63,8 @@ def demo_model(tiny_model: Path) -> Path:
 
 @pytest.fixture
 def fake_server(tmp_path: Path, guard: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a stand-in the llama-server in use: tests/fake_llama_server.py, whose flags choose its faults."""
-    script = Path(__file__).with_name("fake_llama_server.py")
+    """Make a stand-in the llama-server in use: tests/standins/fake_llama_server.py, whose flags choose its faults."""
+    script = Path(__file__).with_name("standins") / "fake_llama_server.py"
     server = tmp_path / "fake" / "llama-server"
     server.parent.mkdir()
     server.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {script} "$@"\n')

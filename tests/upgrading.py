@@ -1,4 +1,4 @@
-"""GPU upgrades of a gateway on a machine without a GPU: a T4 that is not there, and the backend of tests/fake_gpu.c.
+"""GPU upgrades of a gateway on a machine without a GPU: a T4 that is not there, and tests/standins/fake_gpu.c.
 
 The gateway and the installer's process are the real ones; only what the driver would say is not. In this process
 :func:`put_gpu` does it; ``python -m tests.upgrading serve …`` is ``llcuda serve`` on such a machine.
@@ -19,9 +19,9 @@ from llcuda.engine import placement
 from llcuda.gateway.admin import install_child, install_process
 from llcuda.installer import install
 from llcuda.native import read_build_info
-from tests.bundles import LIBRARY, Draft, write_bundle
+from tests.inputs.bundles import LIBRARY, Draft, write_bundle
 from tests.processes import children_of
-from tests.unit.test_engine_devices import T4, devices
+from tests.unit.engine.test_devices import T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.processes import is_alive
-from tests.stub_engine import write_executable
+from tests.standins.stub_engine import write_executable
 from tests.watched_gateway import read_rss
 
 if TYPE_CHECKING:

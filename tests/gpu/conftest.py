@@ -13,7 +13,7 @@ import pytest
 import llcuda
 from llcuda.devices import Gpu, Situation, find_devices
 from tests.gpu.nvml import Nvml
-from tests.synthetic_model import SHAPES, write_model
+from tests.made_models.synthetic_model import SHAPES, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from tests.bundles import LIBRARY
-from tests.process.gateways import KEY, gateway
-from tests.process.test_offload_real import compile_backends
+from tests.inputs.bundles import LIBRARY
+from tests.process.gateway.clients.gateways import KEY, gateway
+from tests.process.server.test_offload import compile_backends
 from tests.upgrading import put_gpu, write_backend
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Gateway]:
-    """A gateway that answers whoever has the key of ``tests.process.gateways``."""
+    """A gateway that answers whoever has the key of ``tests.process.gateway.clients.gateways``."""
     with gateway() as running:
         yield running
 

@@ -12,7 +12,7 @@ static CUresult no_device(void) { return NO_DEVICE; }
 /* Callers pass arguments that are not looked at; in the C calling convention of x86-64 that does no harm. */
 #define NOTHING(name) CUresult name(void) { return NO_DEVICE; }
 
-/* What ggml-cuda calls; tests/unit/test_workflows.py compares the list with its source. */
+/* What ggml-cuda calls; tests/unit/tools/test_ci.py compares the list with its source. */
 NOTHING(cuDeviceGet)
 NOTHING(cuDeviceGetAttribute)
 NOTHING(cuMemAddressFree)

@@ -1,0 +1,17 @@
+"""Fuzzed bodies to the real llama-server: the short version of ``python -m benchmarks.body_fuzz``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios.body_fuzz import FAMILIES, fuzz
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_body_ends_a_worker_or_keeps_it_busy_or_changes_another_answer(family: str) -> None:
+    figures = fuzz(family, 60)
+    assert figures.findings == []
+    assert figures.bodies == 60
+    assert figures.questions >= 15
+    assert figures.statuses["200"]

@@ -1,0 +1,29 @@
+"""A gateway under everything at once: the short version of ``python -m benchmarks.soak``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios.soak import Soak, run_soak
+
+
+@pytest.mark.timeout(900)
+def test_every_answer_is_right_and_nothing_is_left_when_all_have_gone() -> None:
+    # Memory has not come to rest within a minute: what grows without end is for the long run to tell.
+    figures = run_soak(
+        Soak(
+            40,
+            pause_interval=7,
+            reload_interval=15,
+            kill_interval=12,
+            client_interval=8,
+            warm_up=20,
+            memory_tolerance=0.5,
+            answers=600,
+        )
+    )
+    assert figures.violations == []
+    assert figures.outcomes["right"] > 20
+    assert figures.outcomes["left"] > 10
+    assert figures.outcomes["refused"] > 0
+    assert sum(figures.faults.values()) >= 6
