@@ -1,4 +1,4 @@
-"""What stands between costs: `llcuda serve` side by side with nginx, a proxy in aiohttp, LiteLLM, and nothing.
+"""What stands between costs: `llcuda serve` side by side with nginx, aiohttp, LiteLLM and two routers in Rust.
 
 Each has a stub of llama-server behind it (tests/standins/stub_engine.py), and what asks is benchmarks/load.c, which
 takes about 8 us of CPU for a request. All run at once and take turns, direct and rival and direct again, so that a busy
@@ -11,9 +11,10 @@ The parts: ``latency`` at one connection, of whole answers and of streams, and w
 ``throughput`` at 32 connections; ``tokens`` of long streams, and how late they come; ``memory`` at 1,000 open streams;
 ``cancels``, from a client's leaving until its slot is free; ``overload`` at ten times the capacity
 (``--overload-seconds``); and ``replicas``, eight of them, against their sum. nginx comes from Debian (nginx-light),
-aiohttp from pip. LiteLLM is installed into a virtual environment of its own, kept at ``--litellm``; where that cannot
-be done, the report says so. llama-server closes a connection after its hundredth answer, and so does the stub: every
-p99 has such a request in it.
+aiohttp from pip. LiteLLM, vllm-router and sglang-router are installed into virtual environments of their own, kept in
+``--environments``; if that cannot be done, the report says so. All run with one worker or thread. The two routers do
+not take Unix sockets; their stub listens on TCP. llama-server closes a connection after its hundredth answer, and so
+does the stub: every p99 has such a request in it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             wanted = [
                 rival for rival in chosen.rivals if not arguments.rivals or rival in {*arguments.rivals, "direct"}
             ]
-            place = Workplace(folder, arguments.litellm, chosen.slots, chosen.workers)
+            place = Workplace(folder, arguments.environments, chosen.slots, chosen.workers)
             with running(wanted, place, notes=notes) as rivals:
                 parts[part] = chosen.measure(rivals, run)
             print_part(part, parts[part])
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5, help="of one turn")
     parser.add_argument("--overload-seconds", type=float, default=60.0)
-    parser.add_argument("--litellm", type=Path, default=Path(tempfile.gettempdir()) / "llcuda-bench-litellm")
+    parser.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "llcuda-bench")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     machine = describe_machine()

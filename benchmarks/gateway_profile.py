@@ -86,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="llcuda-bench-") as name:
         folder = Path(name)
         load = compile_load(folder)
-        with running(["llcuda"], Workplace(folder, folder / "litellm", 512, 1), notes=[]) as rivals:
+        with running(["llcuda"], Workplace(folder, folder / "environments", 512, 1), notes=[]) as rivals:
             rival = rivals["llcuda"]
             for kind, stream in (("streams of 16 tokens", True), ("whole answers of 16 tokens", False)):
                 body, length = build_body(stream=stream, tokens=16), arguments.seconds + 2 * _MARGIN

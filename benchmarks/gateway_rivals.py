@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,13 @@ from gateway_load import ask, build_body, read_children
 from gateway_processes import UnavailableError, await_answer, find_port, run_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["RIVALS", "Rival", "Workplace", "running"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 20.0
-_LITELLM_PATIENCE = 120.0
+_START_PATIENCE = 120.0
 _HTTP_OK = 200
 
 
@@ -30,8 +31,8 @@ class Workplace:
     """Where everything is put, and how much of the stub there is."""
 
     folder: Path
-    litellm: Path
-    """A virtual environment of its own."""
+    environments: Path
+    """Each rival that comes from pip has a virtual environment here."""
     slots: int = 512
     workers: int = 1
 
@@ -183,23 +184,23 @@ litellm_settings: {{num_retries: 0, request_timeout: 600, telemetry: false}}
 """
 
 
-def install_litellm(folder: Path) -> Path:
-    """Return LiteLLM's program, installed into a virtual environment at ``folder`` if it is not there."""
-    program = folder / "bin" / "litellm"
-    if not program.exists():
+def install(package: str, folder: Path) -> Path:
+    """Return the folder of the programs of a package, installed into a virtual environment if it is not there."""
+    programs = folder / package.partition("[")[0] / "bin"
+    if not (programs / "installed").exists():
         try:
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=60)
-            command = [str(folder / "bin" / "pip"), "install", "-q", "litellm[proxy]"]
-            subprocess.run(command, check=True, timeout=600)
+            subprocess.run([sys.executable, "-m", "venv", str(programs.parent)], check=True, timeout=60)
+            subprocess.run([str(programs / "pip"), "install", "-qq", package], check=True, timeout=600)
         except (subprocess.SubprocessError, OSError) as error:
             raise UnavailableError(f"it cannot be installed: {error}") from error
-    return program
+        (programs / "installed").touch()
+    return programs
 
 
 @contextlib.contextmanager
 def run_litellm(place: Workplace) -> Iterator[Rival]:
     """Run LiteLLM's proxy with one worker."""
-    program = install_litellm(place.litellm)
+    program = install("litellm[proxy]", place.environments) / "litellm"
     with _stubs(place, "litellm", host="127.0.0.1", alone=True) as stubs:
         port, config, key = find_port(), place.folder / "litellm.yaml", f"sk-{os.urandom(24).hex()}"
         config.write_text(_LITELLM.format(stub=stubs[0], key=key), encoding="utf-8")
@@ -207,9 +208,24 @@ def run_litellm(place: Workplace) -> Iterator[Rival]:
         quiet = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         with run_process(command, folder=place.folder, name="litellm", **quiet) as process:
             address = f"127.0.0.1:{port}"
-            await_answer(process, address, path="/health/liveliness", patience=_LITELLM_PATIENCE)
+            await_answer(process, address, path="/health/liveliness", patience=_START_PATIENCE)
             pids = (process.pid, *read_children(process.pid))
             yield Rival("litellm", (address,), tuple(stubs), pids, key)
+
+
+@contextlib.contextmanager
+def run_rust_router(place: Workplace, name: str, *, arguments: Sequence[str] = ()) -> Iterator[Rival]:
+    """Run a router in Rust with one thread, in front of stubs on TCP: neither takes a Unix socket."""
+    program = install(name, place.environments) / name
+    with _stubs(place, name, host="127.0.0.1") as stubs:
+        port = find_port()
+        command = [str(program), *arguments, "--worker-urls", *(f"http://{stub}" for stub in stubs)]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(find_port())]
+        command += ["--policy", "round_robin", "--log-level", "error"]
+        with run_process(command, folder=place.folder, name=name, TOKIO_WORKER_THREADS="1") as process:
+            address = f"127.0.0.1:{port}"
+            await_answer(process, address, path="/readiness", patience=_START_PATIENCE)
+            yield Rival(name, (address,), tuple(stubs), (process.pid, *read_children(process.pid)))
 
 
 RIVALS: dict[str, Callable[[Workplace], contextlib.AbstractContextManager[Rival]]] = {
@@ -219,6 +235,8 @@ RIVALS: dict[str, Callable[[Workplace], contextlib.AbstractContextManager[Rival]
     "nginx": run_nginx,
     "aiohttp": run_aiohttp,
     "litellm": run_litellm,
+    "vllm-router": partial(run_rust_router, name="vllm-router"),
+    "sglang-router": partial(run_rust_router, name="sglang-router", arguments=["launch"]),
 }
 
 
