@@ -35,20 +35,20 @@ class ReloadFigures:
     """Until every worker was a new one, and the old ones had ended."""
     before_ms: list[float] = field(default_factory=list)
     during_ms: list[float] = field(default_factory=list)
-    """What clients waited for whole answers of 600 tokens, and for the end of streams of as many."""
+    """What clients waited for whole answers, and for the end of streams of as many tokens."""
     retries: int = 0
     """Requests that were begun a second time, which would be lost where they had not been."""
     answers: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
 
 
-def run_reloads(count: int, *, clients: int = 6) -> ReloadFigures:
-    """Replace all workers ``count`` times."""
+def run_reloads(count: int, *, clients: int = 6, tokens: int = 600) -> ReloadFigures:
+    """Replace all workers ``count`` times, while clients ask for answers of ``tokens`` tokens."""
     figures = ReloadFigures()
     model = {"workers": WORKERS, "slots": 4, "threads": 1}
     keys = [{"name": "administrator", "key": _KEY, "is_admin": True}]
     with tempfile.TemporaryDirectory() as folder, watched(Path(folder), model=model, keys=keys) as gateway:
-        with asking(gateway.port, real_wishes(tokens=600), count=clients, key=_KEY) as load:
+        with asking(gateway.port, real_wishes(tokens=tokens), count=clients, key=_KEY) as load:
             time.sleep(1)
             done = len(load.answers)
             for number in range(count):

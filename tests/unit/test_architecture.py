@@ -29,6 +29,7 @@ IMPORT_NAMES = {
     "llama-index-embeddings-openai-like": "llama_index",
     "llama-index-llms-openai-like": "llama_index",
     "protobuf": "google",
+    "pytest-xdist": "xdist",
     "pyyaml": "yaml",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
     "opentelemetry-proto": "opentelemetry",

@@ -12,14 +12,13 @@ def test_every_answer_is_right_and_nothing_is_left_when_all_have_gone() -> None:
     # Memory has not come to rest within a minute: what grows without end is for the long run to tell.
     figures = run_soak(
         Soak(
-            40,
-            pause_interval=7,
-            reload_interval=15,
-            kill_interval=12,
-            client_interval=8,
-            warm_up=20,
+            20,
+            pause_interval=5,
+            reload_interval=9,
+            kill_interval=7,
+            client_interval=6,
             memory_tolerance=0.5,
-            answers=600,
+            answers=300,
         )
     )
     assert figures.violations == []
