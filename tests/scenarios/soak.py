@@ -54,6 +54,8 @@ _MOST_TIMES = 4
 _BETWEEN = 60
 """Answers between two faults."""
 _TOLERANCE = 0.1
+_IDLE = 6.0
+"""Seconds in which llama-server closes idle connections; how many there are before is chance."""
 _WARMING = 400
 """Questions before each measurement, so that what is measured has done the same."""
 
@@ -73,8 +75,8 @@ class Soak:
     """Between two killed processes of clients."""
     warm_up: float = 180.0
     memory_tolerance: float = _TOLERANCE
-    answers: int = 0
-    """How many there have to be at least, in up to five times the time."""
+    faults: int = 0
+    """How many there have to be at least in the warm-up and then, each in up to five times its time."""
 
 
 @dataclass
@@ -203,10 +205,10 @@ class _Run:
             "clients killed": (soak.client_interval, self._kill_clients),
         }
         times = {name: time.monotonic() + interval * 0.5 for name, (interval, _) in due.items()}
-        began, acted = self._count_answers(), self._count_answers()
+        begun, acted = self.figures.faults.total(), self._count_answers()
         # On a busy machine clients take long to start, and something has to happen between two faults.
         last = end + _MOST_TIMES * seconds
-        while time.monotonic() < end or (time.monotonic() < last and self._count_answers() - began < soak.answers):
+        while time.monotonic() < end or (time.monotonic() < last and self.figures.faults.total() - begun < soak.faults):
             time.sleep(0.2)
             self._note_peaks()
             for name, (interval, act) in due.items():
@@ -300,7 +302,7 @@ class _Run:
         wait_until(lambda: self._are_replaced(before), timeout=_REPLACING, what="every worker replaced")
         asyncio.run(self._ask(_WARMING, at_once=8, key=KEY))
         self._check_counts()
-        time.sleep(1)
+        time.sleep(_IDLE)
         return _to_figures(self.served.measure())
 
     def _are_replaced(self, before: dict[int, str]) -> bool:

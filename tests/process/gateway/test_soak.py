@@ -18,7 +18,7 @@ def test_every_answer_is_right_and_nothing_is_left_when_all_have_gone() -> None:
             kill_interval=7,
             client_interval=6,
             memory_tolerance=0.5,
-            answers=300,
+            faults=3,
         )
     )
     assert figures.violations == []
