@@ -1,7 +1,7 @@
 """Clients without a key that hold what they can of a gateway: what it comes to hold, and who with a key is answered.
 
 The short version is a test; the long one is ``python -m benchmarks.unauthenticated``. The strangers have a process of
-their own, ``python -m tests.scenarios.strangers KIND PORT COUNT``, which goes on until its standard input ends.
+their own, ``python -m tests.scenarios.strangers KIND PORT COUNT RETURNS``, which goes on until its standard input ends.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ QUESTION = {"messages": [{"role": "user", "content": "What is 2+2?"}], "temperat
 ANSWER = "2 + 2 = 4."
 _PATIENCE = 120.0
 _QUIET_SECONDS = 10.0
-_RETURNS_A_SECOND = 500
-"""Of all together; who connects as fast as it can takes the processor's time, whatever the gateway does."""
 _HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 _GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04" + b"\x00" * 5
@@ -70,6 +68,8 @@ class StrangerFigures:
 
     kind: str
     count: int
+    returns_per_second: int = 500
+    """Of all together; who connects as fast as it can takes the processor's time, whatever the gateway does."""
     quiet_ms: list[float] = field(default_factory=list)
     """Without strangers, before and after."""
     busy_ms: list[float] = field(default_factory=list)
@@ -87,10 +87,16 @@ class StrangerFigures:
 
 
 def run_strangers(
-    kind: str, *, count: int, seconds: float, limits: dict[str, Any] | None = None, descriptors: int | None = None
+    kind: str,
+    *,
+    count: int,
+    seconds: float,
+    limits: dict[str, Any] | None = None,
+    descriptors: int | None = None,
+    returns_per_second: int = 500,
 ) -> StrangerFigures:
     """Ask again and again, in the midst of it with ``count`` strangers for so many seconds."""
-    figures = StrangerFigures(kind, count)
+    figures = StrangerFigures(kind, count, returns_per_second)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings: dict[str, Any] = {"grpc_port": 0} if kind == "grpc" else {}
@@ -129,7 +135,8 @@ def _measure(gateway: Watched, figures: StrangerFigures, seconds: float, *, cert
 @contextmanager
 def _strangers(figures: StrangerFigures, gateway: Watched) -> Iterator[None]:
     port = gateway.grpc_port if figures.kind == "grpc" else gateway.port
-    command = [sys.executable, "-m", "tests.scenarios.strangers", figures.kind, str(port), str(figures.count)]
+    command = [sys.executable, "-m", "tests.scenarios.strangers", figures.kind, str(port)]
+    command += [str(figures.count), str(figures.returns_per_second)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         assert process.stdout
@@ -200,8 +207,8 @@ class _Asker:
 class _Crowd:
     """The strangers themselves; each that was closed comes again after a while."""
 
-    def __init__(self, kind: str, port: int, count: int) -> None:
-        self._count = count
+    def __init__(self, kind: str, port: int, *, return_seconds: float) -> None:
+        self._return_seconds = return_seconds
         self._first, self._more = KINDS[kind]
         self._port = port
         self._poll = select.epoll()
@@ -224,7 +231,7 @@ class _Crowd:
         for number, event in self._poll.poll(seconds, 256):
             if event & (select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP) or not self._send(number):
                 self._members.pop(number)[0].close()
-                self._returning.append(time.monotonic() + self._count / _RETURNS_A_SECOND)
+                self._returning.append(time.monotonic() + self._return_seconds)
         while self._returning and self._returning[0] < time.monotonic():
             self._returning.popleft()
             self.open()
@@ -251,10 +258,10 @@ class _Crowd:
 
 
 def main() -> None:
-    kind, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    kind, (port, count, returns) = sys.argv[1], map(int, sys.argv[2:])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    crowd = _Crowd(kind, port, count)
+    crowd = _Crowd(kind, port, return_seconds=count / returns)
     for number in range(count):
         crowd.open()
         if number % 50 == 0:
