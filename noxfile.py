@@ -30,7 +30,10 @@ RELEASE_SETTINGS = (
 )
 
 LINT = ("import-linter~=2.16", "ruff~=0.17.5")  # a new minor version of ruff has new rules
-TYPES = ("mypy~=2.4", "types-PyYAML", "types-jsonschema", "types-psutil", "types-requests")
+TYPES = (
+    "grpcio-tools>=1.66", "mypy~=2.4", "types-PyYAML", "types-jsonschema", "types-protobuf", "types-psutil",
+    "types-requests",
+)  # fmt: skip
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
 
 
@@ -49,6 +52,7 @@ def types(session: nox.Session) -> None:
     needed = [*extras["test"], *extras["gateway"], *extras["telemetry"]]
     # async-timeout and tomli: mypy reads what Python 3.10 would.
     session.install("nox", "async-timeout", "tomli", *TYPES, *PROJECT["dependencies"], *needed)
+    session.run("python", "-m", "tools.binaries.protocol")  # the types of its messages, which a build writes
     session.run("mypy")
 
 

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import openai
+from google.protobuf.message_factory import GetMessageClass
 
-from llcuda.gateway.grpc.grpc_messages import SERVICE, find_service, make
+from llcuda.gateway.grpc.llcuda_pb2 import DESCRIPTOR, ChatRequest
 from tests.http_asker import HttpAsker
 from tests.inputs.hostile_bodies import HOSTILE_BODIES
 from tests.inputs.hostile_requests import HOST, KEY
@@ -221,18 +222,19 @@ async def _ask_openai(client: openai.AsyncOpenAI, question: Question, identity: 
 
 
 def _find_method(channel: Any, name: str) -> Callable[..., Any]:
-    method = find_service().methods_by_name[name]
+    service = DESCRIPTOR.services_by_name["Inference"]
+    method = service.methods_by_name[name]
     begin = channel.unary_stream if method.server_streaming else channel.unary_unary
     found: Callable[..., Any] = begin(
-        f"/{SERVICE}/{name}",
-        request_serializer=make(method.input_type.name).SerializeToString,
-        response_deserializer=make(method.output_type.name).FromString,
+        f"/{service.full_name}/{name}",
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
     )
     return found
 
 
 async def _ask_grpc(channel: Any, question: Question, identity: str) -> str:
-    request = make("ChatRequest")(model="demo", messages=question.body["messages"], sampling={"temperature": 0})
+    request = ChatRequest(model="demo", messages=question.body["messages"], sampling={"temperature": 0})
     metadata = (("authorization", f"Bearer {KEY}"), ("x-request-id", identity))
     if question.is_stream:
         text, is_over = "", False
@@ -245,7 +247,7 @@ async def _ask_grpc(channel: Any, question: Question, identity: str) -> str:
 
 
 async def _ask_grpc_badly(channel: Any) -> str:
-    request = make("ChatRequest")(messages=[{"role": "user", "content": "x"}], sampling={"temperature": -1})
+    request = ChatRequest(messages=[{"role": "user", "content": "x"}], sampling={"temperature": -1})
     call: Awaitable[Any] = _find_method(channel, "Chat")(request, metadata=(("authorization", f"Bearer {KEY}"),))
     try:
         await call

@@ -1,4 +1,4 @@
-"""Compile the gateway's .proto file to the descriptor that the gateway reads: `python -m tools.binaries.protocol`."""
+"""Make the gateway's descriptor and its types of llcuda.proto: `python -m tools.binaries.protocol`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FOLDER = ROOT / "src/llcuda/gateway/grpc"
 
 
 def compile_protocol() -> None:
-    """Write llcuda.binpb beside llcuda.proto. Raises PreparationError with what protoc says."""
-    output = FOLDER / "llcuda.binpb"
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{FOLDER}", f"--descriptor_set_out={output}"]
-    done = subprocess.run([*command, "llcuda.proto"], capture_output=True, text=True, check=False)
+    """Write llcuda.binpb and llcuda_pb2.pyi beside llcuda.proto. Raises PreparationError with what protoc says."""
+    outputs = f"--descriptor_set_out={FOLDER / 'llcuda.binpb'}", f"--pyi_out={FOLDER}"
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{FOLDER}", *outputs, "llcuda.proto"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PreparationError(f"llcuda.proto cannot be compiled: {done.stderr.strip()}")
 

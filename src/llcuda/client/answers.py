@@ -139,7 +139,7 @@ class Answer:
 
 
 class ChatAnswer(Answer):
-    """The answer of /v1/chat/completions."""
+    """The answer of /v1/chat/completions, also of one that came whole: a ``message`` where a stream has a ``delta``."""
 
     __slots__ = ()
 
@@ -154,7 +154,7 @@ class ChatAnswer(Answer):
         return piece
 
     def _add_choice(self, choice: dict[str, Any]) -> str:
-        delta = choice["delta"]
+        delta = choice["delta"] if "delta" in choice else choice["message"]
         piece = delta.get("content")
         if piece:
             self._keep(_require_str(piece))

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from llcuda.client.results import InferResult
 from llcuda.errors import ConnectionFailedError, LlcudaError, RequestTimeoutError, ResponseError
-from llcuda.gateway.grpc.grpc_messages import SERVICE, find_service, make
+from llcuda.gateway.grpc.llcuda_pb2 import (
+    DESCRIPTOR,
+    Answer,
+    BatchItem,
+    BatchRequest,
+    ChatRequest,
+    Chunk,
+    CompletionRequest,
+    EmbedRequest,
+    EmbedResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    Sampling,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -30,6 +44,8 @@ _HTTP_STATUSES = {
     grpc.StatusCode.UNAVAILABLE: 503,
 }
 _SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "top_k", "seed"})
+_SERVICE = DESCRIPTOR.services_by_name["Inference"].full_name
+_Reply = TypeVar("_Reply", bound=Message)
 _TIMEOUT = 600.0
 
 
@@ -62,16 +78,16 @@ class GrpcClient:
         self, prompt: str, *, system: str | None = None, raw: bool = False, model: str | None = None, **options: Any
     ) -> InferResult:
         """Answer a prompt, through the model's chat template; with ``raw`` it is continued as it stands."""
-        name, request = _make_request(prompt, system=system, raw=raw, model=model, options=options)
+        request = _make_request(prompt, system=system, raw=raw, model=model, options=options)
         began = monotonic()
-        return _read_answer(self._call(name, request), began=began)
+        return _read_answer(self._call("Complete" if raw else "Chat", request, Answer), began=began)
 
     def infer_stream(
         self, prompt: str, *, system: str | None = None, raw: bool = False, model: str | None = None, **options: Any
     ) -> Generator[str, None, None]:
         """Yield the answer to a prompt piece by piece; who stops reading frees its slot."""
-        name, request = _make_request(prompt, system=system, raw=raw, model=model, options=options)
-        for chunk in self._stream(f"Stream{name}", request):
+        request = _make_request(prompt, system=system, raw=raw, model=model, options=options)
+        for chunk in self._stream("StreamComplete" if raw else "StreamChat", request, Chunk):
             if chunk.text:
                 yield chunk.text
 
@@ -79,29 +95,27 @@ class GrpcClient:
         self, prompts: Sequence[str], *, concurrency: int = 0, model: str | None = None, **options: Any
     ) -> list[InferResult | LlcudaError]:
         """Answer many prompts, ``concurrency`` at a time; in the place of one that failed stands its error."""
-        items = [
-            {"chat": _make_request(prompt, system=None, raw=False, model=model, options=options)[1]}
-            for prompt in prompts
-        ]
+        request = BatchRequest(concurrency=concurrency)
+        for prompt in prompts:
+            request.items.add(chat=_make_chat(prompt, system=None, model=model, options=options))
         results: list[InferResult | LlcudaError] = [ResponseError(500, "it was not answered")] * len(prompts)
         began = monotonic()
-        for item in self._stream("Batch", {"items": items, "concurrency": concurrency}):
-            failed = item.WhichOneof("outcome") == "error"
+        for item in self._stream("Batch", request, BatchItem):
             results[item.index] = (
                 ResponseError(item.error.http_status, item.error.message)
-                if failed
+                if item.HasField("error")
                 else _read_answer(item.answer, began=began)
             )
         return results
 
     def embed(self, texts: Iterable[str], *, model: str | None = None) -> list[list[float]]:
         """Return a vector for each text, of a model that was started with ``embeddings=true``."""
-        answer = self._call("Embed", {"input": list(texts), **({"model": model} if model else {})})
+        answer = self._call("Embed", EmbedRequest(input=texts, model=model or None), EmbedResponse)
         return [list(row.values) for row in answer.embeddings]
 
     def list_models(self) -> list[str]:
         """Return the names of the models that the gateway serves."""
-        return list(self._call("ListModels", {}).models)
+        return list(self._call("ListModels", ListModelsRequest(), ListModelsResponse).models)
 
     def close(self) -> None:
         """Close the connection; calls that are under way fail."""
@@ -115,33 +129,23 @@ class GrpcClient:
         """Close."""
         self.close()
 
-    def _call(self, name: str, fields: dict[str, Any]) -> Any:
+    def _call(self, name: str, request: Message, reply: type[_Reply]) -> _Reply:
+        method = self._channel.unary_unary(f"/{_SERVICE}/{name}", type(request).SerializeToString, reply.FromString)
         try:
-            return self._find(name)(**self._arguments(name, fields))
+            answer: _Reply = method(request, metadata=self._metadata, timeout=self._timeout)
         except grpc.RpcError as error:
             self._fail(error)
+        return answer
 
-    def _stream(self, name: str, fields: dict[str, Any]) -> Iterator[Any]:
-        call = self._find(name)(**self._arguments(name, fields))
+    def _stream(self, name: str, request: Message, reply: type[_Reply]) -> Iterator[_Reply]:
+        method = self._channel.unary_stream(f"/{_SERVICE}/{name}", type(request).SerializeToString, reply.FromString)
+        call = method(request, metadata=self._metadata, timeout=self._timeout)
         try:
             yield from call
         except grpc.RpcError as error:
             self._fail(error)
         finally:
             call.cancel()
-
-    def _arguments(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
-        message = make(find_service().methods_by_name[name].input_type.name)
-        return {"request": message(**fields), "metadata": self._metadata, "timeout": self._timeout}
-
-    def _find(self, name: str) -> Any:
-        method = find_service().methods_by_name[name]
-        begin = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
-        return begin(
-            f"/{SERVICE}/{name}",
-            request_serializer=make(method.input_type.name).SerializeToString,
-            response_deserializer=make(method.output_type.name).FromString,
-        )
 
     def _fail(self, error: Any) -> NoReturn:
         """Raise our error for one of gRPC's."""
@@ -158,22 +162,28 @@ class GrpcClient:
 
 def _make_request(
     prompt: str, *, system: str | None, raw: bool, model: str | None, options: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """Return the method and the fields of its request."""
+) -> CompletionRequest | ChatRequest:
+    if raw:
+        return CompletionRequest(prompt=prompt, model=model, sampling=_make_sampling(options))
+    return _make_chat(prompt, system=system, model=model, options=options)
+
+
+def _make_chat(prompt: str, *, system: str | None, model: str | None, options: dict[str, Any]) -> ChatRequest:
+    request = ChatRequest(model=model, sampling=_make_sampling(options))
+    if system is not None:
+        request.messages.add(role="system", content=system)
+    request.messages.add(role="user", content=prompt)
+    return request
+
+
+def _make_sampling(options: dict[str, Any]) -> Sampling:
     given = {name: value for name, value in options.items() if value is not None}
     stop = given.pop("stop_sequences", None) or given.pop("stop", None) or []
-    sampling = {name: given.pop(name) for name in _SAMPLING & given.keys()}
-    fields: dict[str, Any] = {"sampling": {**sampling, "stop": [stop] if isinstance(stop, str) else list(stop)}}
-    fields["sampling"]["options"] = given
-    if model is not None:
-        fields["model"] = model
-    if raw:
-        return "Complete", {**fields, "prompt": prompt}
-    before = [{"role": "system", "content": system}] if system is not None else []
-    return "Chat", {**fields, "messages": [*before, {"role": "user", "content": prompt}]}
+    typed = {name: given.pop(name) for name in _SAMPLING & given.keys()}
+    return Sampling(**typed, stop=[stop] if isinstance(stop, str) else stop, options=given)
 
 
-def _read_answer(answer: Any, *, began: float) -> InferResult:
+def _read_answer(answer: Answer, *, began: float) -> InferResult:
     tokens, seconds = answer.completion_tokens, answer.generation_ms / 1000
     return InferResult(
         text=answer.text,

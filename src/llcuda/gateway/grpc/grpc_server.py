@@ -6,7 +6,7 @@ import asyncio
 import errno
 import json
 import socket
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -21,29 +22,46 @@ from llcuda.errors import PortInUseError, ResponseError, UsageError
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES
 from llcuda.gateway.grpc.grpc_call import CallExchange
-from llcuda.gateway.grpc.grpc_messages import SERVICE, find_service, make
 from llcuda.gateway.grpc.grpc_translation import (
-    add_whole,
     begin_answer,
     make_answer,
     make_body,
     make_embed_body,
     read_error,
     read_item,
+    read_whole,
     to_status,
     trailing_metadata,
+)
+from llcuda.gateway.grpc.llcuda_pb2 import (
+    DESCRIPTOR,
+    BatchItem,
+    Chunk,
+    Embedding,
+    EmbedResponse,
+    Error,
+    ListModelsResponse,
 )
 from llcuda.transport.events import EventDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
-    from llcuda.client.answers import Answer
+    from llcuda.client.answers import Answer as GatheredAnswer
     from llcuda.gateway.config.configuration import GatewayConfig
+    from llcuda.gateway.grpc.llcuda_pb2 import (
+        Answer,
+        BatchRequest,
+        ChatRequest,
+        CompletionRequest,
+        EmbedRequest,
+        ListModelsRequest,
+    )
     from llcuda.gateway.relay.service import GatewayService
 
 __all__ = ["GrpcServer"]
 
+_SERVICE = DESCRIPTOR.services_by_name["Inference"]
 _HEADERS = ("authorization", "x-api-key", "x-request-id", "origin", "sec-fetch-site")
 _MAX_ITEMS = 4096
 _MAX_CONCURRENCY = 64
@@ -68,7 +86,7 @@ class GrpcServer:
     """Calls on one port: :meth:`listen`, :meth:`stop`. It runs on the gateway's loop."""
 
     def __init__(self, service: GatewayService) -> None:
-        """Prepare; nothing is opened yet. Raises UsageError where the protocol was not compiled."""
+        """Prepare; nothing is opened yet."""
         self._service = service
         self._tasks: dict[asyncio.Task[None], CallExchange] = {}
         self.port = 0
@@ -86,10 +104,11 @@ class GrpcServer:
             maximum_concurrent_rpcs=limits.max_connections,
             interceptors=(_Guard(),),
         )
-        self._server.add_generic_rpc_handlers((self._make_handlers(),))
+        handlers = grpc.method_handlers_generic_handler(_SERVICE.full_name, self._make_handlers())
+        self._server.add_generic_rpc_handlers((handlers,))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (_SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def listen(self, config: GatewayConfig) -> None:
@@ -110,7 +129,7 @@ class GrpcServer:
     async def tell_health(self, *, can_answer: bool) -> None:
         """Say to whoever asks for the health whether a model can answer."""
         status = health_pb2.HealthCheckResponse.SERVING if can_answer else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in (health.OVERALL_HEALTH, SERVICE):
+        for name in (health.OVERALL_HEALTH, _SERVICE.full_name):
             await self._health.set(name, status)
 
     async def stop(self, grace: float) -> None:
@@ -129,39 +148,31 @@ class GrpcServer:
         for task in tuple(self._tasks):
             task.cancel()
 
-    def _make_handlers(self) -> grpc.GenericRpcHandler:
-        unary, streams = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+    def _make_handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         table = {
-            "Complete": (unary, self._answer), "Chat": (unary, self._answer), "Embed": (unary, self._embed),
-            "ListModels": (unary, self._list_models), "StreamComplete": (streams, self._stream),
-            "StreamChat": (streams, self._stream), "Batch": (streams, self._batch),
+            "Complete": self._answer, "Chat": self._answer, "Embed": self._embed, "ListModels": self._list_models,
+            "StreamComplete": self._stream, "StreamChat": self._stream, "Batch": self._batch,
         }  # fmt: skip
         handlers = {}
-        for method in find_service().methods:
-            kind, function = table[method.name]
-            reads, writes = make(method.input_type.name).FromString, make(method.output_type.name).SerializeToString
-            handlers[method.name] = kind(function, request_deserializer=reads, response_serializer=writes)
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        for method in _SERVICE.methods:
+            streams = method.server_streaming
+            make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+            reads = GetMessageClass(method.input_type).FromString
+            writes = GetMessageClass(method.output_type).SerializeToString
+            handlers[method.name] = make(table[method.name], request_deserializer=reads, response_serializer=writes)
+        return handlers
 
-    async def _answer(self, request: Any, context: Any) -> Any:
-        return await self._answer_whole(request, context)
-
-    async def _stream(self, request: Any, context: Any) -> None:
-        async with aclosing(self._generate(request, context)) as generated:
-            async for piece, end in generated:
-                await context.write(make("Chunk")(text=piece) if end is None else make("Chunk")(end=end))
-
-    async def _answer_whole(self, request: Any, context: Any) -> Any:
-        """Return the Answer to a request, which was held against the schema it asked for. Raises RefusedError."""
+    async def _answer(self, request: CompletionRequest | ChatRequest, context: Any) -> Answer:
+        """Return the whole answer to a request, which was held against the schema it asked for."""
         answer, path = begin_answer(request)
         exchange = self._begin(context, path)
         await self._add_body(exchange, make_body, request, streams=False)
         await self._wait(exchange)
-        add_whole(answer, exchange.answer)
+        read_whole(answer, exchange.answer)
         return make_answer(answer, worker=exchange.worker, model=exchange.model, text=True)
 
-    async def _generate(self, request: Any, context: Any) -> AsyncGenerator[tuple[str, Any], None]:
-        """Yield each piece of text with None, and at the end nothing with what it took. Raises RefusedError."""
+    async def _stream(self, request: CompletionRequest | ChatRequest, context: Any) -> None:
+        """Write each piece of text, and at the end what the answer took."""
         answer, path = begin_answer(request)
         exchange = self._begin(context, path)
         await self._add_body(exchange, make_body, request, streams=True)
@@ -170,10 +181,10 @@ class GrpcServer:
             async for data in exchange.pieces(task):
                 for event in decoder.feed(data):
                     if piece := self._add(answer, event, exchange=exchange):
-                        yield piece, None
+                        await context.write(Chunk(text=piece))
             await task
         _check(exchange)
-        yield "", make_answer(answer, worker=exchange.worker, model=exchange.model, text=False)
+        await context.write(Chunk(end=make_answer(answer, worker=exchange.worker, model=exchange.model, text=False)))
 
     async def _add_body(
         self, exchange: CallExchange, write: Callable[..., bytes], request: Any, **options: bool
@@ -186,14 +197,14 @@ class GrpcServer:
             self._service.refuse(exchange, error)
             raise
 
-    def _add(self, answer: Answer, event: bytes, *, exchange: CallExchange) -> str:
+    def _add(self, answer: GatheredAnswer, event: bytes, *, exchange: CallExchange) -> str:
         try:
             return "" if event == b"null" else answer.add(event)
         except ResponseError as error:
             status = 502 if not exchange.is_late else 503 if self._service.draining else 504
             raise RefusedError(status, error.message, code="worker_failed") from None
 
-    async def _batch(self, request: Any, context: Any) -> None:
+    async def _batch(self, request: BatchRequest, context: Any) -> None:
         exchange = self._begin(context, "/v1/chat/completions")  # whose key it is, before anything else is said
         if len(request.items) > _MAX_ITEMS:
             error = RefusedError(400, f"a batch has at most {_MAX_ITEMS} items", code="invalid_value")
@@ -217,7 +228,7 @@ class GrpcServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _count_slots(self, items: Iterable[Any]) -> int:
+    def _count_slots(self, items: Iterable[BatchRequest.Item]) -> int:
         """Return how many items can be answered at a time by the models that they name."""
         slots = {}
         for name in {read_item(item).model for item in items}:
@@ -226,29 +237,29 @@ class GrpcServer:
                 slots[model.name] = model.slots
         return sum(slots.values()) or 1
 
-    async def _answer_item(self, index: int, item: Any, context: Any) -> Any:
+    async def _answer_item(self, index: int, item: BatchRequest.Item, context: Any) -> BatchItem:
         try:
-            return make("BatchItem")(index=index, answer=await self._answer_whole(read_item(item), context))
+            return BatchItem(index=index, answer=await self._answer(read_item(item), context))
         except RefusedError as error:
-            told = make("Error")(code=error.code or "", message=error.message, http_status=error.status)
-            return make("BatchItem")(index=index, error=told)
+            told = Error(code=error.code or "", message=error.message, http_status=error.status)
+            return BatchItem(index=index, error=told)
 
-    async def _embed(self, request: Any, context: Any) -> Any:
+    async def _embed(self, request: EmbedRequest, context: Any) -> EmbedResponse:
         exchange = self._begin(context, "/v1/embeddings")
         await self._add_body(exchange, make_embed_body, request)
         await self._wait(exchange)
         data = json.loads(exchange.answer)
         rows = sorted(data["data"], key=lambda row: row["index"])
-        return make("EmbedResponse")(
-            embeddings=[make("Embedding")(values=row["embedding"]) for row in rows],
+        return EmbedResponse(
+            embeddings=[Embedding(values=row["embedding"]) for row in rows],
             prompt_tokens=exchange.usage[0],
             model=exchange.model,
         )
 
-    async def _list_models(self, _request: Any, context: Any) -> Any:
+    async def _list_models(self, _request: ListModelsRequest, context: Any) -> ListModelsResponse:
         exchange = self._begin(context, "/v1/models", method="GET")
         await self._wait(exchange)
-        return make("ListModelsResponse")(models=[model["id"] for model in json.loads(exchange.answer)["data"]])
+        return ListModelsResponse(models=[model["id"] for model in json.loads(exchange.answer)["data"]])
 
     async def _wait(self, exchange: CallExchange) -> None:
         """Wait for a whole answer. Raises RefusedError."""

@@ -13,14 +13,15 @@ from google.protobuf import json_format
 from llcuda.client.answers import ChatAnswer, CompletionAnswer
 from llcuda.errors import ResponseError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.grpc.grpc_messages import make
+from llcuda.gateway.grpc.llcuda_pb2 import Answer, ChatRequest
 
 if TYPE_CHECKING:
-    from llcuda.client.answers import Answer
+    from llcuda.client.answers import Answer as GatheredAnswer
+    from llcuda.gateway.grpc.llcuda_pb2 import BatchRequest, CompletionRequest, EmbedRequest, Sampling
 
 __all__ = [
-    "add_whole", "begin_answer", "make_answer", "make_body", "make_embed_body", "read_error", "read_item",
-    "to_status", "trailing_metadata",
+    "begin_answer", "make_answer", "make_body", "make_embed_body", "read_error", "read_item", "read_whole", "to_status",
+    "trailing_metadata",
 ]  # fmt: skip
 
 _STATUSES = {
@@ -63,58 +64,52 @@ def read_error(status: int, body: bytes) -> RefusedError:
         return RefusedError(status, "a worker answered with an error", code="worker_failed")
 
 
-def read_item(item: Any) -> Any:
+def read_item(item: BatchRequest.Item) -> CompletionRequest | ChatRequest:
     """Return the request of a batch's item; an empty one is a completion without a prompt, and refused as such."""
-    return getattr(item, item.WhichOneof("request") or "complete")
+    return item.chat if item.HasField("chat") else item.complete
 
 
-def make_body(request: Any, *, streams: bool) -> bytes:
-    """Return the body of a CompletionRequest or ChatRequest. Raises RefusedError."""
-    is_chat = hasattr(request, "messages")
-    fields: dict[str, Any] = _read_options(request.sampling)
+def make_body(request: CompletionRequest | ChatRequest, *, streams: bool) -> bytes:
+    """Return the body of a request. Raises RefusedError."""
+    fields = _read_options(request.sampling)
     if request.HasField("model"):
         fields["model"] = request.model
-    if is_chat:
+    if isinstance(request, ChatRequest):
         fields["messages"] = [{"role": one.role, "content": one.content} for one in request.messages]
     elif request.prompt:
         fields["prompt"] = request.prompt
     if streams:
         fields["stream"] = True
-        fields |= {"stream_options": {"include_usage": True}} if is_chat else {}
+        if "messages" in fields:
+            fields["stream_options"] = {"include_usage": True}
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
-def make_embed_body(request: Any) -> bytes:
+def make_embed_body(request: EmbedRequest) -> bytes:
     """Return the body of an EmbedRequest."""
     fields = {"input": list(request.input), **({"model": request.model} if request.HasField("model") else {})}
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
-def begin_answer(request: Any) -> tuple[Answer, str]:
-    """Return what gathers the answer to a CompletionRequest or ChatRequest, begun now, and the path that answers it."""
-    is_chat = hasattr(request, "messages")
-    kind, path = (ChatAnswer, "/v1/chat/completions") if is_chat else (CompletionAnswer, "/completion")
-    return kind(started=monotonic(), schema=None), path
+def begin_answer(request: CompletionRequest | ChatRequest) -> tuple[GatheredAnswer, str]:
+    """Return what gathers the answer to a request, begun now, and the path that answers it."""
+    if isinstance(request, ChatRequest):
+        return ChatAnswer(started=monotonic(), schema=None), "/v1/chat/completions"
+    return CompletionAnswer(started=monotonic(), schema=None), "/completion"
 
 
-def add_whole(answer: Answer, body: bytes) -> None:
-    """Add the body of an answer that did not stream: an event that has all of it, but for where a chat's text stands.
-
-    Raises RefusedError (502, ``bad_answer``) for one that is not understood.
-    """
+def read_whole(answer: GatheredAnswer, body: bytes) -> None:
+    """Add the body of an answer that did not stream. Raises RefusedError for one that is not understood."""
     try:
-        data = json.loads(body)
-        for choice in data.get("choices", ()):
-            choice["delta"] = choice.pop("message")
-        answer.add(json.dumps(data).encode())
-    except (ResponseError, KeyError, TypeError, AttributeError, ValueError) as error:
+        answer.add(body)
+    except ResponseError as error:
         raise RefusedError(502, f"a worker's answer is not understood ({error})", code="bad_answer") from None
 
 
-def make_answer(answer: Answer, *, worker: str, model: str, text: bool) -> Any:
+def make_answer(answer: GatheredAnswer, *, worker: str, model: str, text: bool) -> Answer:
     """Return the message of an answer that is complete, with its ``text`` or without."""
     result = answer.result()
-    return make("Answer")(
+    return Answer(
         text=result.text if text else "",
         finish_reason=result.finish_reason,
         prompt_tokens=result.prompt_tokens,
@@ -127,7 +122,7 @@ def make_answer(answer: Answer, *, worker: str, model: str, text: bool) -> Any:
     )
 
 
-def _read_options(sampling: Any) -> dict[str, Any]:
+def _read_options(sampling: Sampling) -> dict[str, Any]:
     try:
         options = {name: _to_json(value) for name, value in json_format.MessageToDict(sampling.options).items()}
     except (json_format.Error, ValueError):

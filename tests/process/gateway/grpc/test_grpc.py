@@ -13,12 +13,13 @@ import grpc
 import httpx
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.grpc.grpc_messages import SERVICE, find_service, make
+from llcuda.gateway.grpc.llcuda_pb2 import DESCRIPTOR
 from tests.processes import wait_until
 from tests.standins.stub_engine import write_executable
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = "sk-user"
+SERVICE = DESCRIPTOR.services_by_name["Inference"]
 LONG = {"max_tokens": 900, "temperature": 0, "options": {"ignore_eos": True}}
 
 
@@ -36,16 +38,16 @@ def serve(**options: Any) -> Gateway:
 
 
 def call(channel: grpc.Channel, name: str, *, key: str | None = KEY, timeout: float = 60, **fields: Any) -> Any:
-    method = find_service().methods_by_name[name]
+    method = SERVICE.methods_by_name[name]
     streams = name.startswith("Stream") or name == "Batch"
     begin = channel.unary_stream if streams else channel.unary_unary
     function = begin(
-        f"/{SERVICE}/{name}",
-        request_serializer=make(method.input_type.name).SerializeToString,
-        response_deserializer=make(method.output_type.name).FromString,
+        f"/{SERVICE.full_name}/{name}",
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
     )
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
-    return function(make(method.input_type.name)(**fields), metadata=metadata, timeout=timeout)
+    return function(GetMessageClass(method.input_type)(**fields), metadata=metadata, timeout=timeout)
 
 
 def chat(**sampling: Any) -> dict[str, Any]:
@@ -230,11 +232,11 @@ def test_calls_are_in_the_audit_log(gateway: Gateway, channel: grpc.Channel) -> 
 
 def test_reflection_and_health_need_no_key(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
-    assert SERVICE in database.get_services()
-    names = [method.name for method in DescriptorPool(database).FindServiceByName(SERVICE).methods]
-    assert names == [method.name for method in find_service().methods]
+    assert SERVICE.full_name in database.get_services()
+    names = [method.name for method in DescriptorPool(database).FindServiceByName(SERVICE.full_name).methods]
+    assert names == [method.name for method in SERVICE.methods]
     stub = health_pb2_grpc.HealthStub(channel)
-    for service in ("", SERVICE):
+    for service in ("", SERVICE.full_name):
         asked = health_pb2.HealthCheckRequest(service=service)
         assert stub.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
 
@@ -266,7 +268,7 @@ def fail(channel: grpc.Channel, method: str, data: bytes, *, streams: bool) -> A
     return caught.value
 
 
-METHODS = [(f"/{SERVICE}/{method.name}", method.server_streaming) for method in find_service().methods]
+METHODS = [(f"/{SERVICE.full_name}/{method.name}", method.server_streaming) for method in SERVICE.methods]
 METHODS += [("/grpc.health.v1.Health/Check", False), ("/grpc.health.v1.Health/Watch", True)]
 
 

@@ -16,7 +16,7 @@ import pytest
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from llcuda.gateway.grpc.grpc_messages import SERVICE, make
+from llcuda.gateway.grpc.llcuda_pb2 import BatchRequest, ChatRequest
 from llcuda.gateway.http.exchange import Exchange
 from tests.inputs.hostile_requests import HOST, KEY, QUESTION, head, post
 from tests.standins.stub_engine import write_executable
@@ -124,14 +124,14 @@ def await_few(before: int, kinds: tuple[type, ...] = HELD) -> None:
 
 
 def chat(content: str = "Hi", **fields: Any) -> Any:
-    return make("ChatRequest")(messages=[{"role": "user", "content": content}], **fields)
+    return ChatRequest(messages=[{"role": "user", "content": content}], **fields)
 
 
 CALLS: dict[str, tuple[str, Any, str]] = {
     "a wrong key": ("Chat", chat("x" * BODY_BYTES), "wrong"),
     "no such model": ("Chat", chat("x" * BODY_BYTES, model="nothing"), KEY),
     "a stream of no such model": ("StreamChat", chat("x" * BODY_BYTES, model="nothing"), KEY),
-    "too many items": ("Batch", make("BatchRequest")(items=[{}] * 4097), KEY),
+    "too many items": ("Batch", BatchRequest(items=[{}] * 4097), KEY),
 }
 
 
@@ -139,7 +139,8 @@ CALLS: dict[str, tuple[str, Any, str]] = {
 def test_nothing_is_left_of_what_was_refused_over_grpc(gateway: Gateway, kind: str) -> None:
     method, request, key = CALLS[kind]
     with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel, without_collections():
-        make_call = channel.unary_stream(f"/{SERVICE}/{method}", request_serializer=type(request).SerializeToString)
+        name = f"/llcuda.v1.Inference/{method}"
+        make_call = channel.unary_stream(name, request_serializer=type(request).SerializeToString)
         before = 0
         for number in range(COUNT // 4 + 4):
             if number == 4:

@@ -22,8 +22,8 @@ from llcuda.fleet.served_model import ServedModel
 from llcuda.fleet.states import State
 from llcuda.gateway import Limits
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES
-from llcuda.gateway.grpc.grpc_messages import make
 from llcuda.gateway.grpc.grpc_server import GrpcServer
+from llcuda.gateway.grpc.llcuda_pb2 import ChatRequest, Message
 from llcuda.transport.address import Address
 from tests.standins.looped_gateway import (
     LoopedFleet,
@@ -512,7 +512,7 @@ def settle(future: asyncio.Future[None]) -> None:
 
 def make_call(*, before: int = 0) -> Any:
     texts = {"system": "x" * before, "user": '{"tokens": 1}'}
-    return make("ChatRequest")(messages=[make("Message")(role=role, content=text) for role, text in texts.items()])
+    return ChatRequest(messages=[Message(role=role, content=text) for role, text in texts.items()])
 
 
 async def a_grpc_stream(play: Play) -> Coroutine[Any, Any, object]:

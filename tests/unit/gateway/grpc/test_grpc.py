@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import runpy
+import shutil
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,10 +14,10 @@ import pytest
 from llcuda.client.answers import ChatAnswer
 from llcuda.errors import UsageError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.grpc import grpc_messages
+from llcuda.gateway.grpc import llcuda_pb2
 from llcuda.gateway.grpc.grpc_call import CallExchange
-from llcuda.gateway.grpc.grpc_messages import make
-from llcuda.gateway.grpc.grpc_translation import add_whole, make_body, read_error, to_status, trailing_metadata
+from llcuda.gateway.grpc.grpc_translation import make_body, read_error, read_whole, to_status, trailing_metadata
+from llcuda.gateway.grpc.llcuda_pb2 import CompletionRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +66,7 @@ def test_a_refusal_says_its_code_and_when_to_come_again() -> None:
 
 def test_only_what_was_set_is_asked_for_and_whole_numbers_stay_whole() -> None:
     sampling = {"temperature": 0, "stop": ["x"], "options": {"mirostat": 2, "ignore_eos": True, "min_p": 0.5}}
-    request = make("CompletionRequest")(prompt="p", sampling=sampling)
+    request = CompletionRequest(prompt="p", sampling=sampling)
     body = json.loads(make_body(request, streams=False))
     assert body == {"mirostat": 2, "ignore_eos": True, "min_p": 0.5, "temperature": 0, "stop": ["x"], "prompt": "p"}
     assert json.loads(make_body(request, streams=True)) == {**body, "stream": True}
@@ -72,7 +74,7 @@ def test_only_what_was_set_is_asked_for_and_whole_numbers_stay_whole() -> None:
 
 
 def test_an_option_that_the_protocol_has_no_place_for_is_refused() -> None:
-    request = make("CompletionRequest")(prompt="p", sampling={"options": {"n_probs": 3}})
+    request = CompletionRequest(prompt="p", sampling={"options": {"n_probs": 3}})
     with pytest.raises(RefusedError, match="n_probs"):
         make_body(request, streams=False)
 
@@ -82,7 +84,7 @@ def test_a_whole_chat_is_read_as_a_stream_is() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2}
     body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage, "model": "demo"}
     answer = ChatAnswer(started=0.0, schema=None)
-    add_whole(answer, json.dumps(body).encode())
+    read_whole(answer, json.dumps(body).encode())
     result = answer.result()
     assert (result.text, result.reasoning, result.finish_reason) == ("4", "2+2", "stop")
     assert (result.prompt_tokens, result.tokens_generated) == (5, 2)
@@ -91,7 +93,7 @@ def test_a_whole_chat_is_read_as_a_stream_is() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"choices": [{}]}', b'{"error": {"message": "no"}}'])
 def test_a_whole_answer_that_is_none_is_refused(body: bytes) -> None:
     with pytest.raises(RefusedError, match="not understood") as caught:
-        add_whole(ChatAnswer(started=0.0, schema=None), body)
+        read_whole(ChatAnswer(started=0.0, schema=None), body)
     assert (caught.value.status, caught.value.code) == (502, "bad_answer")
 
 
@@ -106,8 +108,8 @@ def test_an_error_of_any_shape_is_a_refusal(body: bytes) -> None:
     assert (error.status, error.code) == (502, "worker_failed")
 
 
-def test_a_descriptor_that_was_not_compiled_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_messages, "_PATH", tmp_path / "llcuda.binpb")
+def test_a_descriptor_that_was_not_compiled_says_how(tmp_path: Path) -> None:
+    module = shutil.copy(llcuda_pb2.__file__, str(tmp_path))
     with pytest.raises(UsageError) as caught:
-        grpc_messages.find_service.__wrapped__()
+        runpy.run_path(module)
     assert "tools.binaries.protocol" in caught.value.hint
