@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llcuda.errors import LlcudaError, ServerError
-from llcuda.gateway.running import Running, reload_logged, run_until_stopped
+from llcuda.gateway.running import Running, run_until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class Gateway:
         if thread is None:
             return
         if loop is not None and running is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: running.begin_stop(grace=grace))
+            loop.call_soon_threadsafe(partial(running.begin_stop, grace=grace))
         thread.join()
         self._thread = self._loop = self._running = None
 
@@ -118,7 +119,7 @@ class Gateway:
 
         def reload() -> None:
             if not reloads:
-                task = loop.create_task(reload_logged(running, read_config))
+                task = loop.create_task(running.reload_logged(read_config))
                 reloads.add(task)
                 task.add_done_callback(reloads.discard)
 

@@ -6,15 +6,14 @@ import asyncio
 import errno
 import os
 import socket
+from functools import partial
 from logging import getLogger
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llcuda.errors import LlcudaError, PortInUseError, UsageError
 from llcuda.fleet.served_model import prepare_models
 from llcuda.fleet.timeouts import until
 from llcuda.gateway.admin.administration import Administration
-from llcuda.gateway.admin.information import OwnAnswers
-from llcuda.gateway.admin.status import Status
 from llcuda.gateway.config.checks import load_tls
 from llcuda.gateway.http.access import Access
 from llcuda.gateway.http.connection import Connection
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.config.configuration import GatewayConfig
     from llcuda.gateway.grpc.grpc_server import GrpcServer
 
-__all__ = ["Running", "reload_logged", "run_until_stopped"]
+__all__ = ["Running", "run_until_stopped"]
 
 _TICK_SECONDS = 1.0
 _FAREWELL_SECONDS = 1.0
@@ -50,21 +49,13 @@ class Running:
         self.grpc: GrpcServer | None = None
         """Calls of the binary protocol, where it is switched on."""
         self._loop = asyncio.get_running_loop()
-        self._metrics = GatewayMetrics()
+        self.metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
         self._tracer = open_tracer(config)
         self.models = prepare_models(config.models, limits=config.limits, hang_timeout=config.hang_timeout)
-        self._administration = Administration(
-            models=self.models,
-            source=lambda: str(self.config.gpu_bundle or "") or None,
-            reload=self.reload,
-            grace=lambda: self.config.grace_timeout,
-            metrics=self._metrics,
-        )
+        self._administration = Administration(self)
         self._listener: Listener | None = None
         self._service: GatewayService | None = None
-        self._own: OwnAnswers | None = None
-        self._status = Status(self, metrics=self._metrics)
         self._ticker: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
@@ -88,6 +79,11 @@ class Running:
             await self._end(grace=0.0)
             raise
         self._ticker = asyncio.ensure_future(self._tick())
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The port of the binary protocol, if it is switched on."""
+        return self.grpc.port if self.grpc is not None else None
 
     @property
     def is_stopping(self) -> bool:
@@ -127,6 +123,13 @@ class Running:
             if model.workers and (models is None or name in models):
                 await model.fleet.reload(self.config.grace_timeout)
 
+    async def reload_logged(self, read_config: Callable[[], GatewayConfig] | None = None) -> None:
+        """Reload, with what ``read_config`` returns if it is given, and log why that is not possible."""
+        try:
+            await self.reload(await asyncio.to_thread(read_config) if read_config else None)
+        except LlcudaError as error:
+            getLogger("llcuda").warning("the reload failed, the workers before go on: %s", error)
+
     async def _start_models(self) -> None:
         """Start the models that are not on demand, all at the same time. Raises why one cannot be."""
         starts = [model.fleet.start() for model in self.models.values() if not model.config.on_demand]
@@ -149,8 +152,6 @@ class Running:
             self.models[model.name].configure(model, config.limits)
         if self._service is not None:
             self._service.configure(config, Access(config, port=self.port))
-        if self._own is not None:
-            self._own.config = config
 
     async def _listen(self) -> Listener:
         config, loop = self.config, self._loop
@@ -172,7 +173,7 @@ class Running:
         return Listener(
             sockets,
             service,
-            connect=lambda: Connection(service, loop),
+            connect=partial(Connection, service, loop),
             tls=tls,
             max_connections=allow_connections(config.limits.max_connections),
         )
@@ -186,29 +187,20 @@ class Running:
         return GrpcServer(self._service)
 
     def _make_service(self) -> GatewayService:
-        self._own = own = OwnAnswers(
-            self.config,
-            models=self.models,
-            metrics=self._metrics,
-            describe_devices=_describe_devices,
-            reload=lambda: reload_logged(self),
-            find_grpc_port=lambda: self.grpc.port if self.grpc is not None else None,
-        )
-        access = Access(self.config, port=self.port)
         chat = ChatPage(binaries_dir() / ARCHIVE_NAME)
         return GatewayService(
             self.config,
-            access=access,
+            access=Access(self.config, port=self.port),
             models=self.models,
-            metrics=self._metrics,
-            own={**own.table, **self._status.table, **self._administration.table, **chat.table},
+            metrics=self.metrics,
+            own={**self._administration.table, **chat.table},
             audit=self._audit,
             trace=self._tracer.record if self._tracer else None,
         )
 
     async def _tick(self) -> None:
         while True:
-            self._status.note_second()
+            self._administration.note_second()
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
@@ -269,17 +261,3 @@ async def run_until_stopped(running: Running, *, on_ready: Callable[[], object])
         raise
     on_ready()
     await running.wait_closed()
-
-
-async def reload_logged(running: Running, read_config: Callable[[], GatewayConfig] | None = None) -> None:
-    """Reload, with what ``read_config`` returns where it is given, and log why that is not possible."""
-    try:
-        await running.reload(await asyncio.to_thread(read_config) if read_config else None)
-    except LlcudaError as error:
-        getLogger("llcuda").warning("the reload failed, the workers before go on: %s", error)
-
-
-def _describe_devices() -> dict[str, Any]:
-    from llcuda import check_gpu_compatibility  # noqa: PLC0415 - only where it is asked for
-
-    return dict(check_gpu_compatibility())

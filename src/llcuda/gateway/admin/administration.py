@@ -1,55 +1,48 @@
-"""What an administrator may do with a gateway that runs: give it a GPU backend, take it back, and measure it."""
+"""All that the gateway answers itself: what it tells, its page, and what an administrator may do with it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llcuda.gateway.admin.information import describe_model
+from llcuda.gateway.admin.information import Information
 from llcuda.gateway.admin.self_benchmark import SelfBenchmark
+from llcuda.gateway.admin.status import Status
 from llcuda.gateway.admin.upgrade import Upgrade
 from llcuda.gateway.observe.gpu_metrics import GpuMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from llcuda.fleet.served_model import ServedModel
+    from llcuda.gateway.admin.information import Site
     from llcuda.gateway.http.exchange import Exchange
-    from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 __all__ = ["Administration"]
 
 
 class Administration:
-    """The addresses of an administrator, and the figures of the GPUs."""
+    """The gateway's own addresses, and the figures of the GPUs."""
 
-    def __init__(
-        self,
-        *,
-        models: Mapping[str, ServedModel],
-        source: Callable[[], str | None],
-        reload: Callable[[], Awaitable[None]],
-        grace: Callable[[], float],
-        metrics: GatewayMetrics,
-    ) -> None:
-        """Take bundles from ``source``; ``reload`` replaces all workers of the ``models``, within ``grace`` seconds."""
-
-        def describe() -> list[dict[str, Any]]:
-            return [describe_model(model) for model in models.values()]
-
-        self._upgrade = Upgrade(source=source, reload=reload, models=models, describe=describe, grace=grace)
-        self._benchmark = SelfBenchmark(models, describe=describe)
+    def __init__(self, site: Site) -> None:
+        """Administer the ``site``."""
+        self._information = Information(site)
+        self._status = Status(site)
+        self.note_second = self._status.note_second
+        self._upgrade = Upgrade(site)
+        self._benchmark = SelfBenchmark(site.models)
         self._gpus = GpuMetrics()
-        metrics.add_gauges(self._gpus.read)
+        site.metrics.add_gauges(self._gpus.read)
 
     @property
     def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
-        """The endpoints of :mod:`llcuda.gateway.http.routes` that are answered here."""
+        """The endpoints of :data:`llcuda.gateway.http.routes.ROUTES` that are answered here."""
         return {
+            **self._information.table,
+            **self._status.table,
             "upgrade_plan": self._answer_plan,
-            "upgrade": lambda exchange: self._change(exchange, "install"),
-            "rollback": lambda exchange: self._change(exchange, "rollback"),
+            "upgrade": self._install,
+            "rollback": self._roll_back,
             "benchmark": self._benchmark.answer,
         }
 
@@ -70,5 +63,8 @@ class Administration:
     async def _answer_plan(self, exchange: Exchange) -> None:
         exchange.respond(200, json.dumps(await self._upgrade.find_plan(), ensure_ascii=False).encode())
 
-    async def _change(self, exchange: Exchange, action: str) -> None:
-        await self._upgrade.begin(exchange, action=action).send_to(exchange)
+    async def _install(self, exchange: Exchange) -> None:
+        await self._upgrade.begin(exchange, action="install").send_to(exchange)
+
+    async def _roll_back(self, exchange: Exchange) -> None:
+        await self._upgrade.begin(exchange, action="rollback").send_to(exchange)

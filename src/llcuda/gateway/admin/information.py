@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, unquote
 
 from llcuda import __version__
+from llcuda.devices import check_gpu_compatibility
 from llcuda.fleet.dispatch.worker import fetch
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.openapi import serve_document
@@ -16,7 +18,7 @@ from llcuda.gateway.http.routes import MODEL_PREFIX
 from llcuda.gateway.observe.gateway_metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
     from llcuda.fleet.dispatch.worker import Worker
     from llcuda.fleet.served_model import ServedModel
@@ -24,35 +26,44 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
-__all__ = ["OwnAnswers", "describe_model"]
+__all__ = ["Information", "Site", "describe_model"]
 
 _OK = 200
 
 
-class OwnAnswers:
-    """The gateway's own addresses."""
+class Site(Protocol):
+    """The gateway that is administered."""
 
-    def __init__(
-        self,
-        config: GatewayConfig,
-        *,
-        models: Mapping[str, ServedModel],
-        metrics: GatewayMetrics,
-        describe_devices: Callable[[], Mapping[str, Any]],
-        reload: Callable[[], Awaitable[None]],
-        find_grpc_port: Callable[[], int | None],
-    ) -> None:
-        """``describe_devices`` may block; ``reload`` replaces every worker."""
-        self.config = config
-        """What it follows now; a reload changes it."""
-        self._models = models
-        self._metrics = metrics
-        self._describe_devices = describe_devices
-        self._reload = reload
-        self._find_grpc_port = find_grpc_port
+    config: GatewayConfig
+    """What it follows now; a reload changes it."""
+    models: dict[str, ServedModel]
+    metrics: GatewayMetrics
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The port of the binary protocol, if it is switched on."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+
+    async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
+        """Replace the workers of ``models`` by new ones that are as ``config`` says. Raises why it cannot."""
+
+    async def reload_logged(self) -> None:
+        """Replace every worker; log why that is not possible."""
+
+
+class Information:
+    """The addresses that only tell something, and the reload."""
+
+    def __init__(self, site: Site) -> None:
+        """Tell of the ``site``."""
+        self._site = site
+        self._models = site.models
         self._reloading: asyncio.Task[None] | None = None
         self._began = int(time.time())
-        metrics.add_gauges(self._read_gauges)
+        site.metrics.add_gauges(self._read_gauges)
 
     @property
     def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
@@ -110,14 +121,17 @@ class OwnAnswers:
             ({"model": names.get(id(worker), ""), "worker": worker.server.name}, answer.decode("utf-8", "replace"))
             for worker, answer in await self._ask_all("/metrics")
         ]
-        exchange.respond(_OK, self._metrics.render(pages), content_type=CONTENT_TYPE)
+        exchange.respond(_OK, self._site.metrics.render(pages), content_type=CONTENT_TYPE)
 
     async def _capabilities(self, exchange: Exchange) -> None:
-        devices = await asyncio.to_thread(self._describe_devices)
-        models = [describe_model(model) for model in self._models.values()]
-        limits = {name: getattr(self.config.limits, name) for name in self.config.limits.__slots__}
-        told = {"version": __version__, "devices": devices, "models": models, "limits": limits}
-        _respond(exchange, {**told, "grpc_port": self._find_grpc_port()})
+        told = {
+            "version": __version__,
+            "devices": dict(await asyncio.to_thread(check_gpu_compatibility)),
+            "models": [describe_model(model) for model in self._models.values()],
+            "limits": asdict(self._site.config.limits),
+            "grpc_port": self._site.grpc_port,
+        }
+        _respond(exchange, told)
 
     async def _allow(self, exchange: Exchange) -> None:
         """Answer a browser's question; what it may do stands in the headers, where it may do anything."""
@@ -126,7 +140,7 @@ class OwnAnswers:
     async def _start_reload(self, exchange: Exchange) -> None:
         if self._reloading is not None and not self._reloading.done():
             raise RefusedError(409, "a reload is under way already", code="reload_under_way")
-        self._reloading = asyncio.ensure_future(self._reload())
+        self._reloading = asyncio.ensure_future(self._site.reload_logged())
         _respond(exchange, {"status": "reloading"}, status=202)
 
     async def _ask_all(self, path: str) -> list[tuple[Worker, bytes]]:

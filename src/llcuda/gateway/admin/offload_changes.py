@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from logging import getLogger
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llcuda.engine.placement import choose_placement
 from llcuda.errors import LlcudaError
@@ -13,30 +13,13 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.fields import MOST_LAYERS, OFFLOADS, read_known
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from llcuda.fleet.fleet import Fleet
     from llcuda.fleet.model_config import ModelConfig
-    from llcuda.fleet.served_model import ServedModel
-    from llcuda.gateway.config.configuration import GatewayConfig
+    from llcuda.gateway.admin.information import Site
 
-__all__ = ["Choice", "Offloads", "Reloadable", "describe_choice", "parse_choice"]
+__all__ = ["Choice", "Offloads", "describe_choice", "parse_choice"]
 
 _FIELDS = ("model", "offload", "gpu_layers")
-
-
-class Reloadable(Protocol):
-    """What runs and can follow another configuration: the gateway."""
-
-    config: GatewayConfig
-    models: dict[str, ServedModel]
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether it was told to end."""
-
-    async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
-        """Replace the workers of ``models`` by new ones that are as ``config`` says. Raises why it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +51,15 @@ class _Change:
 class Offloads:
     """Changes models one at a time, and keeps what came of it."""
 
-    def __init__(self, running: Reloadable) -> None:
+    def __init__(self, site: Site) -> None:
         """Have nothing changed yet."""
-        self._running = running
-        self._models = running.models
+        self._site = site
+        self._models = site.models
         self._changes: dict[str, _Change] = {}
         self._number = 0
         self._task: asyncio.Task[None] | None = None
         # A model that was kept to one GPU goes back to that one.
-        self._gpus = {model.name: model.device for model in running.config.models if model.device.startswith("cuda")}
+        self._gpus = {model.name: model.device for model in site.config.models if model.device.startswith("cuda")}
 
     async def begin(self, body: bytes) -> dict[str, Any]:
         """Take the body of a request, begin the change, and return what was begun.
@@ -126,12 +109,13 @@ class Offloads:
 
     async def _serve(self, config: ModelConfig, *, is_anew: bool = True) -> None:
         """Serve a model as ``config`` says, with new workers where ``is_anew``. Raises why one does not start."""
-        running = self._running
-        await running.reload(_with_model(running.config, config), models=(config.name,) if is_anew else ())
+        models = tuple(config if one.name == config.name else one for one in self._site.config.models)
+        changed = replace(self._site.config, models=models)
+        await self._site.reload(changed, models=(config.name,) if is_anew else ())
 
     async def _go_back(self, config: ModelConfig, *, is_whole: bool) -> None:
         """Serve as before, with new workers where those before are not there any more."""
-        if not self._running.is_stopping:
+        if not self._site.is_stopping:
             try:
                 await self._serve(config, is_anew=not is_whole)
             except LlcudaError as error:
@@ -194,10 +178,6 @@ def _count_layers(fleet: Fleet) -> int | None:
     """Return how many layers a loaded model has, the output among them, as llama-server counts."""
     layers = None if fleet.model is None else fleet.model.info.layers
     return None if layers is None else layers + 1
-
-
-def _with_model(config: GatewayConfig, model: ModelConfig) -> GatewayConfig:
-    return replace(config, models=tuple(model if one.name == model.name else one for one in config.models))
 
 
 def _invalid(name: str, what: str) -> RefusedError:

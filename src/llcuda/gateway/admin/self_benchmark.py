@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda import __version__
 from llcuda.errors import LlcudaError
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.admin.information import describe_model
 from llcuda.gateway.admin.measured_request import measure
 from llcuda.gateway.admin.samples import Sample, summarise
 from llcuda.gateway.api.fields import read_known
@@ -22,7 +23,7 @@ from llcuda.gateway.http.event_stream import Feed, fail
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
@@ -99,10 +100,9 @@ def choose_levels(asked: Asked, slots: int) -> tuple[int, ...]:
 class SelfBenchmark:
     """At most one measurement at a time, which ends when its client goes away."""
 
-    def __init__(self, models: Mapping[str, ServedModel], *, describe: Callable[[], list[dict[str, Any]]]) -> None:
-        """Measure one of ``models``; ``describe`` says what they run on."""
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        """Measure one of ``models``."""
         self._models = models
-        self._describe = describe
         self._task: asyncio.Task[None] | None = None
 
     async def answer(self, exchange: Exchange) -> None:
@@ -133,7 +133,9 @@ class SelfBenchmark:
     async def _run(self, run: _Run, feed: Feed) -> None:
         last = fail("the gateway failed at this")
         try:
-            last = {"step": "done", "result": {**await run.measure(), "models": self._describe()}}
+            result = await run.measure()
+            models = [describe_model(model) for model in self._models.values()]
+            last = {"step": "done", "result": {**result, "models": models}}
         except RefusedError as error:
             last = fail(f"nothing could be measured: {error.message}")
         except LlcudaError as error:

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from llcuda.fleet.processes.replica import Replica
     from llcuda.fleet.remotes.remote import Remote
     from llcuda.fleet.served_model import ServedModel
-    from llcuda.gateway.admin.offload_changes import Reloadable
+    from llcuda.gateway.admin.information import Site
     from llcuda.gateway.http.exchange import Exchange
-    from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 __all__ = ["Status"]
 
@@ -34,11 +33,11 @@ _MIB = 1 << 20
 class Status:
     """The page's own addresses."""
 
-    def __init__(self, running: Reloadable, *, metrics: GatewayMetrics) -> None:
+    def __init__(self, site: Site) -> None:
         """Show what runs, and change it."""
-        self._models = running.models
-        self._metrics = metrics
-        self._offloads = Offloads(running)
+        self._models = site.models
+        self._metrics = site.metrics
+        self._offloads = Offloads(site)
         self._history = History()
         self._figures = Figures()
         self._began = monotonic()

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.admin.information import describe_model
 from llcuda.gateway.admin.install_process import run_child
 from llcuda.gateway.api.fields import read_known
 from llcuda.gateway.http.event_stream import Feed, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from llcuda.fleet.fleet import Fleet
-    from llcuda.fleet.served_model import ServedModel
+    from llcuda.gateway.admin.information import Site
     from llcuda.gateway.http.exchange import Exchange
 
 __all__ = ["Upgrade", "check_consent"]
@@ -45,25 +46,9 @@ _USER = re.compile(r"//[^/\s@]+@")
 class Upgrade:
     """At most one change of the backend at a time, and what would come of one."""
 
-    def __init__(
-        self,
-        *,
-        source: Callable[[], str | None],
-        reload: Callable[[], Awaitable[None]],
-        models: Mapping[str, ServedModel],
-        describe: Callable[[], list[dict[str, Any]]],
-        grace: Callable[[], float],
-    ) -> None:
-        """Take bundles from ``source``.
-
-        ``reload`` replaces every worker of the ``models``; ``describe`` says what the models run on. ``grace`` is how
-        many seconds answers that have begun are given, where workers are replaced once more.
-        """
-        self._source = source
-        self._reload = reload
-        self._models = models
-        self._describe = describe
-        self._grace = grace
+    def __init__(self, site: Site) -> None:
+        """Change the backend of the ``site``."""
+        self._site = site
         self._task: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[dict[str, Any]]] = set()
         self._plan: dict[str, Any] | None = None
@@ -126,7 +111,7 @@ class Upgrade:
 
     async def _change(self, action: str, feed: Feed) -> dict[str, Any]:
         """Do it, and return the last event: what was done, or what went wrong."""
-        before = {name: model.fleet.replicas for name, model in self._models.items()}
+        before = {name: model.fleet.replicas for name, model in self._site.models.items()}
         changed = False
         try:
             done = await self._run_child(action, on_step=feed.tell)
@@ -136,7 +121,8 @@ class Upgrade:
             getLogger("llcuda").warning("the change of the backend failed: %s", error)
             rolled_back = changed and action == "install" and await self._go_back(feed, before)
             return fail(_hide_user(error.message), hint=_hide_user(error.hint), rolled_back=rolled_back)
-        return {"step": "done", "result": {"installed": _public(done["installed"]), "models": self._describe()}}
+        models = [describe_model(model) for model in self._site.models.values()]
+        return {"step": "done", "result": {"installed": _public(done["installed"]), "models": models}}
 
     async def _run_child(
         self, action: str, *, on_step: Callable[[dict[str, Any]], object] | None = None, seconds: float | None = None
@@ -144,7 +130,8 @@ class Upgrade:
         """Let the other process do it. Raises LlcudaError, also where the gateway is stopped meanwhile."""
         if self._is_stopping:
             raise LlcudaError(_STOPPED)
-        child = asyncio.ensure_future(run_child(action, self._source(), on_step=on_step))
+        source = self._site.config.gpu_bundle
+        child = asyncio.ensure_future(run_child(action, source and str(source), on_step=on_step))
         self._children.add(child)
         child.add_done_callback(self._children.discard)
         try:
@@ -162,7 +149,7 @@ class Upgrade:
             raise LlcudaError(_STOPPED, hint="The change holds from the next start on.")
         message = "replacing the workers one after the other"
         feed.tell({"step": "reload", "done": 0, "total": None, "message": message})
-        await self._reload()
+        await self._site.reload()
 
     async def _go_back(self, feed: Feed, before: Mapping[str, object]) -> bool:
         """Take the install back; return whether that was done. A gateway that ends keeps what was proved."""
@@ -173,10 +160,10 @@ class Upgrade:
         except LlcudaError as error:
             getLogger("llcuda").warning("the install could not be taken back: %s", error)
             return False
-        for name, model in self._models.items():
+        for name, model in self._site.models.items():
             if model.fleet.replicas != before[name]:
                 # Some are new already; they are to run what was in use before, as the others do.
-                await _reload_logged(model.fleet, self._grace())
+                await _reload_logged(model.fleet, self._site.config.grace_timeout)
         return True
 
 
