@@ -20,7 +20,6 @@ from llcuda.gateway.http.connection import Connection
 from llcuda.gateway.http.listener import Listener, allow_connections
 from llcuda.gateway.observe.audit_log import AuditLog
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
-from llcuda.gateway.observe.tracing import open_tracer
 from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
 from llcuda.gateway.pages.chat_page import ChatPage
 from llcuda.gateway.relay.service import GatewayService
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.config.configuration import GatewayConfig
     from llcuda.gateway.grpc.grpc_server import GrpcServer
+    from llcuda.gateway.observe.tracing import Tracer
 
 __all__ = ["Running", "run_until_stopped"]
 
@@ -51,7 +51,7 @@ class Running:
         self._loop = asyncio.get_running_loop()
         self.metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
-        self._tracer = open_tracer(config)
+        self._tracer = _open_tracer(config)
         self.models = prepare_models(config.models, limits=config.limits, hang_timeout=config.hang_timeout)
         self._administration = Administration(self)
         self._listener: Listener | None = None
@@ -261,3 +261,17 @@ async def run_until_stopped(running: Running, *, on_ready: Callable[[], object])
         raise
     on_ready()
     await running.wait_closed()
+
+
+def _open_tracer(config: GatewayConfig) -> Tracer | None:
+    """Return what sends traces if a collector is named. Raises UsageError if the extra is missing."""
+    if config.otlp_endpoint is None:
+        return None
+    try:
+        from llcuda.gateway.observe.tracing import Tracer  # noqa: PLC0415 - it needs the extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "llcuda":
+            raise
+        hint = "pip install 'llcuda[telemetry]'"
+        raise UsageError(f"traces need {error.name}, which is not installed", hint=hint) from None
+    return Tracer(config.otlp_endpoint, scheme="https" if config.tls_certificate else "http")

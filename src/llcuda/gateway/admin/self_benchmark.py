@@ -15,8 +15,7 @@ from llcuda import __version__
 from llcuda.errors import LlcudaError
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.admin.information import describe_model
-from llcuda.gateway.admin.measured_request import measure
-from llcuda.gateway.admin.samples import Sample, summarise
+from llcuda.gateway.admin.measured_request import Sample, measure, summarise
 from llcuda.gateway.api.fields import read_known
 from llcuda.gateway.http.error_envelopes import to_refusal
 from llcuda.gateway.http.event_stream import Feed, fail

@@ -11,8 +11,7 @@ from llcuda import __version__
 from llcuda.fleet.processes.process_usage import read_resident
 from llcuda.gateway.admin.offload_changes import Offloads
 from llcuda.gateway.http.static_files import serve_page
-from llcuda.gateway.observe.figures import Figures, read_figures
-from llcuda.gateway.observe.history import History
+from llcuda.gateway.observe.history import Figures, History, read_figures
 from llcuda.server.memory import read_free_memory
 
 if TYPE_CHECKING:

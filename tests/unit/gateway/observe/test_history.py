@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llcuda.fleet.processes.process_usage import read_resident
-from llcuda.gateway.observe.figures import Figures, read_figures
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
-from llcuda.gateway.observe.history import History, TokenCount, find_quantile
+from llcuda.gateway.observe.history import Figures, History, TokenCount, find_quantile, read_figures
 
 if TYPE_CHECKING:
     from pathlib import Path
