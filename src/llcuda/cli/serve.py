@@ -122,7 +122,7 @@ def _to_argument(option: Option) -> dict[str, Any]:
         return {**argument, "action": argparse.BooleanOptionalAction}
     if option.kind in {"list", "server_options"}:
         argument["action"] = "append"
-    return {**argument, "metavar": option.metavar}
+    return {**argument, "metavar": option.placeholder}
 
 
 def _format_default(value: Any) -> str:
