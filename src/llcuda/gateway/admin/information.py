@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
-__all__ = ["Information", "Site", "describe_model"]
+__all__ = ["Information", "Site", "describe_model", "find_model"]
 
 _OK = 200
 
@@ -93,13 +93,14 @@ class Information:
         _respond(exchange, {"object": "list", "data": [self._describe(name) for name in self._models]})
 
     async def _show_model(self, exchange: Exchange) -> None:
-        _respond(exchange, self._describe(self._find_model(unquote(exchange.path.removeprefix(MODEL_PREFIX))).name))
+        name = unquote(exchange.path.removeprefix(MODEL_PREFIX))
+        _respond(exchange, self._describe(find_model(self._models, name).name))
 
     def _describe(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._began, "owned_by": "llcuda"}
 
     async def _props(self, exchange: Exchange) -> None:
-        model = self._find_asked_model(exchange)
+        model = find_model(self._models, next(iter(parse_qs(exchange.query).get("model", ())), None))
         worker = model.choose_any()
         answer = await fetch(worker, "/props") if worker else None
         if answer is None:
@@ -154,14 +155,6 @@ class Information:
             if answer is not None and answer.status == _OK
         ]
 
-    def _find_asked_model(self, exchange: Exchange) -> ServedModel:
-        return self._find_model((parse_qs(exchange.query).get("model") or [next(iter(self._models))])[0])
-
-    def _find_model(self, name: str) -> ServedModel:
-        if name not in self._models:
-            raise RefusedError(404, f"there is no model {name!r}", code="model_not_found", param="model")
-        return self._models[name]
-
     def _read_gauges(self) -> Iterable[tuple[str, str, Mapping[str, str], float]]:
         for model in self._models.values():
             labels = {"model": model.name}
@@ -174,6 +167,14 @@ class Information:
                 yield "llcuda_worker_slots", "Requests that the worker answers at a time.", labels, worker.slots
                 yield "llcuda_worker_busy", "Slots of the worker that are in use.", labels, worker.busy
                 yield "llcuda_worker_failures", "Requests that the worker failed at.", labels, worker.failed
+
+
+def find_model(models: Mapping[str, ServedModel], name: str | None) -> ServedModel:
+    """Return the model of this name; the first one for None. Raises RefusedError (404)."""
+    model = models.get(next(iter(models)) if name is None else name)
+    if model is None:
+        raise RefusedError(404, f"there is no model {name!r}", code="model_not_found", param="model")
+    return model
 
 
 def describe_model(model: ServedModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda.engine.placement import choose_placement
 from llcuda.errors import LlcudaError
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.admin.information import find_model
 from llcuda.gateway.api.fields import MOST_LAYERS, OFFLOADS, read_known
 
 if TYPE_CHECKING:
@@ -68,10 +69,7 @@ class Offloads:
         it cannot work on this machine, and while another change is under way.
         """
         choice = parse_choice(body)
-        model = self._models.get(choice.model)
-        if model is None:
-            raise RefusedError(404, f"there is no model {choice.model!r}", code="model_not_found", param="model")
-        fleet = model.fleet
+        fleet = find_model(self._models, choice.model).fleet
         if not fleet.config.workers:
             raise RefusedError(409, "all workers of this model are on other machines", code="remote", param="model")
         _check_layers(choice, fleet)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda import __version__
 from llcuda.errors import LlcudaError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.admin.information import describe_model
+from llcuda.gateway.admin.information import describe_model, find_model
 from llcuda.gateway.admin.measured_request import Sample, measure, summarise
 from llcuda.gateway.api.fields import read_known
 from llcuda.gateway.http.error_envelopes import to_refusal
@@ -109,7 +109,7 @@ class SelfBenchmark:
         asked = parse_asked(exchange.body)
         if self._task is not None and not self._task.done():
             raise RefusedError(409, "a benchmark is under way already", code="benchmark_under_way")
-        model = self._find_model(asked.model)
+        model = find_model(self._models, asked.model)
         levels = choose_levels(asked, model.slots)
         feed = Feed()
         self._task = task = asyncio.ensure_future(self._run(_Run(model, asked, levels=levels, feed=feed), feed))
@@ -122,12 +122,6 @@ class SelfBenchmark:
         """End the measurement: the gateway ends."""
         if self._task is not None:
             self._task.cancel()
-
-    def _find_model(self, name: str | None) -> ServedModel:
-        model = self._models.get(next(iter(self._models)) if name is None else name)
-        if model is None:
-            raise RefusedError(404, f"there is no model {name!r}", code="model_not_found", param="model")
-        return model
 
     async def _run(self, run: _Run, feed: Feed) -> None:
         last = fail("the gateway failed at this")

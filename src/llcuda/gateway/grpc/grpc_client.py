@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from llcuda.client.results import InferResult
 from llcuda.errors import ConnectionFailedError, LlcudaError, RequestTimeoutError, ResponseError
+from llcuda.gateway.grpc.grpc_translation import STATUSES
 from llcuda.gateway.grpc.llcuda_pb2 import (
     DESCRIPTOR,
     Answer,
@@ -33,16 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcClient"]
 
-_HTTP_STATUSES = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.CANCELLED: 499,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-}
+_HTTP_STATUSES = {code: status for status, code in STATUSES.items()}
 _SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "top_k", "seed"})
 _SERVICE = DESCRIPTOR.services_by_name["Inference"].full_name
 _Reply = TypeVar("_Reply", bound=Message)

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from llcuda.gateway.grpc.llcuda_pb2 import BatchRequest, CompletionRequest, EmbedRequest, Sampling
 
 __all__ = [
-    "begin_answer", "make_answer", "make_body", "make_embed_body", "read_error", "read_item", "read_whole", "to_status",
-    "trailing_metadata",
+    "STATUSES", "begin_answer", "make_answer", "make_body", "make_embed_body", "read_error", "read_item", "read_whole",
+    "to_status", "trailing_metadata",
 ]  # fmt: skip
 
-_STATUSES = {
+STATUSES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
@@ -34,6 +35,7 @@ _STATUSES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+"""Those of HTTP that have one of gRPC's to themselves."""
 _CLIENT_ERRORS = range(400, 500)
 _TYPED = ("max_tokens", "temperature", "top_p", "top_k", "seed")
 # What has a field of its own, or no place in an answer of this protocol.
@@ -46,7 +48,7 @@ _NOT_OPTIONS = frozenset({
 def to_status(http_status: int) -> grpc.StatusCode:
     """Return gRPC's status for one of HTTP."""
     other = grpc.StatusCode.INVALID_ARGUMENT if http_status in _CLIENT_ERRORS else grpc.StatusCode.INTERNAL
-    return _STATUSES.get(http_status, other)
+    return STATUSES.get(http_status, other)
 
 
 def trailing_metadata(error: RefusedError) -> tuple[tuple[str, str], ...]:
