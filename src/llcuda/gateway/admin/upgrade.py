@@ -131,7 +131,7 @@ class Upgrade:
         if self._is_stopping:
             raise LlcudaError(_STOPPED)
         source = self._site.config.gpu_bundle
-        child = asyncio.ensure_future(run_child(action, source and str(source), on_step=on_step))
+        child = asyncio.ensure_future(run_child(action, str(source) if source else None, on_step=on_step))
         self._children.add(child)
         child.add_done_callback(self._children.discard)
         try:
