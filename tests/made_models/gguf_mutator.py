@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from llcuda.gguf.cursor import Cursor
-from llcuda.gguf.header import read_header
-from llcuda.gguf.info import parse_gguf
+from llcuda.gguf.header import parse_gguf, read_header
 from tests.made_models.gguf_builder import (
     ARRAY,
     BOOL,
@@ -55,16 +54,6 @@ class _Recorder(Cursor):
     def __init__(self, data: bytes) -> None:
         super().__init__(lambda offset, count: data[offset : offset + count], len(data), name="seed")
         self.fields: list[tuple[int, int]] = []
-
-    @override
-    def u32(self, what: str) -> int:
-        self.fields.append((self.offset, 4))
-        return super().u32(what)
-
-    @override
-    def u64(self, what: str) -> int:
-        self.fields.append((self.offset, 8))
-        return super().u64(what)
 
     @override
     def unpack(self, layout: struct.Struct, what: str) -> tuple[int, ...]:

@@ -6,8 +6,7 @@ and 64 MB each.
 
 from __future__ import annotations
 
-from llcuda.gguf.header import require_magic
-from llcuda.gguf.info import GGUFInfo, combine_parts, parse_gguf, read_gguf
+from llcuda.gguf.header import GGUFInfo, combine_parts, parse_gguf, read_gguf, require_magic
 from llcuda.gguf.memory import CACHE_TYPES, MemoryEstimate, can_quantise_cache, estimate_memory
 
 __all__ = [

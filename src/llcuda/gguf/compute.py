@@ -16,10 +16,10 @@ from llcuda.gguf.layers import read_number, read_numbers
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from llcuda.gguf.info import GGUFInfo
+    from llcuda.gguf.header import GGUFInfo
     from llcuda.gguf.layers import Shape
 
-__all__ = ["Batch", "Compute", "measure_compute", "measure_projector"]
+__all__ = ["Batch", "measure_compute", "measure_embedding", "measure_projector"]
 
 _F32, _F16 = 4, 2
 _FREE_ROWS = 2
@@ -43,30 +43,25 @@ class Batch:
     """Whether the KV cache is quantised: then queries and keys are rotated first, which makes copies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """Bytes, by where the layers are."""
-
-    on_cpu: int
-    """All of it, where the CPU computes."""
-    on_gpu: int
-    """The GPU's part, where one GPU has every layer: what is read in from outside stays with the host."""
+def measure_embedding(shape: Shape, batch: Batch) -> int:
+    """Return the bytes of the rows that come in, which stay with the host if one GPU has every layer."""
+    return shape.width * _F32 * batch.tokens
 
 
-def measure_compute(info: GGUFInfo, shape: Shape, batch: Batch) -> Compute:
-    """Return the size of the compute buffer.
+def measure_compute(info: GGUFInfo, shape: Shape, batch: Batch) -> int:
+    """Return the size in bytes of the compute buffer, without the rows that come in.
 
     At its start lie the embedding of the batch and what it is chosen from: the rows that came in, a mixture, and the
     mixture's copy. Of these only one is read again, so that ``_FREE_ROWS`` are free for tensors that are no wider.
     """
-    row = shape.width * _F32 * batch.tokens
+    row = measure_embedding(shape, batch)
     masks = (batch.cells + batch.sliding_cells) * batch.tokens * (_F16 if batch.flash_attention else _F32)
     extra = 2 * read_number(info, "embedding_length_per_layer_input") * len(shape.layers) * _F32 * batch.tokens
     free = 0 if info.architecture in _ONE_INPUT else _FREE_ROWS
     start = row * (2 + free if free else 1)
     beyond = max((_measure_layer(info, shape, batch, index=i, free=free) for i in range(len(shape.layers))), default=0)
-    on_gpu = masks + extra + start + max(beyond, _measure_output(info, shape, batch) - start)
-    return Compute(on_cpu=on_gpu + row, on_gpu=on_gpu)
+    output = ((info.vocabulary_size or 0) + shape.width) * _F32 * batch.outputs
+    return masks + extra + max(start + beyond, output)
 
 
 def _measure_layer(info: GGUFInfo, shape: Shape, batch: Batch, *, index: int, free: int) -> int:
@@ -118,7 +113,8 @@ def _list_feed_forward(info: GGUFInfo, shape: Shape, *, index: int) -> list[list
     """Return what lives together: gate, up and their product, of each expert in use."""
     hidden = _width_of(info, index, "ffn_up_exps") or _width_of(info, index, "ffn_gate_up_exps") // 2
     if hidden:
-        used = _count_experts(info, index)
+        each = read_numbers(info, "expert_used_count")
+        used = each[index] if index < len(each) else read_number(info, "expert_used_count")
         shared = [shape.width] if _width_of(info, index, "ffn_up_shexp") else []
         made, down = hidden * used, shape.width * used
         return [[*shared, made, made, made], [*shared, made, down], [*shared, down, shape.width]]
@@ -128,16 +124,6 @@ def _list_feed_forward(info: GGUFInfo, shape: Shape, *, index: int) -> list[list
     narrow = info.tensors.get(f"blk.{index}.ffn_down.weight")
     fused = narrow is not None and hidden == 2 * narrow.shape[0]
     return [[shape.width, hidden], [hidden, hidden // 2 if fused else shape.width]]
-
-
-def _count_experts(info: GGUFInfo, index: int) -> int:
-    used = read_numbers(info, "expert_used_count")
-    return used[index] if index < len(used) else read_number(info, "expert_used_count")
-
-
-def _measure_output(info: GGUFInfo, shape: Shape, batch: Batch) -> int:
-    words = info.vocabulary_size or 0
-    return (words + shape.width) * _F32 * batch.outputs
 
 
 def _width_of(info: GGUFInfo, index: int, name: str) -> int:

@@ -25,8 +25,8 @@ BLOCK = 128
 PATTERN_WORTH = 4096
 """Compiling the pattern takes 2.5 ms, which is what walking some 40,000 strings one by one costs."""
 
-_U32 = struct.Struct("<I").unpack_from
-_U64 = struct.Struct("<Q").unpack_from
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
 
 
 @cache
@@ -73,35 +73,15 @@ class Cursor:
         raise ModelFormatError(self.name, reason, offset=self.offset if offset is None else offset, hint=hint)
 
     def need(self, count: int, what: str) -> None:
-        """Have the next ``count`` bytes in the buffer.
-
-        Raises ModelFormatError where the file ends before them.
-        """
+        """Have the next ``count`` bytes in the buffer. Raises ModelFormatError if the file ends before them."""
         if self._at + count <= len(self._buffer):
             return
         if count > self.remaining:
             self.fail(f"the file ends inside {what}")
-        self._fill(count, what)
-
-    def _fill(self, count: int, what: str) -> None:
         self._base, self._at = self.offset, 0
-        self._buffer = self._read_at(self._base, min(max(CHUNK_BYTES, count), self.size - self._base))
+        self._buffer = self._read_at(self._base, min(max(CHUNK_BYTES, count), self.remaining))
         if len(self._buffer) < count:
             self.fail(f"the file became shorter while {what} was read")
-
-    def u32(self, what: str) -> int:
-        """Read an unsigned number of four bytes."""
-        self.need(4, what)
-        at = self._at
-        self._at = at + 4
-        return int(_U32(self._buffer, at)[0])
-
-    def u64(self, what: str) -> int:
-        """Read an unsigned number of eight bytes."""
-        self.need(8, what)
-        at = self._at
-        self._at = at + 8
-        return int(_U64(self._buffer, at)[0])
 
     def unpack(self, layout: struct.Struct, what: str) -> tuple[int, ...]:
         """Read the values of one ``struct`` layout."""
@@ -109,6 +89,14 @@ class Cursor:
         at = self._at
         self._at = at + layout.size
         return layout.unpack_from(self._buffer, at)
+
+    def u32(self, what: str) -> int:
+        """Read an unsigned number of four bytes."""
+        return self.unpack(_U32, what)[0]
+
+    def u64(self, what: str) -> int:
+        """Read an unsigned number of eight bytes."""
+        return self.unpack(_U64, what)[0]
 
     def take(self, count: int, what: str) -> bytes:
         """Read ``count`` bytes, which the caller has bounded."""
@@ -145,25 +133,19 @@ class Cursor:
             self.fail(f"{what} has {count} strings and {self.remaining} bytes are left")
         match = compile_walker() if count >= PATTERN_WORTH else None
         while count > 0:
-            found = match(self._buffer, self._at) if match and count >= BLOCK else None
-            if found:
+            if match and count >= BLOCK and (found := match(self._buffer, self._at)):
                 self._at = found.end()
                 count -= BLOCK
             else:
                 count -= self._walk(min(count, BLOCK), what)
 
     def _walk(self, count: int, what: str) -> int:
-        """Step over up to ``count`` strings, as many as the buffer has, and return how many that were."""
-        buffer, at, end = self._buffer, self._at, len(self._buffer) - 8
-        for done in range(count):
-            if at > end:
-                self._land(at, what)
-                self.need(8, what)
-                return done
-            at += _U64(buffer, at)[0] + 8
-        self._land(at, what)
-        return count
-
-    def _land(self, at: int, what: str) -> None:
-        """Go to a place counted from the buffer's start, which may be past its end, or the file's."""
+        """Step over one to ``count`` strings, as many as begin in the buffer, and return how many that were."""
+        self.need(8, what)
+        read, buffer, at, last = _U64.unpack_from, self._buffer, self._at, len(self._buffer) - 8
+        done = 0
+        while done < count and at <= last:
+            at += read(buffer, at)[0] + 8
+            done += 1
         self.skip(at - self._at, what)
+        return done

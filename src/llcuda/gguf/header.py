@@ -7,15 +7,31 @@ behind the other) is refused here with the place in the file.
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from llcuda.errors import ModelFormatError
 from llcuda.gguf.cursor import Cursor
-from llcuda.gguf.tensor_types import ARRAY, SCALARS, STRING, TENSOR_TYPES, UINT32
+from llcuda.gguf.tensor_types import ARRAY, FILE_TYPES, SCALARS, STRING, TENSOR_TYPES, UINT32
 
-__all__ = ["Header", "Scalar", "TensorFacts", "read_header", "require_magic"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = [
+    "GGUFInfo",
+    "Scalar",
+    "TensorFacts",
+    "combine_parts",
+    "parse_gguf",
+    "read_gguf",
+    "read_header",
+    "require_magic",
+]
 
 Scalar = int | float | bool | str
 
@@ -32,6 +48,8 @@ MAX_KEPT_ELEMENTS = 1024
 MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
 
+_GUESSED = 1024
+"""The bit of ``general.file_type`` that says llama.cpp guessed it."""
 _INT64_MAX = (1 << 63) - 1
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
@@ -47,35 +65,152 @@ class TensorFacts(NamedTuple):
 
 
 @dataclass(slots=True)
-class Header:
-    """What was found in a header. ``lengths`` has the number of elements of every array, ``arrays`` the short ones."""
+class _Header:
+    """What was found so far. ``lengths`` has the number of elements of every array, ``arrays`` the short ones."""
 
-    version: int = 0
     metadata: dict[str, Scalar] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     arrays: dict[str, tuple[Scalar, ...]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     strings: int = 0
     alignment: int = DEFAULT_ALIGNMENT
-    tensor_count: int = 0
-    tensor_bytes: int = 0
     tensors: dict[str, TensorFacts] = field(default_factory=dict)
     elements_by_type: dict[str, int] = field(default_factory=dict)
 
 
-def read_header(cursor: Cursor) -> Header:
+@dataclass(frozen=True, slots=True)
+class GGUFInfo:
+    """A model as its header describes it. None stands where the header does not say."""
+
+    version: int
+    architecture: str
+    name: str | None
+    parameters: int
+    layers: int | None
+    context_length: int | None
+    embedding_length: int | None
+    quantisation: str
+    has_chat_template: bool
+    vocabulary_size: int | None
+    tensor_count: int
+    tensor_bytes: int
+    file_bytes: int
+    split: tuple[int, int] | None
+    """The part's index from 0 and the number of parts, for a model in several files."""
+    alignment: int
+    metadata: dict[str, Scalar] = field(hash=False)
+    """Every key with a single value; strings of over 1,024 characters and arrays are left out."""
+    arrays: dict[str, tuple[Scalar, ...]] = field(default_factory=dict, hash=False, repr=False)
+    """Every array of up to 1,024 numbers: what a model has one of for each layer."""
+    tensors: dict[str, TensorFacts] = field(default_factory=dict, hash=False, repr=False)
+    """Every tensor by its name."""
+
+
+def read_gguf(path: Path | str) -> GGUFInfo:
+    """Read the header of the GGUF file at ``path``.
+
+    Takes under 50 ms and 64 MB for any file. Raises ModelFormatError with the byte offset of what is wrong, and
+    OSError where the file cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelFormatError(path, "it is not a regular file", hint="Give the path of a .gguf file.")
+        cursor = Cursor(lambda offset, count: _read_all(descriptor, offset, count), status.st_size, name=str(path))
+        return read_header(cursor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_all(descriptor: int, offset: int, count: int) -> bytes:
+    data = os.pread(descriptor, count, offset)
+    while len(data) < count and (more := os.pread(descriptor, count - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def parse_gguf(data: bytes, *, name: str = "<bytes>") -> GGUFInfo:
+    """Read the header of a GGUF file that is in memory.
+
+    Raises ModelFormatError with the byte offset of what is wrong.
+    """
+    cursor = Cursor(lambda offset, count: data[offset : offset + count], len(data), name=name)
+    return read_header(cursor)
+
+
+def combine_parts(parts: Sequence[GGUFInfo]) -> GGUFInfo:
+    """Return the first part's description with the sizes of all ``parts`` added up."""
+    return replace(
+        parts[0],
+        parameters=sum(part.parameters for part in parts),
+        tensor_count=sum(part.tensor_count for part in parts),
+        tensor_bytes=sum(part.tensor_bytes for part in parts),
+        file_bytes=sum(part.file_bytes for part in parts),
+        tensors={name: tensor for part in parts for name, tensor in part.tensors.items()},
+    )
+
+
+def read_header(cursor: Cursor) -> GGUFInfo:
     """Read the header that ``cursor`` stands before.
 
     Raises ModelFormatError with the byte offset of what is wrong.
     """
     _read_magic(cursor)
-    header = Header(version=_read_version(cursor))
+    header, version = _Header(), _read_version(cursor)
     tensors = _read_count(cursor, "tensors", smallest=_MIN_TENSOR_BYTES, limit=MAX_TENSORS)
     keys = _read_count(cursor, "keys", smallest=_MIN_KEY_BYTES, limit=MAX_KEYS)
     for _ in range(keys):
         _read_pair(cursor, header)
     _read_tensors(cursor, header, tensors)
-    return header
+    return _describe(cursor, header, version)
+
+
+def _describe(cursor: Cursor, header: _Header, version: int) -> GGUFInfo:
+    architecture = header.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        cursor.fail("general.architecture is missing")
+    name = header.metadata.get("general.name")
+    return GGUFInfo(
+        version=version,
+        architecture=architecture,
+        name=name if isinstance(name, str) else None,
+        parameters=sum(header.elements_by_type.values()),
+        layers=_number(header, f"{architecture}.block_count"),
+        context_length=_number(header, f"{architecture}.context_length"),
+        embedding_length=_number(header, f"{architecture}.embedding_length"),
+        quantisation=_quantisation(header),
+        has_chat_template="tokenizer.chat_template" in header.keys,
+        vocabulary_size=header.lengths.get("tokenizer.ggml.tokens") or _number(header, f"{architecture}.vocab_size"),
+        tensor_count=len(header.tensors),
+        tensor_bytes=sum(tensor.bytes for tensor in header.tensors.values()),
+        file_bytes=cursor.size,
+        split=_split(header),
+        alignment=header.alignment,
+        metadata=header.metadata,
+        arrays=header.arrays,
+        tensors=header.tensors,
+    )
+
+
+def _number(header: _Header, key: str) -> int | None:
+    value = header.metadata.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _quantisation(header: _Header) -> str:
+    """Return the file type's name, or that of the tensor type most elements have."""
+    stated = _number(header, "general.file_type")
+    if stated is not None and (name := FILE_TYPES.get(stated & ~_GUESSED)):
+        return name
+    counts = header.elements_by_type
+    return max(counts, key=counts.__getitem__) if counts else "unknown"
+
+
+def _split(header: _Header) -> tuple[int, int] | None:
+    index, count = _number(header, "split.no"), _number(header, "split.count")
+    return (index, count) if index is not None and count is not None and count > 1 else None
 
 
 def require_magic(start: bytes, *, name: str) -> None:
@@ -118,7 +253,7 @@ def _read_count(cursor: Cursor, what: str, *, smallest: int, limit: int) -> int:
     return count
 
 
-def _read_pair(cursor: Cursor, header: Header) -> None:
+def _read_pair(cursor: Cursor, header: _Header) -> None:
     start = cursor.offset
     key = cursor.text("a key", limit=MAX_KEY_BYTES)
     if not key:
@@ -149,7 +284,7 @@ def _read_value(cursor: Cursor, kind: int, key: str) -> Scalar:
     return cursor.unpack(layout, f"the value of {key!r}")[0]
 
 
-def _read_array(cursor: Cursor, header: Header, key: str) -> int:
+def _read_array(cursor: Cursor, header: _Header, key: str) -> int:
     """Return the array's length, and keep its elements if they are few and numbers."""
     start = cursor.offset
     kind = cursor.u32(f"the element type of {key!r}")
@@ -178,7 +313,7 @@ def _check_alignment(cursor: Cursor, kind: int, value: Scalar, *, at: int) -> in
     return value
 
 
-def _read_tensors(cursor: Cursor, header: Header, count: int) -> None:
+def _read_tensors(cursor: Cursor, header: _Header, count: int) -> None:
     end = last_end = 0
     for _ in range(count):
         start = cursor.offset
@@ -190,12 +325,10 @@ def _read_tensors(cursor: Cursor, header: Header, count: int) -> None:
             cursor.fail(f"the tensor {name!r} is at {offset} of the data, not at {end}", offset=cursor.offset - 8)
         last_end = offset + size
         end = _pad(last_end, header.alignment)
-        header.tensor_bytes += size
-    header.tensor_count = count
     _check_data(cursor, header, last_end)
 
 
-def _read_tensor(cursor: Cursor, header: Header, name: str) -> tuple[int, int]:
+def _read_tensor(cursor: Cursor, header: _Header, name: str) -> tuple[int, int]:
     """Return the tensor's size in bytes and its offset in the data, and count its elements."""
     start = cursor.offset
     dimensions = cursor.u32("a tensor's dimensions")
@@ -216,9 +349,9 @@ def _read_tensor(cursor: Cursor, header: Header, name: str) -> tuple[int, int]:
     return size, offset
 
 
-def _check_data(cursor: Cursor, header: Header, data_bytes: int) -> None:
+def _check_data(cursor: Cursor, header: _Header, data_bytes: int) -> None:
     start = _pad(cursor.offset, header.alignment)
-    if header.tensor_count and start + data_bytes > cursor.size:
+    if header.tensors and start + data_bytes > cursor.size:
         cursor.fail(
             f"the tensors end at byte {start + data_bytes} and the file at byte {cursor.size}: it is incomplete",
             offset=cursor.size,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from llcuda.gguf.info import GGUFInfo
+    from llcuda.gguf.header import GGUFInfo
 
 __all__ = ["Layer", "Shape", "read_number", "read_numbers", "read_shape"]
 
@@ -243,9 +243,7 @@ def _find_cached(info: GGUFInfo, recurrent: list[bool], feed_forward: tuple[int,
     if info.architecture == "falcon-h1":
         return [True] * count
     nemotron = info.architecture.startswith("nemotron_h")
-    return [
-        layer < last and not recurrent[layer] and not (nemotron and feed_forward[layer]) for layer in range(count)
-    ]
+    return [layer < last and not recurrent[layer] and not (nemotron and feed_forward[layer]) for layer in range(count)]
 
 
 def _count_state(info: GGUFInfo, heads: tuple[int, ...]) -> int:

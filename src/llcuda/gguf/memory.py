@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llcuda.errors import UsageError
-from llcuda.gguf.compute import Batch, measure_compute, measure_projector
+from llcuda.gguf.compute import Batch, measure_compute, measure_embedding, measure_projector
 from llcuda.gguf.layers import read_shape
 from llcuda.gguf.tensor_types import TENSOR_TYPES
 
 if TYPE_CHECKING:
-    from llcuda.gguf.info import GGUFInfo
+    from llcuda.gguf.header import GGUFInfo
     from llcuda.gguf.layers import Shape
 
 __all__ = ["CACHE_TYPES", "MemoryEstimate", "can_quantise_cache", "estimate_memory"]
@@ -57,10 +57,16 @@ class MemoryEstimate:
 class _Cells:
     """The cells of the KV cache of one layer, all sequences together."""
 
-    context: int
     usual: int
     sliding: int
     sequences: int
+    streams: int
+    """The caches that the sequences have: one each, or one together."""
+
+    def count_visible(self, shape: Shape, *, sliding: bool) -> int:
+        """Return the cells that one token may look at, for the mask; 0 if no layer asks."""
+        asked = any(layer.cached and layer.sliding is sliding for layer in shape.layers)
+        return (self.sliding if sliding else self.usual) // self.streams if asked else 0
 
 
 def estimate_memory(
@@ -90,22 +96,22 @@ def estimate_memory(
     batch = Batch(
         tokens=n_ubatch,
         outputs=min(cells.sequences, n_ubatch),
-        cells=_count_visible(shape, cells.usual, cells=cells, n_parallel=n_parallel, sliding=False),
-        sliding_cells=_count_visible(shape, cells.sliding, cells=cells, n_parallel=n_parallel, sliding=True),
+        cells=cells.count_visible(shape, sliding=False),
+        sliding_cells=cells.count_visible(shape, sliding=True),
         flash_attention=flash_attention,
         rotated="q" in cache_type_k + cache_type_v,
     )
-    compute = measure_compute(info, shape, batch)
-    output = cells.sequences * (info.vocabulary_size or 0) * 4
+    computed_on_gpu = measure_compute(info, shape, batch)
+    logits = cells.sequences * (info.vocabulary_size or 0) * 4
     kv_bytes = _measure_kv(shape, cells, types=(cache_type_k, cache_type_v), flash_attention=flash_attention)
     projector_bytes = measure_projector(mmproj) if mmproj else 0
     return MemoryEstimate(
         weights_bytes=info.tensor_bytes,
         kv_bytes=kv_bytes,
-        compute_bytes=compute.on_cpu + output,
+        compute_bytes=computed_on_gpu + measure_embedding(shape, batch) + logits,
         projector_bytes=projector_bytes,
-        gpu_bytes=info.tensor_bytes - _measure_host_weights(info) + kv_bytes + compute.on_gpu + projector_bytes,
-        ctx_size=cells.context,
+        gpu_bytes=info.tensor_bytes - _measure_host_weights(info) + kv_bytes + computed_on_gpu + projector_bytes,
+        ctx_size=cells.usual,
     )
 
 
@@ -133,13 +139,7 @@ def _count_cells(shape: Shape, asked: int, n_parallel: int | None, *, n_ubatch: 
     each = _pad(_pad(asked) // streams)
     window = shape.window * (sequences if n_parallel is None else 1) + n_ubatch
     sliding = each if swa_full else _pad(min(each, window))
-    return _Cells(each * streams, each * streams, sliding * streams, sequences)
-
-
-def _count_visible(shape: Shape, count: int, *, cells: _Cells, n_parallel: int | None, sliding: bool) -> int:
-    """Return the cells that one token may look at, for the mask; 0 where no layer asks."""
-    asked = any(layer.cached and layer.sliding is sliding for layer in shape.layers)
-    return count // (cells.sequences if n_parallel else 1) if asked else 0
+    return _Cells(each * streams, sliding * streams, sequences, streams)
 
 
 def _measure_kv(shape: Shape, cells: _Cells, *, types: tuple[str, str], flash_attention: bool) -> int:
