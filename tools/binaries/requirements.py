@@ -30,9 +30,7 @@ class Provider:
     def build_state(self, state: str) -> None:
         self.state = state
 
-    def dynamic_metadata(
-        self, _settings: Mapping[str, Any], _project: Mapping[str, Any]
-    ) -> dict[str, list[str]]:
+    def dynamic_metadata(self, _settings: Mapping[str, Any], _project: Mapping[str, Any]) -> dict[str, list[str]]:
         # An sdist holds no binaries, whatever is staged.
         return {"dependencies": [] if self.state == "sdist" else list_requirements(STAGED)}
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,6 @@ class Bundle:
 
 def parse_index(data: bytes, *, source: str) -> tuple[Bundle, ...]:
     """Return the bundles that the text of an index lists. Raises InstallError, which names ``source``."""
-    import json  # noqa: PLC0415 - kept out of `import llcuda`
-
     try:
         return _parse_entries(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

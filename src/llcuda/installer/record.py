@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Any
 
 from llcuda.native import RECORD
@@ -49,8 +50,6 @@ def names_in_use(times: Times) -> frozenset[str]:
 
 def write_record(folder: Path, times: Times) -> None:
     """Put the record in place of the one before, at once and on the disk. Raises ModelError on a full disk."""
-    import json  # noqa: PLC0415 - kept out of `import llcuda`
-
     active, *before = [[_to_entry(one) for one in bundles] for bundles in times]
     text = json.dumps({"schema": 1, "active": active, "before": before}, indent=2)
     with place_file(folder / RECORD) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -136,8 +137,6 @@ class _Local:
 
     def _describe(self, path: Path) -> Bundle:
         """Describe a bundle that no index lists, from its own record, and its digest from the file beside it."""
-        import tempfile  # noqa: PLC0415 - only here
-
         with tempfile.TemporaryDirectory(prefix="llcuda-") as folder, path.open("rb") as file:
             info = read_bundle_record(file, Path(folder), source=str(path))
         return describe_bundle(info, path=path, sha256=_read_digest(path) or hash_file(path))
@@ -204,9 +203,7 @@ class _Remote:
         """Download the bundle, or go on where an earlier download ended, and yield it; it is removed after that."""
         url = f"{self.base}/{bundle.name}"
         with lock_partial(self.downloads, url) as part:
-            download(
-                url, part, headers=self.headers, max_bytes=bundle.bytes, progress=progress, on_bytes=on_bytes
-            )
+            download(url, part, headers=self.headers, max_bytes=bundle.bytes, progress=progress, on_bytes=on_bytes)
             with part.open("rb") as file:
                 try:
                     _check(file, bundle, label=url)

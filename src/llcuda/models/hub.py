@@ -8,6 +8,7 @@ bound. So it is asked for the user's token alone, and files come by the same way
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llcuda.models.names import HubName
-    from llcuda.store.partial import Answer
+    from llcuda.store.resumption import Answer
 
 __all__ = ["HubFile", "fetch_file", "list_files"]
 
@@ -57,8 +58,6 @@ def list_files(name: HubName) -> dict[str, HubFile]:
     Raises ModelNotFoundError if there is no such repository, and DownloadError if the hub cannot be asked or its
     answer not be used.
     """
-    import json  # noqa: PLC0415 - loaded only when needed
-
     url = f"{_endpoint()}/api/models/{name.repository}/revision/{quote(name.revision, safe='')}?blobs=true"
     answer, body = fetch_small(url, headers=_headers(), max_bytes=_MAX_LISTING_BYTES)
     if answer.status != _OK:

@@ -19,7 +19,7 @@ from pathlib import Path
 from llcuda.settings import get_path
 from llcuda.store import parse_digest, place_file
 from llcuda.store.digests import remember_digest
-from llcuda.store.placing import move_into_place, replace_link, writing
+from llcuda.store.atomic_files import move_into_place, replace_link, writing
 
 __all__ = [
     "blob_path",
@@ -54,9 +54,7 @@ def blob_path(repository: str, digest: str) -> Path:
     return _folder(repository) / "blobs" / parse_digest(digest).partition(":")[2]
 
 
-def place(
-    repository: str, file: str, *, digest: str, commit: str, revision: str, part: Path | None = None
-) -> Path:
+def place(repository: str, file: str, *, digest: str, commit: str, revision: str, part: Path | None = None) -> Path:
     """Give the ``file`` of the repository its place for this ``commit``, which is that of ``revision`` from now on.
 
     Its content, whose digest was compared, is moved here from ``part``, or is here already. Raises ModelError where the

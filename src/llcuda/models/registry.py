@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,8 +52,6 @@ class RegistryEntry:
 @cache
 def read_registry() -> tuple[RegistryEntry, ...]:
     """Return the entries in the order of the file."""
-    import json  # noqa: PLC0415 - loaded only when needed
-
     text = Path(__file__).with_name("registry.json").read_text(encoding="utf-8")
     return tuple(RegistryEntry(**entry) for entry in json.loads(text)["models"])
 
@@ -70,8 +70,6 @@ def get_draft(name: str) -> str | None:
 
 def suggest_names(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
     """Return up to three known names that are near ``name``, the nearest first."""
-    import difflib  # noqa: PLC0415 - loaded only when needed
-
     known = {known.lower(): known for known in (*DEMOS, *(entry.name for entry in read_registry()), *others)}
     starting = sorted((key for key in known if name and key.startswith(name.lower())), key=len)
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)

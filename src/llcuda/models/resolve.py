@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +135,6 @@ def _resolve_folder(folder: Path, name: str) -> ModelFile:
 
 
 def _suggest_paths(path: Path) -> tuple[str, ...]:
-    import difflib  # noqa: PLC0415 - loaded only when needed
-
     there = {file.name: file for file in path.parent.glob("*.gguf")}
     return tuple(str(there[near]) for near in difflib.get_close_matches(path.name, there, n=3))
 
@@ -228,8 +227,6 @@ def _download(parsed: names.HubName, name: str, *, progress: bool) -> dict[str, 
 
 
 def _nothing_fits(parsed: names.HubName, name: str, there: Mapping[str, HubFile]) -> ModelNotFoundError:
-    import difflib  # noqa: PLC0415 - loaded only when needed
-
     models = sorted({list_parts(file)[0] for file in there if is_model(file)})
     if not models:
         return ModelNotFoundError(

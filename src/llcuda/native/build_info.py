@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -108,8 +110,6 @@ def read_build_info(directory: Path, *, remedy: str = "") -> BuildInfo:
 
     Raises BinaryUnusableError, with the ``remedy``, where it is missing, damaged or of an unknown schema.
     """
-    import json  # noqa: PLC0415 - kept out of `import llcuda`
-
     path = directory / BUILD_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -171,8 +171,6 @@ def _check_file(path: Path, record: FileRecord, *, digests: bool) -> Problem | N
 
 
 def _hash(path: Path) -> str:
-    import hashlib  # noqa: PLC0415 - kept out of `import llcuda`
-
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -6,6 +6,7 @@ which says which of them are in use. What the record does not name is not there,
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -75,8 +76,6 @@ def read_record(folder: Path) -> tuple[tuple[InstalledBundle, ...], ...]:
 
     Raises BinaryUnusableError where the record is damaged or of an unknown schema.
     """
-    import json  # noqa: PLC0415 - kept out of `import llcuda`
-
     path = folder / RECORD
     try:
         data = json.loads(path.read_bytes())

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import stat
 from dataclasses import dataclass
@@ -18,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llcuda import settings
-from llcuda.errors import ChecksumMismatchError, ModelNotFoundError, UsageError
-from llcuda.store.digests import hash_file, hash_stream, parse_digest, remember_digest
-from llcuda.store.placing import move_into_place, open_temporary, place_file, replace_link, sync, writing
+from llcuda.errors import ModelNotFoundError, UsageError
+from llcuda.store.atomic_files import move_into_place, open_temporary, place_file, replace_link, sync, writing
+from llcuda.store.digests import hash_file, hash_stream, parse_digest, remember_digest, require_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,27 +57,29 @@ class ModelStore:
         path = self.path(digest)
         return path if _is_regular(path) else None
 
+    def find(self, digest: str) -> Path:
+        """Return the file's path. Raises ModelNotFoundError if it is not in the store."""
+        path = self.get(digest)
+        if path is None:
+            raise ModelNotFoundError(parse_digest(digest), "no file in the store has this digest")
+        return path
+
     def add(self, source: Path | str | BinaryIO, *, expected: str | None = None) -> str:
         """Copy a file or a stream into the store and return its digest.
 
         Raises ChecksumMismatchError where it is not the ``expected`` one, and ModelError on a full disk.
         """
-        wanted = parse_digest(expected) if expected else None
-        if isinstance(source, (str, Path)):
-            with open(source, "rb") as stream:  # noqa: PTH123 - paths come as text too
-                return self._add_stream(stream, wanted, name=str(source))
-        return self._add_stream(source, wanted, name="<stream>")
-
-    def _add_stream(self, stream: BinaryIO, wanted: str | None, *, name: str) -> str:
-        with open_temporary(self.root / "blobs", "incoming") as (file, temporary):
+        wanted = parse_digest(expected) if expected else None  # before anything is read
+        is_path = isinstance(source, (str, Path))
+        opened = open(source, "rb") if is_path else contextlib.nullcontext(source)  # noqa: PTH123, SIM115 - closed below
+        with opened as stream, open_temporary(self.root / "blobs", "incoming") as (file, temporary):
 
             def write(piece: bytes) -> None:
                 with writing(temporary):
                     file.write(piece)
 
             digest = hash_stream(stream, write)
-            if wanted and digest != wanted:
-                raise ChecksumMismatchError(name, expected=wanted, actual=digest)
+            require_digest(digest, wanted, name=str(source) if is_path else "<stream>")
             with writing(temporary):
                 sync(file)
             move_into_place(temporary, self.path(digest))
@@ -86,10 +91,8 @@ class ModelStore:
 
         Raises ChecksumMismatchError, and leaves the file where it is, if it is not the ``expected`` one.
         """
-        wanted = parse_digest(expected) if expected else None
         digest = hash_file(file)
-        if wanted and digest != wanted:
-            raise ChecksumMismatchError(file, expected=wanted, actual=digest)
+        require_digest(digest, expected, name=file)
         path = self.path(digest)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,8 +107,6 @@ class ModelStore:
 
     def link(self, name: str, digest: str) -> None:
         """Let ``name``, which may be any text, lead to the file with this digest."""
-        import json  # noqa: PLC0415 - loaded only when needed
-
         with place_file(self._name_path(name)) as file:
             file.write(json.dumps({"name": name, "digest": parse_digest(digest)}).encode())
 
@@ -137,9 +138,7 @@ class ModelStore:
 
         Raises ModelNotFoundError where it is not in the store.
         """
-        path = self.get(digest)
-        if path is None:
-            raise ModelNotFoundError(parse_digest(digest), "it is not in the store")
+        path = self.find(digest)
         freed = path.stat().st_size
         path.unlink()
         for name, target in self.names().items():
@@ -152,12 +151,8 @@ class ModelStore:
 
         Raises ChecksumMismatchError, and ModelNotFoundError where it is not in the store.
         """
-        path = self.get(digest)
-        if path is None:
-            raise ModelNotFoundError(parse_digest(digest), "it is not in the store")
-        actual = hash_file(path)
-        if actual != parse_digest(digest):
-            raise ChecksumMismatchError(path, expected=parse_digest(digest), actual=actual)
+        path = self.find(digest)
+        require_digest(hash_file(path), digest, name=path)
 
     def make_set(self, name: str, files: Mapping[str, str]) -> Path:
         """Return a folder with the files under the names that they must have: ``{file name: digest}``.
@@ -175,8 +170,6 @@ class ModelStore:
 
 
 def _hash_name(name: str) -> str:
-    import hashlib  # noqa: PLC0415 - loaded only when needed
-
     return hashlib.sha256(name.encode()).hexdigest()
 
 
@@ -189,8 +182,6 @@ def _is_regular(path: Path) -> bool:
 
 
 def _read_name(path: Path) -> tuple[str, str] | None:
-    import json  # noqa: PLC0415 - loaded only when needed
-
     try:
         entry = json.loads(path.read_bytes())
         return str(entry["name"]), parse_digest(entry["digest"])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 from typing import TYPE_CHECKING, BinaryIO
 
 from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, ModelError, UsageError
-from llcuda.store.placing import place_file
+from llcuda.store.atomic_files import place_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["get_digest", "hash_file", "hash_stream", "parse_digest", "remember_digest", "verify_file"]
+__all__ = ["get_digest", "hash_file", "hash_stream", "parse_digest", "remember_digest", "require_digest", "verify_file"]
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _CHUNK_BYTES = 1 << 20
@@ -33,6 +35,12 @@ def parse_digest(text: str) -> str:
     return f"sha256:{match[1].lower()}"
 
 
+def require_digest(actual: str, expected: str | None, *, name: Path | str) -> None:
+    """Raise ChecksumMismatchError, which calls the file ``name``, if a digest is ``expected`` and this is another."""
+    if expected is not None and actual != parse_digest(expected):
+        raise ChecksumMismatchError(name, expected=parse_digest(expected), actual=actual)
+
+
 def hash_file(path: Path | str) -> str:
     """Read the whole file and return its digest as ``sha256:<64 hex>``."""
     with open(path, "rb") as file:  # noqa: PTH123 - paths come as text too
@@ -41,8 +49,6 @@ def hash_file(path: Path | str) -> str:
 
 def hash_stream(stream: BinaryIO, sink: Callable[[bytes], object] | None = None) -> str:
     """Read the stream to its end, hand each piece to ``sink``, and return the digest of it all."""
-    import hashlib  # noqa: PLC0415 - loaded only when needed
-
     state = hashlib.sha256()
     while piece := stream.read(_CHUNK_BYTES):
         state.update(piece)
@@ -77,10 +83,7 @@ def verify_file(path: Path | str, digest: str) -> None:
 
     Raises ChecksumMismatchError.
     """
-    expected = parse_digest(digest)
-    actual = get_digest(path)
-    if actual != expected:
-        raise ChecksumMismatchError(path, expected=expected, actual=actual)
+    require_digest(get_digest(path), parse_digest(digest), name=path)
 
 
 def _state_of(path: Path | str) -> tuple[str, list[int]]:
@@ -93,8 +96,6 @@ def _verified_path() -> Path:
 
 
 def _read_verified() -> dict[str, list[str | int]]:
-    import json  # noqa: PLC0415 - loaded only when needed
-
     try:
         known = json.loads(_verified_path().read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -105,8 +106,6 @@ def _read_verified() -> dict[str, list[str | int]]:
 
 def _write_verified(known: dict[str, list[str | int]]) -> None:
     """Write the newest entries. A lost entry costs one more hashing, so a folder that is read-only is no error."""
-    import json  # noqa: PLC0415 - loaded only when needed
-
     newest = dict(list(known.items())[-_MAX_VERIFIED:])
     with contextlib.suppress(ModelError), place_file(_verified_path()) as file:
         file.write(json.dumps(newest).encode())

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import shutil
 import time
-from dataclasses import asdict, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urljoin
 
 from llcuda.errors import DownloadError
-from llcuda.store.partial import Answer, Progress, Step, decide, request_headers
-from llcuda.store.placing import place_file, sync, writing
+from llcuda.store.atomic_files import place_file, sync, writing
+from llcuda.store.resumption import Action, Answer, Progress, decide, request_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,10 @@ _MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NOTED_KINDS = frozenset({(int, str), (int, NoneType), (NoneType, str), (NoneType, NoneType)})
 _FIRST_PAUSE = 0.5
+_HINTS = {
+    **dict.fromkeys((401, 403), "The address needs a login: download the file with your browser and give its path."),
+    **dict.fromkeys((404, 410), "Check the address: there is no such file on the server."),
+}
 _OK = 200
 
 _log = logging.getLogger("llcuda")
@@ -84,11 +89,16 @@ def download(
     told again and again how many bytes are there. Raises DownloadError, also where more than ``max_bytes`` come or they
     come too slowly, and ModelError on a full disk.
     """
-    task = _Download(url, part, headers=headers or {}, stall_timeout=stall_timeout, shown=progress)
-    task.max_bytes = max_bytes
-    task.check_start = check_start
-    task.on_bytes = on_bytes
-    task.run()
+    _Download(
+        url,
+        part,
+        headers=headers or {},
+        max_bytes=max_bytes,
+        check_start=check_start,
+        shown=progress,
+        on_bytes=on_bytes,
+        stall_timeout=stall_timeout,
+    ).run()
 
 
 def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> tuple[Answer, bytes]:
@@ -105,7 +115,7 @@ def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None =
             answer = _to_answer(response)
             if answer.status != _OK:
                 return answer, b""
-            if (step := decide(answer, Progress())).action == "fail":
+            if (step := decide(answer, Progress())).action is Action.FAIL:
                 raise DownloadError(url, step.reason)
             return answer, _read_small(url, response, max_bytes)
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -185,22 +195,23 @@ def _read_pieces(response: requests.Response) -> Iterator[bytes]:
         yield piece
 
 
+@dataclass
 class _Download:
     """One file's way from the server to ``part``."""
 
-    def __init__(
-        self, url: str, part: Path, *, headers: Mapping[str, str], stall_timeout: float, shown: bool
-    ) -> None:
-        self.url = url
-        self.headers = headers
-        self.part = part
-        self.stall_timeout = stall_timeout
-        self.shown = shown
-        self.max_bytes: int | None = None
-        self.check_start: Callable[[bytes], object] | None = None
-        self.on_bytes: Callable[[int], object] | None = None
+    url: str
+    part: Path
+    _: KW_ONLY
+    headers: Mapping[str, str]
+    max_bytes: int | None
+    check_start: Callable[[bytes], object] | None
+    shown: bool
+    on_bytes: Callable[[int], object] | None
+    stall_timeout: float
+    complete: bool = False
+
+    def __post_init__(self) -> None:
         self.progress = self._read_progress()
-        self.complete = False
 
     def run(self) -> None:
         """Ask until the file is whole, or until asking brings nothing any more."""
@@ -244,23 +255,27 @@ class _Download:
     def _follow(self, response: requests.Response, file: BinaryIO) -> str:
         answer = _to_answer(response)
         step = decide(answer, self.progress)
-        if step.action == "fail":
-            raise DownloadError(self.url, step.reason, status=answer.status, hint=_hint(answer.status))
-        if step.action == "retry":
+        if step.action is Action.FAIL:
+            raise DownloadError(self.url, step.reason, status=answer.status, hint=_HINTS.get(answer.status, ""))
+        if step.action is Action.RETRY:
             return step.reason
-        if step.action == "done":
+        if step.action is Action.DONE:
             self.complete = True
             return ""
-        return self._receive(response, file, step)
-
-    def _receive(self, response: requests.Response, file: BinaryIO, step: Step) -> str:
         file.truncate(step.progress.received)
         self._note(step.progress)
-        if step.action == "again":
+        if step.action is Action.AGAIN:
             return "the file on the server has changed"
-        total, since = step.progress.total, (time.monotonic(), step.progress.received)
+        self._receive(response, file)
+        received, total = self.progress.received, self.progress.total
+        # Without a length, only what is in the file can tell whether everything came; who asked for it looks.
+        self.complete = total is None or received == total
+        return "" if self.complete else f"the connection ended after {received} of {total} bytes"
+
+    def _receive(self, response: requests.Response, file: BinaryIO) -> None:
+        total, since = self.progress.total, (time.monotonic(), self.progress.received)
         self._require_bound(total or 0)
-        self._require_space((total or 0) - step.progress.received)
+        self._require_space((total or 0) - self.progress.received)
         with self._bar() as bar:
             for piece in _read_pieces(response):
                 wanted = piece if total is None else piece[: total - self.progress.received]
@@ -269,7 +284,6 @@ class _Download:
                 self._write(wanted, file)
                 bar.update(len(wanted))
                 since = self._require_pace(since)
-        return self._conclude()
 
     def _write(self, piece: bytes, file: BinaryIO) -> None:
         before = self.progress.received
@@ -301,13 +315,6 @@ class _Download:
         if (more := received - since[1]) < _SLOWEST * self.stall_timeout:
             raise requests.exceptions.Timeout(f"it comes too slowly: {more} bytes in {now - since[0]:.1f} s")
         return now, received
-
-    def _conclude(self) -> str:
-        """Decide, when the server has ended the answer, whether the file is whole."""
-        received, total = self.progress.received, self.progress.total
-        # Without a length, only what is in the file can tell whether everything came; who asked for it looks.
-        self.complete = total is None or received == total
-        return "" if self.complete else f"the connection ended after {received} of {total} bytes"
 
     def _require_bound(self, size: int) -> None:
         stated = MAX_UNSTATED_BYTES if self.progress.total is None else self.progress.total
@@ -341,8 +348,6 @@ class _Download:
         )
 
     def _read_progress(self) -> Progress:
-        import json  # noqa: PLC0415 - loaded only when needed
-
         try:
             noted = Progress(**json.loads(self.part.with_suffix(".json").read_bytes()))
             received = self.part.stat().st_size
@@ -352,16 +357,6 @@ class _Download:
         return replace(noted, received=received) if kinds in _NOTED_KINDS else Progress()
 
     def _note(self, progress: Progress) -> None:
-        import json  # noqa: PLC0415 - loaded only when needed
-
         self.progress = progress
         with place_file(self.part.with_suffix(".json")) as file:
             file.write(json.dumps(asdict(progress)).encode())
-
-
-def _hint(status: int) -> str:
-    if status in {401, 403}:
-        return "The address needs a login: download the file with your browser and give its path."
-    if status in {404, 410}:
-        return "Check the address: there is no such file on the server."
-    return ""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llcuda.store.partial import Answer, Progress, decide, request_headers
+from llcuda.store.resumption import Action, Answer, Progress, decide, request_headers
 
 FRESH = Progress()
 HALF = Progress(50, 100, '"tag"')
@@ -48,14 +48,14 @@ class TestAnswer:
 class TestDecision:
     def test_all_of_it_starts_anew(self) -> None:
         step = decide(answer(200, content_length="70", etag='"new"'), HALF)
-        assert (step.action, step.progress) == ("restart", Progress(0, 70, '"new"'))
+        assert (step.action, step.progress) == (Action.RESTART, Progress(0, 70, '"new"'))
 
     @pytest.mark.parametrize(
         "given", [partial("bytes 50-99/100"), partial("bytes 50-99/100", etag='"tag"'), partial("bytes 50-99/*")]
     )
     def test_the_rest_is_appended(self, given: Answer) -> None:
         step = decide(given, HALF)
-        assert (step.action, step.progress) == ("append", HALF)
+        assert (step.action, step.progress) == (Action.APPEND, HALF)
 
     def test_a_total_that_was_not_known_is_learned(self) -> None:
         assert decide(partial("bytes 50-99/100"), Progress(50, None, '"tag"')).progress.total == 100
@@ -70,29 +70,31 @@ class TestDecision:
     )  # fmt: skip
     def test_what_may_not_be_the_rest_is_asked_for_again(self, given: Answer) -> None:
         step = decide(given, HALF)
-        assert (step.action, step.progress) == ("again", FRESH)
+        assert (step.action, step.progress) == (Action.AGAIN, FRESH)
 
     def test_a_part_that_was_not_asked_for_is_not_taken(self) -> None:
-        assert decide(partial("bytes 0-9/100"), FRESH).action == "again"
+        assert decide(partial("bytes 0-9/100"), FRESH).action is Action.AGAIN
 
     def test_nothing_left_to_send_means_done(self) -> None:
-        assert decide(answer(416), Progress(100, 100, '"tag"')).action == "done"
+        assert decide(answer(416), Progress(100, 100, '"tag"')).action is Action.DONE
 
     @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
     def test_a_passing_error_is_tried_again(self, status: int) -> None:
         step = decide(answer(status), HALF)
-        assert (step.action, step.progress, step.reason) == ("retry", HALF, f"HTTP {status}")
+        assert (step.action, step.progress, step.reason) == (Action.RETRY, HALF, f"HTTP {status}")
 
     @pytest.mark.parametrize("status", [204, 301, 400, 401, 403, 404, 410, 501])
     def test_a_lasting_error_fails(self, status: int) -> None:
-        assert decide(answer(status), HALF).action == "fail"
+        assert decide(answer(status), HALF).action is Action.FAIL
 
     def test_a_range_refused_for_nothing_fails(self) -> None:
-        assert decide(answer(416), FRESH).action == "fail"
+        assert decide(answer(416), FRESH).action is Action.FAIL
 
     @pytest.mark.parametrize("status", [200, 206])
     def test_an_encoded_answer_fails(self, status: int) -> None:
-        assert decide(answer(status, content_encoding="br", content_range="bytes 50-99/100"), HALF).action == "fail"
+        assert (
+            decide(answer(status, content_encoding="br", content_range="bytes 50-99/100"), HALF).action is Action.FAIL
+        )
 
     @given(
         st.integers(100, 599),
@@ -106,6 +108,6 @@ class TestDecision:
     ) -> None:
         progress = Progress(received, 100, '"tag"')
         step = decide(Answer(status, headers), progress)
-        assert step.action in {"append", "restart", "again", "done", "retry", "fail"}
-        if step.action == "append":
+        assert step.action in Action
+        if step.action is Action.APPEND:
             assert headers["content-range"].startswith(f"bytes {received}-")

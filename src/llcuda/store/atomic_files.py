@@ -16,9 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["TEMPORARY", "move_into_place", "open_temporary", "place_file", "replace_link", "writing"]
+__all__ = [
+    "DISK_FULL",
+    "move_into_place",
+    "open_temporary",
+    "place_file",
+    "replace_link",
+    "sync",
+    "sync_folder",
+    "writing",
+]
 
-TEMPORARY = ".part"
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""EFBIG is a limit of the shell: ``ulimit -f``."""
+
+_TEMPORARY = ".part"
 _ABANDONED_AFTER = 60.0
 """Seconds after which a temporary file that nobody holds locked is taken for a dead process's."""
 
@@ -28,7 +40,7 @@ def place_file(path: Path, *, verify: Callable[[Path], object] | None = None) ->
     """Yield a file to write, which appears at ``path`` when it is whole and on the disk, or not at all.
 
     It has a unique temporary name in the same folder, is synced, shown to ``verify`` and renamed, and the folder is
-    synced. Raises ModelError where it cannot be written, as on a full disk.
+    synced. Raises ModelError if it cannot be written, as on a full disk.
     """
     with open_temporary(path.parent, path.name) as (file, temporary):
         with writing(path):
@@ -45,7 +57,7 @@ def open_temporary(folder: Path, label: str) -> Iterator[tuple[BinaryIO, Path]]:
     with writing(folder / label):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
-        temporary = folder / f".{label[:80]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}"
+        temporary = folder / f".{label[:80]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}"
         file = temporary.open("xb")
     try:
         with file:
@@ -65,16 +77,21 @@ def move_into_place(temporary: Path, path: Path) -> None:
     """Rename a synced file of the same disk, and sync the folder so that the name survives a power cut too."""
     with writing(path):
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def replace_link(path: Path, target: Path) -> None:
     """Let ``path`` be a link to ``target``, in one step, whatever it was before."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
     temporary.symlink_to(target)
     temporary.replace(path)
 
@@ -91,8 +108,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _describe(error: OSError, path: Path) -> ModelError:
-    # EFBIG: a limit of the shell (ulimit -f) looks like this.
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if error.errno in DISK_FULL:
         return ModelError(
             f"{path} cannot be written: {error.strerror}",
             hint="Free some space (`llcuda models list` shows what is there, `llcuda models rm` removes it), "
@@ -104,7 +120,7 @@ def _describe(error: OSError, path: Path) -> ModelError:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove the temporary files of processes that were killed: old, and locked by nobody."""
-    for path in folder.glob(f".*{TEMPORARY}"):
+    for path in folder.glob(f".*{_TEMPORARY}"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             if time.time() - os.fstat(file.fileno()).st_mtime > _ABANDONED_AFTER:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
-__all__ = ["Answer", "Progress", "Step", "decide", "request_headers"]
+__all__ = ["Action", "Answer", "Progress", "Step", "decide", "request_headers"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _MAX_DIGITS = 18
@@ -44,11 +45,22 @@ class Answer:
         return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
+class Action(Enum):
+    """What to do with an answer."""
+
+    APPEND = "append"
+    RESTART = "restart"
+    AGAIN = "ask again for all of it"
+    DONE = "done"
+    RETRY = "retry"
+    FAIL = "fail"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do with an answer: ``append``, ``restart``, ask ``again`` for all, ``done``, ``retry`` or ``fail``."""
+    """What follows from an answer, and the progress from there on."""
 
-    action: str
+    action: Action
     progress: Progress
     reason: str = ""
 
@@ -64,28 +76,25 @@ def request_headers(progress: Progress) -> dict[str, str]:
 def decide(answer: Answer, progress: Progress) -> Step:
     """Return what to do with the answer to a request that was made with ``request_headers(progress)``."""
     if answer.headers.get("content-encoding", "identity") != "identity":
-        return Step("fail", progress, f"the server sends it encoded as {answer.headers['content-encoding']}")
+        return Step(Action.FAIL, progress, f"the server sends it encoded as {answer.headers['content-encoding']}")
     if answer.status in {200, _PARTIAL} and answer.length is None and "content-length" in answer.headers:
-        return Step("fail", progress, f"the server says that it has {answer.headers['content-length'][:40]} bytes")
+        return Step(Action.FAIL, progress, f"the server says that it has {answer.headers['content-length'][:40]} bytes")
     if answer.status == 200:  # noqa: PLR2004 - OK
-        return Step("restart", Progress(0, answer.length, answer.validator))
+        return Step(Action.RESTART, Progress(0, answer.length, answer.validator))
     if answer.status == _PARTIAL:
         return _decide_partial(answer, progress)
     if answer.status == _RANGE_NOT_SATISFIABLE and progress.received:
         complete = progress.total == progress.received
-        return Step("done", progress) if complete else Step("again", Progress())
-    return Step("retry" if answer.status in _RETRIED else "fail", progress, f"HTTP {answer.status}")
+        return Step(Action.DONE, progress) if complete else Step(Action.AGAIN, Progress())
+    return Step(Action.RETRY if answer.status in _RETRIED else Action.FAIL, progress, f"HTTP {answer.status}")
 
 
 def _decide_partial(answer: Answer, progress: Progress) -> Step:
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
     if not match or int(match[1]) != progress.received or not progress.received:
-        return Step("again", Progress())
+        return Step(Action.AGAIN, Progress())
     total = None if match[3] == "*" else int(match[3])
-    if answer.validator not in {None, progress.validator} or _differ(total, progress.total):
-        return Step("again", Progress())
-    return Step("append", Progress(progress.received, total or progress.total, progress.validator))
-
-
-def _differ(first: int | None, second: int | None) -> bool:
-    return None not in {first, second} and first != second
+    grown = None not in {total, progress.total} and total != progress.total
+    if grown or answer.validator not in {None, progress.validator}:
+        return Step(Action.AGAIN, Progress())
+    return Step(Action.APPEND, replace(progress, total=total or progress.total))
