@@ -111,10 +111,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def default_install() -> Path:
-    return ROOT / "build" / "native" / "install"
-
-
 def run_fetch(options: argparse.Namespace) -> str:
     lock = read_lock()
     fetched = fetch(lock, archive=options.archive)
@@ -135,7 +131,7 @@ def run_build(options: argparse.Namespace) -> str:
 
 
 def run_stage(options: argparse.Namespace) -> str:
-    stage(*(options.sources or [default_install()]))
+    stage(*(options.sources or [ROOT / "build" / "native" / "install"]))
     return f"staged: {STAGED}"
 
 

@@ -6,11 +6,12 @@ needed before CMake runs. An sdist carries the source: building from it asks for
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import time
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from scikit_build_core import build as backend
 
@@ -19,7 +20,8 @@ from tools.binaries.fetch import fetch, tree_is_right
 from tools.binaries.lock import ROOT, read_lock
 from tools.binaries.protocol import compile_protocol
 
-Settings: TypeAlias = "dict[str, Any] | None"
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "build_editable",
@@ -60,40 +62,32 @@ def source_time() -> int:
     return int(time.time())
 
 
-def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    return [*backend.get_requires_for_build_wheel(config_settings), *fetch_needs()]
+def with_fetch_needs(hook: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Add what fetching needs to what scikit-build-core requires."""
+
+    @functools.wraps(hook)
+    def ask(config_settings: dict[str, Any] | None = None) -> list[str]:
+        return [*hook(config_settings), *fetch_needs()]
+
+    return ask
 
 
-def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
-    return [*backend.get_requires_for_build_sdist(config_settings), *fetch_needs()]
+def prepared(hook: Callable[..., str]) -> Callable[..., str]:
+    """Have the sources before scikit-build-core is asked."""
+
+    @functools.wraps(hook)
+    def make(*arguments: Any, **named: Any) -> str:
+        prepare()
+        return hook(*arguments, **named)
+
+    return make
 
 
-def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
-    return [*backend.get_requires_for_build_editable(config_settings), *fetch_needs()]
-
-
-def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: Settings = None) -> str:
-    prepare()
-    return backend.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
-
-
-def prepare_metadata_for_build_editable(metadata_directory: str, config_settings: Settings = None) -> str:
-    prepare()
-    return backend.prepare_metadata_for_build_editable(metadata_directory, config_settings)
-
-
-def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
-    prepare()
-    return backend.build_wheel(wheel_directory, config_settings, metadata_directory)
-
-
-def build_editable(
-    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
-) -> str:
-    prepare()
-    return backend.build_editable(wheel_directory, config_settings, metadata_directory)
-
-
-def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
-    prepare()
-    return backend.build_sdist(sdist_directory, config_settings)
+get_requires_for_build_wheel = with_fetch_needs(backend.get_requires_for_build_wheel)
+get_requires_for_build_sdist = with_fetch_needs(backend.get_requires_for_build_sdist)
+get_requires_for_build_editable = with_fetch_needs(backend.get_requires_for_build_editable)
+prepare_metadata_for_build_wheel = prepared(backend.prepare_metadata_for_build_wheel)
+prepare_metadata_for_build_editable = prepared(backend.prepare_metadata_for_build_editable)
+build_wheel = prepared(backend.build_wheel)
+build_editable = prepared(backend.build_editable)
+build_sdist = prepared(backend.build_sdist)

@@ -59,13 +59,11 @@ def find_tool(name: str) -> str:
     beside_python = Path(sysconfig.get_path("scripts")) / name
     found = str(beside_python) if beside_python.exists() else shutil.which(name)
     if found is None:
-        message = f"no {name} here: pip install 'cmake>=3.31.8' ninja"
-        raise PreparationError(message)
+        raise PreparationError(f"no {name} here: pip install 'cmake>=3.31.8' ninja")
     return found
 
 
 def run(command: list[str]) -> None:
     done = subprocess.run(command, check=False)
     if done.returncode:
-        message = f"failed with {done.returncode}: {' '.join(command)}"
-        raise PreparationError(message)
+        raise PreparationError(f"failed with {done.returncode}: {' '.join(command)}")

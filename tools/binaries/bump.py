@@ -18,8 +18,9 @@ def parse_tag(text: str) -> tuple[str, str]:
     """Return upstream's tag and the source package's version for `b11434`, `11434` or `11434.0.0`."""
     match = re.fullmatch(r"b?(\d+)(\.\d+\.\d+)?", text)
     if match is None:
-        message = f"{text!r} is neither an upstream tag (b11434) nor a version of the source package (11434.0.0)"
-        raise PreparationError(message)
+        raise PreparationError(
+            f"{text!r} is neither an upstream tag (b11434) nor a version of the source package (11434.0.0)"
+        )
     return f"b{match[1]}", f"{match[1]}{match[2] or '.0.0'}"
 
 
@@ -51,6 +52,7 @@ def read_version(tree: Path) -> str:
     text = (tree / "CMakeLists.txt").read_text(encoding="utf-8")
     found = [re.search(rf"set\(LLAMA_VERSION_{part}\s+(\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH")]
     if not all(found):
-        message = "upstream states its version in a new way: read_version() in tools/binaries/bump.py must learn it"
-        raise PreparationError(message)
+        raise PreparationError(
+            "upstream states its version in a new way: read_version() in tools/binaries/bump.py must learn it"
+        )
     return ".".join(match[1] for match in found if match)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.binaries.errors import PreparationError
+from tools.binaries.fetch import write_member
 from tools.binaries.lock import ROOT, hash_file
 from tools.binaries.records import RECORD_NAME, check_directory, list_backends, list_files, read_record
 
@@ -26,8 +27,7 @@ INDEX_NAME = "index.json"
 def verify(directory: Path) -> None:
     """Check a folder against its BUILD.json and the wheel's rules. Raises PreparationError naming every problem."""
     if problems := check_directory(directory):
-        message = f"{directory} is not whole:\n" + "\n".join(f"  {problem}" for problem in problems)
-        raise PreparationError(message)
+        raise PreparationError(f"{directory} is not whole:\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
 def stage(*sources: Path, target: Path = STAGED) -> None:
@@ -44,8 +44,7 @@ def stage(*sources: Path, target: Path = STAGED) -> None:
             verify(folder)
             copy_recorded(folder, new)
         if not (new / RECORD_NAME).exists():
-            message = "none of the sources has the executables; add the folder of a CPU build"
-            raise PreparationError(message)
+            raise PreparationError("none of the sources has the executables; add the folder of a CPU build")
         verify(new)
         if target.exists():
             target.rename(Path(temporary) / "old")
@@ -61,8 +60,7 @@ def copy_recorded(source: Path, target: Path) -> None:
 
 def copy_folder(source: Path, target: Path) -> None:
     if (target / RECORD_NAME).exists():
-        message = f"{target.name} is in two of the sources; give each once"
-        raise PreparationError(message)
+        raise PreparationError(f"{target.name} is in two of the sources; give each once")
     for path in [source / RECORD_NAME, *list_files(source)]:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -75,17 +73,13 @@ def unpack_bundle(bundle: Path, target: Path) -> Path:
         with tarfile.open(bundle, mode="r:gz") as tar:
             for member in tar:
                 path = Path(member.name)
-                content = tar.extractfile(member)
-                if not member.isreg() or path.is_absolute() or ".." in path.parts or content is None:
-                    message = f"{bundle} holds something other than a regular file below its folder: {member.name!r}"
-                    raise PreparationError(message)
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                with content, (target / path).open("xb") as file:
-                    shutil.copyfileobj(content, file)
-                (target / path).chmod(0o755 if member.mode & 0o100 else 0o644)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        message = f"{bundle} is damaged or missing ({error}). Get it again."
-        raise PreparationError(message) from error
+                if not member.isreg() or path.is_absolute() or ".." in path.parts:
+                    raise PreparationError(
+                        f"{bundle} holds something other than a regular file below its folder: {member.name!r}"
+                    )
+                write_member(tar, member, target=target / path)
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise PreparationError(f"{bundle} is damaged or missing ({error}). Get it again.") from error
     return target
 
 
@@ -121,8 +115,7 @@ def read_version() -> str:
     """Return the package's version, without importing it."""
     found = re.search(r'^__version__ = "([^"]+)"$', VERSION_FILE.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
-        message = f"{VERSION_FILE} states no version"
-        raise PreparationError(message)
+        raise PreparationError(f"{VERSION_FILE} states no version")
     return found[1]
 
 
@@ -161,9 +154,7 @@ def read_index(path: Path) -> list[dict[str, Any]]:
         index = json.loads(path.read_text(encoding="utf-8"))
         entries = index["bundles"] if index["schema"] == 1 else None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} is damaged ({error!r}). Remove it and pack again."
-        raise PreparationError(message) from error
+        raise PreparationError(f"{path} is damaged ({error!r}). Remove it and pack again.") from error
     if not isinstance(entries, list):
-        message = f"{path} is not an index that this version reads"
-        raise PreparationError(message)
+        raise PreparationError(f"{path} is not an index that this version reads")
     return entries

@@ -83,8 +83,7 @@ def _open(path: Path) -> Iterator[ELFFile]:
 
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
-            message = f"{path} is not a 64-bit little-endian ELF file"
-            raise ValueError(message)
+            raise ValueError(f"{path} is not a 64-bit little-endian ELF file")
         try:
             elf = ELFFile(file)
             elf.stream.seek(elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"] - 1)
@@ -92,5 +91,4 @@ def _open(path: Path) -> Iterator[ELFFile]:
             elf_assert(elf.stream.read(1), "it is cut short")
             yield elf
         except (ELFError, AttributeError, KeyError, OSError, TypeError, UnicodeDecodeError) as error:
-            message = f"{path} is a damaged ELF file: {error}"
-            raise ValueError(message) from error
+            raise ValueError(f"{path} is a damaged ELF file: {error}") from error

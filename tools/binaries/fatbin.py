@@ -44,8 +44,7 @@ def read_gpu_code(path: Path) -> list[GpuCode]:
     try:
         return list(_read_containers(section))
     except (struct.error, KeyError) as error:
-        message = f"{path}: its .nv_fatbin section is damaged: {error!r}"
-        raise ValueError(message) from error
+        raise ValueError(f"{path}: its .nv_fatbin section is damaged: {error!r}") from error
 
 
 def _read_containers(section: bytes) -> Iterator[GpuCode]:
@@ -54,8 +53,7 @@ def _read_containers(section: bytes) -> Iterator[GpuCode]:
         magic, _, header, size = _CONTAINER.unpack_from(section, offset)
         start, end = offset + header, offset + header + size
         if magic != _MAGIC or end > len(section):
-            message = f"no whole container at byte {offset}"
-            raise struct.error(message)
+            raise struct.error(f"no whole container at byte {offset}")
         yield from _read_entries(section[start:end])
         offset = end + -end % _ALIGNMENT
 

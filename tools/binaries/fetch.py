@@ -74,19 +74,16 @@ def verify_archive(lock: Lock, archive: Path) -> None:
     try:
         size = archive.stat().st_size
     except OSError as error:
-        message = f"cannot read {archive}: {error.strerror}"
-        raise PreparationError(message) from error
+        raise PreparationError(f"cannot read {archive}: {error.strerror}") from error
     if size < lock.bytes:
-        message = f"{archive} is truncated: {size:,} of {lock.bytes:,} bytes. Download it again."
-        raise PreparationError(message)
+        raise PreparationError(f"{archive} is truncated: {size:,} of {lock.bytes:,} bytes. Download it again.")
     if (actual := hash_file(archive)) != lock.sha256:
-        message = (
+        raise PreparationError(
             f"{archive} is not the file that vendor/llama.cpp.lock pins: "
             f"its sha256 is {actual}, pinned is {lock.sha256}. "
             f"Get {lock.package} {lock.package_version} again; "
             f"to move to another version: python prepare_binaries.py bump --version VERSION"
         )
-        raise PreparationError(message)
 
 
 def unpack(lock: Lock, archive: Path, *, folder: Path) -> None:
@@ -101,15 +98,14 @@ def unpack(lock: Lock, archive: Path, *, folder: Path) -> None:
         with tarfile.open(archive, mode="r:*") as tar:
             for member, path in selected_members(lock, tar):
                 if (total := total + member.size) > MAX_UNPACKED_BYTES:
-                    message = f"{archive} unpacks to more than {MAX_UNPACKED_BYTES:,} bytes"
-                    raise PreparationError(message)
+                    raise PreparationError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
                 write_member(tar, member, target=folder / path)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        message = f"{archive} is damaged ({error}). Download it again."
-        raise PreparationError(message) from error
+        raise PreparationError(f"{archive} is damaged ({error}). Download it again.") from error
     if total == 0:
-        message = f"{archive} holds none of the files that vendor/llama.cpp.lock names under '{lock.folder}/'"
-        raise PreparationError(message)
+        raise PreparationError(
+            f"{archive} holds none of the files that vendor/llama.cpp.lock names under '{lock.folder}/'"
+        )
     for patch in lock.patches:
         apply_patch(patch, tree=folder)
 
@@ -118,22 +114,20 @@ def selected_members(lock: Lock, tar: tarfile.TarFile) -> Iterator[tuple[tarfile
     for member in tar:
         parts = PurePosixPath(member.name).parts
         if member.name.startswith("/") or ".." in parts:
-            message = f"the archive holds a path that leaves its folder: {member.name!r}"
-            raise PreparationError(message)
+            raise PreparationError(f"the archive holds a path that leaves its folder: {member.name!r}")
         path = "/".join(parts[2:])
         if len(parts) < 3 or parts[1] != lock.folder or member.isdir() or not lock.selects(path):  # noqa: PLR2004
             continue
         if not member.isreg():
-            message = f"the archive holds something other than a regular file: {member.name!r}"
-            raise PreparationError(message)
+            raise PreparationError(f"the archive holds something other than a regular file: {member.name!r}")
         yield member, path
 
 
 def write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, *, target: Path) -> None:
+    """Write a regular file with the permissions of every other one; only its execute bit is the archive's."""
     content = tar.extractfile(member)
     if content is None:
-        message = f"no content: {member.name!r}"
-        raise ValueError(message)
+        raise ValueError(f"no content: {member.name!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     # The files get today's time, not the archive's: ninja must see that they are newer than what it built before.
     with content, target.open("xb") as file:
@@ -147,8 +141,9 @@ def download(requirement: str, *, sha256: str | None, folder: Path) -> Path:
     Raises PreparationError with pip's last lines when there is no pip, no network or no such version.
     """
     if importlib.util.find_spec("pip") is None:
-        message = f"{sys.executable} has no pip. Run `{sys.executable} -m ensurepip`, or {by_hand(requirement)}"
-        raise PreparationError(message)
+        raise PreparationError(
+            f"{sys.executable} has no pip. Run `{sys.executable} -m ensurepip`, or {by_hand(requirement)}"
+        )
     name = requirement.partition("==")[0]
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n" if sha256 else requirement + "\n", encoding="utf-8")
@@ -161,10 +156,9 @@ def download(requirement: str, *, sha256: str | None, folder: Path) -> Path:
     archives = sorted(folder.glob("*.tar.*"))
     if done.returncode or len(archives) != 1:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
-        message = (
+        raise PreparationError(
             f"pip could not get {requirement}:\n{last}\nCheck the network and try again, or {by_hand(requirement)}"
         )
-        raise PreparationError(message)
     return archives[0]
 
 

@@ -83,11 +83,11 @@ def read_lock(path: Path = LOCK_PATH) -> Lock:
         lock = Lock(data, read_patches(path.with_name("patches")))
         _ = (lock.tag, lock.package, lock.package_version, lock.sha256, lock.bytes, lock.folder, lock.digest)
     except OSError as error:
-        message = f"cannot read {path}: {error.strerror}. It is part of the repository: restore it with `git checkout`."
-        raise PreparationError(message) from error
+        raise PreparationError(
+            f"cannot read {path}: {error.strerror}. It is part of the repository: restore it with `git checkout`."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{path} is damaged ({error!r}). Restore it with `git checkout`."
-        raise PreparationError(message) from error
+        raise PreparationError(f"{path} is damaged ({error!r}). Restore it with `git checkout`.") from error
     return lock
 
 

@@ -60,8 +60,7 @@ def read_package(folder: Path) -> Package:
         data = json.loads(path.read_text(encoding="utf-8"))
         name, version = str(data["name"]), str(data["version"])
     except (OSError, ValueError, KeyError) as error:
-        message = f"{path} does not say what it is: {error!r}"
-        raise PreparationError(message) from error
+        raise PreparationError(f"{path} does not say what it is: {error!r}") from error
     licence = str(data["license"]) if "license" in data else recognise_licence(notices, folder=folder)
     return Package(name, version, licence, notices or (f"{licence}, by {name_authors(data)}",))
 
@@ -76,8 +75,7 @@ def recognise_licence(notices: tuple[str, ...], *, folder: Path) -> str:
     for licence, words in WORDINGS.items():
         if any(words in " ".join(notice.split()) for notice in notices):
             return licence
-    message = f"{folder} is under a licence that is not known here"
-    raise PreparationError(message)
+    raise PreparationError(f"{folder} is under a licence that is not known here")
 
 
 def read_notices(folder: Path) -> tuple[str, ...]:

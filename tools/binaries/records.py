@@ -71,14 +71,11 @@ def read_record(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        message = f"{path}: {error.strerror}. Build first: python prepare_binaries.py build"
-        raise PreparationError(message) from error
+        raise PreparationError(f"{path}: {error.strerror}. Build first: python prepare_binaries.py build") from error
     except ValueError as error:
-        message = f"{path} is damaged: {error}. Build or stage again."
-        raise PreparationError(message) from error
+        raise PreparationError(f"{path} is damaged: {error}. Build or stage again.") from error
     if not isinstance(record, dict) or record.get("schema") != 1 or not isinstance(record.get("files"), dict):
-        message = f"{path} is not a record that this version reads"
-        raise PreparationError(message)
+        raise PreparationError(f"{path} is not a record that this version reads")
     return record
 
 

@@ -62,8 +62,7 @@ def build_web_ui(lock: Lock, folder: Path, *, tree: Path = TREE_PATH) -> Path:
 def find_npm() -> str:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        message = "there is no npm here; install Node.js 20.19 or newer"
-        raise PreparationError(message)
+        raise PreparationError("there is no npm here; install Node.js 20.19 or newer")
     return npm
 
 
@@ -100,8 +99,7 @@ def run_build(npm: str, lock: Lock, *, source: Path, work: Path) -> dict[str, by
 def copy_sources(source: Path, target: Path) -> None:
     """Copy the UI's sources, and put our configuration around upstream's."""
     if not (source / "package-lock.json").is_file():
-        message = f"{source} has no sources of the web UI; fetch llama.cpp's source again"
-        raise PreparationError(message)
+        raise PreparationError(f"{source} has no sources of the web UI; fetch llama.cpp's source again")
     shutil.copytree(source, target)
     for name, kept in WRAPPED.items():
         (target / name).rename(target / kept)
@@ -115,8 +113,9 @@ def read_output(output: Path) -> dict[str, bytes]:
     }
     missing = [name for name in REQUIRED if name not in files]
     if missing or b'"/_app/' in files["index.html"]:
-        message = f"npm built a web UI that is not whole: {', '.join(missing) or 'index.html names absolute paths'}"
-        raise PreparationError(message)
+        raise PreparationError(
+            f"npm built a web UI that is not whole: {', '.join(missing) or 'index.html names absolute paths'}"
+        )
     return files
 
 
@@ -137,8 +136,9 @@ def read_packages(archive: Path) -> list[dict[str, str]]:
         with zipfile.ZipFile(archive) as packed:
             return list(json.loads(packed.read(PACKAGES_NAME)))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        message = f"{archive} is not the archive of a web UI ({error!r}). Build or stage again."
-        raise PreparationError(message) from error
+        raise PreparationError(
+            f"{archive} is not the archive of a web UI ({error!r}). Build or stage again."
+        ) from error
 
 
 def run_npm(command: list[str], *, folder: Path, variables: Mapping[str, str] | None = None) -> str:
@@ -146,6 +146,5 @@ def run_npm(command: list[str], *, folder: Path, variables: Mapping[str, str] | 
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-LAST_LINES:])
-        message = f"`npm {' '.join(command[1:])}` failed with {done.returncode}:\n{last}"
-        raise PreparationError(message)
+        raise PreparationError(f"`npm {' '.join(command[1:])}` failed with {done.returncode}:\n{last}")
     return done.stdout

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import errno
 import fcntl
 import logging
 import secrets
@@ -27,7 +26,7 @@ from llcuda.installer.bundles import choose_bundle
 from llcuda.installer.proof import prove
 from llcuda.installer.record import activate, deactivate, go_back, names_in_use, write_record
 from llcuda.installer.sources import open_source
-from llcuda.installer.unpack import sync_folder, unpack_bundle
+from llcuda.installer.unpack import unpack_bundle
 from llcuda.native import (
     INSTALL_AGAIN,
     InstalledBundle,
@@ -38,6 +37,7 @@ from llcuda.native import (
     read_build_info,
     read_record,
 )
+from llcuda.store.atomic_files import DISK_FULL, sync_folder
 from llcuda.store.download import RESERVE_BYTES
 
 if TYPE_CHECKING:
@@ -288,6 +288,5 @@ def _wait_for(lock: IO[bytes]) -> None:
 
 
 def _explain_disk(error: OSError, folder: Path) -> InstallError:
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    hint = _MORE_SPACE if full else "Set LLCUDA_HOME to a folder that can be written."
+    hint = _MORE_SPACE if error.errno in DISK_FULL else "Set LLCUDA_HOME to a folder that can be written."
     return InstallError("the bundle", f"{folder} cannot be written: {error.strerror or error}", hint=hint)

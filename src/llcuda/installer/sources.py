@@ -12,8 +12,9 @@ from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, DownloadError, InstallError, UsageError
 from llcuda.installer.bundles import INDEX_NAME, MAX_INDEX_BYTES, describe_bundle, parse_index
 from llcuda.installer.unpack import read_bundle_record
+from llcuda.models.hub import hub_headers
 from llcuda.store import hash_file, parse_digest
-from llcuda.store.digests import hash_stream
+from llcuda.store.digests import hash_stream, require_digest
 from llcuda.store.download import download, fetch_small, forget_partial, lock_partial
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _split_address(url: str) -> tuple[str, str | None]:
 
 def _resolve_hub(repository: str) -> tuple[str, Mapping[str, str]]:
     """Return the address of this version's folder, and the headers that the hub wants to see."""
-    from huggingface_hub import hf_hub_url, utils  # noqa: PLC0415 - loaded only when needed
+    from huggingface_hub import hf_hub_url  # noqa: PLC0415 - loaded only when needed
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
     version, endpoint = settings.package_version(), os.environ.get("HF_ENDPOINT") or None
@@ -104,8 +105,7 @@ def _resolve_hub(repository: str) -> tuple[str, Mapping[str, str]]:
         url = hf_hub_url(repository, f"v{version}/{INDEX_NAME}", repo_type="dataset", endpoint=endpoint)
     except HFValidationError as error:
         raise UsageError(f"{_HUB}{repository} is not a dataset's name", hint=f"Write {_HUB}OWNER/NAME.") from error
-    headers = utils.build_hf_headers(library_name="llcuda", library_version=version)  # type: ignore[attr-defined]
-    return url.rpartition("/")[0], headers
+    return url.rpartition("/")[0], hub_headers()
 
 
 class _Local:
@@ -221,7 +221,5 @@ def _explain(status: int) -> str:
 
 
 def _check(file: BinaryIO, bundle: Bundle, *, label: str) -> None:
-    actual = hash_stream(file)
-    if actual != bundle.sha256:
-        raise ChecksumMismatchError(label, expected=bundle.sha256, actual=actual)
+    require_digest(hash_stream(file), bundle.sha256, name=label)
     file.seek(0)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from llcuda.errors import BinaryUnusableError, InstallError
 from llcuda.native import read_build_info
 from llcuda.store import parse_digest
+from llcuda.store.atomic_files import sync, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from llcuda.native import BuildInfo, FileRecord
 
-__all__ = ["read_bundle_record", "sync_folder", "unpack_bundle"]
+__all__ = ["read_bundle_record", "unpack_bundle"]
 
 RECORD = "BUILD.json"
 _BLOCK = 512
@@ -92,10 +93,8 @@ def _unpack_record(reader: _Reader, target: Path) -> BuildInfo:
     try:
         info = read_build_info(target)
         _check_record(info)
-    except BinaryUnusableError as error:
-        raise reader.refuse(f"its record is damaged: {error.reason}") from error
-    except (ValueError, TypeError) as error:
-        raise reader.refuse(f"its record is damaged: {error}") from error
+    except (BinaryUnusableError, ValueError, TypeError) as error:
+        raise reader.refuse(f"its record is damaged: {getattr(error, 'reason', error)}") from error
     return info
 
 
@@ -153,8 +152,7 @@ class _Reader:
                 digest.update(piece)
                 file.write(piece)
                 self._note(len(piece))
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         if padding := -member.size % _BLOCK:
             self._read(padding)
         return f"sha256:{digest.hexdigest()}"
@@ -181,12 +179,3 @@ class _Reader:
             return self._packed.read(count)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self.refuse(f"it is damaged: {error}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

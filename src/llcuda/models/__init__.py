@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llcuda.models.manage import (
+from llcuda.models.inventory import (
     ListedModel,
     Removal,
     estimate_model,

@@ -21,6 +21,7 @@ from llcuda.gguf import require_magic
 from llcuda.models import hub_cache
 from llcuda.models.names import check_file
 from llcuda.store import hash_file, parse_digest, verify_file
+from llcuda.store.digests import require_digest
 from llcuda.store.download import download, fetch_small, forget_partial, lock_partial
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from llcuda.models.names import HubName
     from llcuda.store.resumption import Answer
 
-__all__ = ["HubFile", "fetch_file", "list_files"]
+__all__ = ["HubFile", "fetch_file", "hub_headers", "list_files"]
 
 _HUB = "https://huggingface.co"
 _MAX_LISTING_BYTES = 32 << 20
@@ -59,7 +60,7 @@ def list_files(name: HubName) -> dict[str, HubFile]:
     answer not be used.
     """
     url = f"{_endpoint()}/api/models/{name.repository}/revision/{quote(name.revision, safe='')}?blobs=true"
-    answer, body = fetch_small(url, headers=_headers(), max_bytes=_MAX_LISTING_BYTES)
+    answer, body = fetch_small(url, headers=hub_headers(), max_bytes=_MAX_LISTING_BYTES)
     if answer.status != _OK:
         raise _translate(answer, name)
     try:
@@ -103,7 +104,7 @@ def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
     What was downloaded before, by this process or another, is resumed. Raises DownloadError, ModelNotFoundError,
     ModelFormatError if it is no GGUF file, ChecksumMismatchError, and ModelError on a full disk.
     """
-    label = _label(name, file.path)
+    label = f"{name.repository}:{file.path}"
     url = f"{_endpoint()}/{name.repository}/resolve/{file.commit}/{quote(file.path)}"
     place = functools.partial(hub_cache.place, name.repository, file.path, commit=file.commit, revision=name.revision)
     with lock_partial(hub_cache.downloads_dir(), url) as part:
@@ -111,7 +112,7 @@ def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
             return place(digest=file.digest)
         try:
             check = functools.partial(require_magic, name=label)
-            download(url, part, headers=_headers(), max_bytes=file.bytes, check_start=check, progress=progress)
+            download(url, part, headers=hub_headers(), max_bytes=file.bytes, check_start=check, progress=progress)
         except DownloadError as error:
             raise _explain(error, name, file.path) from error
         try:
@@ -134,10 +135,8 @@ def _is_cached(repository: str, digest: str) -> bool:
 
 
 def _verify(part: Path, file: HubFile, *, label: str) -> str:
-    size = part.stat().st_size
-    digest = hash_file(part)
-    if file.digest not in {None, digest}:
-        raise ChecksumMismatchError(label, expected=file.digest or "", actual=digest)
+    size, digest = part.stat().st_size, hash_file(part)
+    require_digest(digest, file.digest, name=label)
     if file.bytes not in {None, size}:
         raise DownloadError(label, f"it has {size} bytes, not {file.bytes}", hint="Try again later.")
     return digest
@@ -151,7 +150,8 @@ def _get(entry: object, key: str, kind: type, *, optional: bool = False) -> Any:
     return value
 
 
-def _headers() -> dict[str, str]:
+def hub_headers() -> dict[str, str]:
+    """Return the headers that the hub wants to see, with the user's token."""
     from huggingface_hub import utils  # noqa: PLC0415 - loaded only when needed
 
     version = settings.package_version()
@@ -161,10 +161,6 @@ def _headers() -> dict[str, str]:
 
 def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
-
-
-def _label(name: HubName, file: str | None) -> str:
-    return f"{name.repository}:{file}" if file else name.label
 
 
 def _translate(answer: Answer, name: HubName) -> ModelNotFoundError | DownloadError:
@@ -181,7 +177,7 @@ def _translate(answer: Answer, name: HubName) -> ModelNotFoundError | DownloadEr
 
 def _explain(error: DownloadError, name: HubName, file: str) -> ModelNotFoundError | DownloadError:
     """Return the error of a file's download in the words of the hub."""
-    label = _label(name, file)
+    label = f"{name.repository}:{file}"
     if error.status in _LOGIN_STATUSES:
         return _describe_login(label, name.repository, error.status)
     if error.status == _NOT_FOUND:

@@ -12,14 +12,15 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-import re
 from pathlib import Path
 
+from llcuda.errors import UsageError
 from llcuda.settings import get_path
 from llcuda.store import parse_digest, place_file
-from llcuda.store.digests import remember_digest
 from llcuda.store.atomic_files import move_into_place, replace_link, writing
+from llcuda.store.digests import remember_digest
 
 __all__ = [
     "blob_path",
@@ -31,8 +32,6 @@ __all__ = [
     "place",
     "remove_cached",
 ]
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def cache_dir() -> Path:
@@ -110,8 +109,10 @@ def _order_snapshots(folder: Path, revision: str) -> list[Path]:
 
 def cached_digest(path: Path) -> str | None:
     """Return the digest that the cache keeps the file under, as ``sha256:<64 hex>``, or None where it has none."""
-    name = path.resolve().name
-    return f"sha256:{name}" if _SHA256.fullmatch(name) else None
+    try:
+        return parse_digest(f"sha256:{path.resolve().name}")
+    except UsageError:
+        return None
 
 
 def list_cached_repositories() -> tuple[str, ...]:
@@ -124,7 +125,9 @@ def list_cached_repositories() -> tuple[str, ...]:
 def remove_cached(repository: str, file: str) -> int:
     """Remove the file from every snapshot, and its blob where nothing else links to it; return the bytes freed."""
     folder = _folder(repository)
-    paths = [path for path in (folder / "snapshots").glob(f"*/{_escape(file)}") if path.is_symlink() or path.is_file()]
+    paths = [
+        path for path in (folder / "snapshots").glob(f"*/{glob.escape(file)}") if path.is_symlink() or path.is_file()
+    ]
     blobs = {path.resolve() for path in paths}
     freed = sum(path.stat().st_size for path in paths if not path.is_symlink())
     for path in paths:
@@ -137,12 +140,8 @@ def _remove_blob(blob: Path, folder: Path) -> int:
         return 0
     if any(path.resolve() == blob for path in (folder / "snapshots").rglob("*") if path.is_symlink()):
         return 0
-    size = blob.stat().st_size
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(blob)  # noqa: PTH108 - Path.unlink would do the same
+        size = blob.stat().st_size
+        blob.unlink()
         return size
     return 0
-
-
-def _escape(file: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", file)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from llcuda.errors import UsageError
-from llcuda.models.choose import list_parts
+from llcuda.models.file_names import list_parts
 from llcuda.store import parse_digest
 
 __all__ = [

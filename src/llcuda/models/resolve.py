@@ -12,7 +12,7 @@ from llcuda import settings
 from llcuda.errors import DownloadError, ModelNotFoundError
 from llcuda.gguf import GGUFInfo, combine_parts, read_gguf
 from llcuda.models import hub_cache, names
-from llcuda.models.choose import choose_file, choose_projector, is_model, list_parts, parse_quantisation
+from llcuda.models.file_names import choose_file, choose_projector, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, suggest_names
 from llcuda.store import ModelStore
 
@@ -252,7 +252,7 @@ def _resolve_url(parsed: names.UrlName, name: str, *, progress: bool) -> ModelFi
 
 
 def _have_url(parsed: names.UrlName, store: ModelStore, *, progress: bool) -> str:
-    from llcuda.models.download import fetch_url  # noqa: PLC0415 - loaded only when needed
+    from llcuda.models.addresses import fetch_url  # noqa: PLC0415 - loaded only when needed
 
     known = parsed.digest if parsed.digest and store.get(parsed.digest) else store.get_link(parsed.url)
     if known and parsed.digest in {None, known}:

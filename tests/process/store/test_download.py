@@ -22,7 +22,7 @@ from llcuda.errors import (
     ModelNotFoundError,
 )
 from llcuda.models import inspect_model, list_models, pull_model, remove_model, resolve_model
-from llcuda.models.download import fetch_url
+from llcuda.models.addresses import fetch_url
 from llcuda.models.names import UrlName
 from llcuda.store import ModelStore, download
 from tests.made_models.gguf_builder import STRING, U16, Tensor, small_model

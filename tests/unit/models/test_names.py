@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llcuda.errors import UsageError
-from llcuda.models.choose import (
+from llcuda.models.file_names import (
     PREFERENCE,
     choose_file,
     choose_projector,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llcuda.models.choose import PREFERENCE, parse_quantisation
+from llcuda.models.file_names import PREFERENCE, parse_quantisation
 from llcuda.models.names import HubName, RegistryName, parse_name
 from llcuda.models.registry import RegistryEntry, find_entry, format_table, read_registry, suggest_names
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llcuda.errors import ModelNotFoundError, UsageError
 from llcuda.gguf import estimate_memory, read_gguf
 from llcuda.models import hub_cache, names
-from llcuda.models.choose import choose_file, is_model, list_parts, parse_quantisation
+from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
 from llcuda.models.resolve import ModelFile, demo_path, is_file, resolve_model
 from llcuda.store import ModelStore, verify_file
