@@ -69,15 +69,12 @@ class Bundle:
 def parse_index(data: bytes, *, source: str) -> tuple[Bundle, ...]:
     """Return the bundles that the text of an index lists. Raises InstallError, which names ``source``."""
     try:
-        return _parse_entries(json.loads(data))
+        index = json.loads(data)
+        if index["schema"] != _SCHEMA:
+            raise ValueError(f"schema {index['schema']!r} is not {_SCHEMA}")  # noqa: TRY301 - damage like any other
+        return tuple(_parse_bundle(entry) for entry in index["bundles"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InstallError(source, f"its index cannot be used ({error!r})") from error
-
-
-def _parse_entries(index: dict[str, Any]) -> tuple[Bundle, ...]:
-    if index["schema"] != _SCHEMA:
-        raise ValueError(f"schema {index['schema']!r} is not {_SCHEMA}")
-    return tuple(_parse_bundle(entry) for entry in index["bundles"])
 
 
 def _parse_bundle(entry: dict[str, Any]) -> Bundle:

@@ -61,22 +61,14 @@ def prove(folder: Path, *, choice: Choice | None, owner: Path, source: str) -> P
     """
     try:
         if choice is None:
-            return _prove_executables(folder, source)
+            return Proof("cpu", (), 0, _try(folder, None, visible=None, source=source)[1], None)
         return _prove_backend(read_backend(folder, owner), choice, owner=owner, source=source)
     except InstallError:
         raise
     except LlcudaError as error:
         reason = f"it does not work here: {error}"
-        raise InstallError(source, reason, log_tail=error.log_tail, hint=_remedy(error)) from error
-
-
-def _remedy(error: LlcudaError) -> str:
-    return f"What was in use before still is. {error.hint}".strip()
-
-
-def _prove_executables(folder: Path, source: str) -> Proof:
-    _, speed = _try(folder, None, visible=None, source=source)
-    return Proof("cpu", (), 0, speed, None)
+        hint = f"What was in use before still is. {error.hint}".strip()
+        raise InstallError(source, reason, log_tail=error.log_tail, hint=hint) from error
 
 
 def _prove_backend(backend: Backend, choice: Choice, *, owner: Path, source: str) -> Proof:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llcuda.native import RECORD
 from llcuda.store import place_file
@@ -50,13 +50,10 @@ def names_in_use(times: Times) -> frozenset[str]:
 
 def write_record(folder: Path, times: Times) -> None:
     """Put the record in place of the one before, at once and on the disk. Raises ModelError on a full disk."""
-    active, *before = [[_to_entry(one) for one in bundles] for bundles in times]
+    active, *before = [
+        [{key: value for key, value in dataclasses.asdict(one).items() if key != "folder"} for one in bundles]
+        for bundles in times
+    ]
     text = json.dumps({"schema": 1, "active": active, "before": before}, indent=2)
     with place_file(folder / RECORD) as file:
         file.write(text.encode())
-
-
-def _to_entry(bundle: InstalledBundle) -> dict[str, Any]:
-    entry = dataclasses.asdict(bundle)
-    del entry["folder"]
-    return entry

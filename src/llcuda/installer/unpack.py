@@ -6,6 +6,7 @@ size. A bundle has none of that, so each header is parsed by tarfile and everyth
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from typing_extensions import Self
-
-    from llcuda.native import BuildInfo, FileRecord
+    from llcuda.native import BuildInfo
 
 __all__ = ["read_bundle_record", "unpack_bundle"]
 
@@ -63,20 +62,17 @@ def unpack_bundle(
             if member.name not in missing:
                 again = member.name in info.files
                 raise reader.refuse(f"{member.name!r} is {'in it twice' if again else 'not in its record'}")
-            _unpack_file(reader, member, target, record=missing.pop(member.name))
+            record = missing.pop(member.name)
+            if member.size != record.bytes:
+                raise reader.refuse(f"{member.name} has {member.size} bytes, its record says {record.bytes}")
+            digest = reader.write(member, target, mode=0o755 if record.executable else 0o644)
+            if digest != record.sha256:
+                raise reader.refuse(f"the digest of {member.name} is {digest}, its record says {record.sha256}")
         reader.finish()
     if missing:
         raise reader.refuse(f"{', '.join(missing)} is in its record and not in it")
     sync_folder(target)
     return info
-
-
-def _unpack_file(reader: _Reader, member: tarfile.TarInfo, target: Path, *, record: FileRecord) -> None:
-    if member.size != record.bytes:
-        raise reader.refuse(f"{member.name} has {member.size} bytes, its record says {record.bytes}")
-    digest = reader.write(member, target, mode=0o755 if record.executable else 0o644)
-    if digest != record.sha256:
-        raise reader.refuse(f"the digest of {member.name} is {digest}, its record says {record.sha256}")
 
 
 def read_bundle_record(archive: BinaryIO, target: Path, *, source: str) -> BuildInfo:
@@ -109,7 +105,7 @@ def _check_record(info: BuildInfo) -> None:
         parse_digest(record.sha256)
 
 
-class _Reader:
+class _Reader(contextlib.AbstractContextManager["_Reader"]):
     """One pass over the members of a gzipped tar."""
 
     def __init__(self, archive: BinaryIO, source: str) -> None:
@@ -117,9 +113,6 @@ class _Reader:
         self.on_bytes: Callable[[int], object] | None = None
         self._written = 0
         self._packed = gzip.GzipFile(fileobj=archive, mode="rb")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._packed.close()

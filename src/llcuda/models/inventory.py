@@ -59,7 +59,8 @@ def inspect_model(name: str) -> ModelFile:
     Raises ModelNotFoundError where it is not here.
     """
     parsed = names.parse_name(name, is_file=is_file(name))
-    if _is_remote(parsed) and not _files_of(parsed):
+    is_remote = isinstance(parsed, names.UrlName) or _get_hub_name(parsed) is not None
+    if is_remote and not _list_files(parsed):
         raise ModelNotFoundError(name, "it is not on this disk", hint=f"`llcuda models pull {name}` downloads it.")
     return resolve_model(name, progress=False)
 
@@ -92,11 +93,11 @@ def pull_model(name: str, *, progress: bool = True) -> ModelFile:
     Raises what :func:`resolve_model` raises, and ChecksumMismatchError.
     """
     model = resolve_model(name, progress=progress)
-    for path in (*model.parts, *([model.mmproj] if model.mmproj else [])):
-        digest = hub_cache.cached_digest(path) if model.source in {"registry", "hub"} else None
-        if digest:
-            verify_file(path, digest)
-    if model.digest and model.source in {"store", "url"}:
+    if model.source in {"registry", "hub"}:
+        for path in (*model.parts, *([model.mmproj] if model.mmproj else [])):
+            if digest := hub_cache.cached_digest(path):
+                verify_file(path, digest)
+    elif model.digest:
         verify_file(model.parts[0], model.digest)
     return model
 
@@ -110,41 +111,39 @@ def remove_model(name: str) -> Removal:
     parsed = names.parse_name(name)
     if isinstance(parsed, (names.DemoName, names.PathName)):
         raise UsageError(f"{name} is not a downloaded model", hint="Remove a file of your own with rm.")
-    found = _files_of(parsed)
+    found = _list_files(parsed)
     if not found:
-        raise ModelNotFoundError(name, "it is not on this disk", suggestions=_suggest_removable(name))
-    hub = _as_hub(parsed)
-    if hub:
+        there = (model.name for model in list_models() if model.on_disk)
+        raise ModelNotFoundError(name, "it is not on this disk", suggestions=suggest_names(name, there))
+    if hub := _get_hub_name(parsed):
         freed = sum(hub_cache.remove_cached(hub.repository, file) for file in found)
     else:
         freed = sum(ModelStore().remove(digest) for digest in found)
     return Removal(name, tuple(found), freed)
 
 
-def _is_remote(parsed: names.ModelName) -> bool:
-    return isinstance(parsed, (names.HubName, names.UrlName)) or _as_hub(parsed) is not None
-
-
-def _as_hub(parsed: names.ModelName) -> names.HubName | None:
+def _get_hub_name(parsed: names.ModelName) -> names.HubName | None:
     if isinstance(parsed, names.HubName):
         return parsed
     entry = find_entry(parsed.name) if isinstance(parsed, names.RegistryName) else None
     return entry.hub_name if entry else None
 
 
-def _files_of(parsed: names.ModelName) -> list[str]:
+def _list_files(parsed: names.ModelName) -> list[str]:
     """Return what is on the disk of a model: names in a repository, or digests in the store."""
-    hub = _as_hub(parsed)
-    if hub:
+    if hub := _get_hub_name(parsed):
         return _cached_files(hub)
     store = ModelStore()
-    if isinstance(parsed, names.DigestName):
-        return [parsed.digest] if store.get(parsed.digest) else []
-    if isinstance(parsed, names.UrlName):
-        links = [store.get_link(url) for url in names.list_part_urls(parsed.url).values()]
-        return [digest for digest in links if digest]
-    link = store.get_link(parsed.name) if isinstance(parsed, names.RegistryName) else None
-    return [link] if link else []
+    match parsed:
+        case names.DigestName():
+            return [parsed.digest] if store.get(parsed.digest) else []
+        case names.UrlName():
+            known = names.list_part_urls(parsed.url).values()
+        case names.RegistryName():
+            known = [parsed.name]
+        case _:
+            return []
+    return [digest for name in known if (digest := store.get_link(name))]
 
 
 def _cached_files(hub: names.HubName) -> list[str]:
@@ -156,10 +155,6 @@ def _cached_files(hub: names.HubName) -> list[str]:
     # The projector goes with the last model of the repository.
     others = [file for file in cached if is_model(file) and file not in parts]
     return parts if others else [*parts, *(file for file in cached if not is_model(file))]
-
-
-def _suggest_removable(name: str) -> tuple[str, ...]:
-    return suggest_names(name, (model.name for model in list_models() if model.on_disk))
 
 
 def _list_demos() -> Iterator[ListedModel]:

@@ -30,7 +30,7 @@ DEMOS = ("demo", "demo-draft")
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REPOSITORY = re.compile(rf"{_WORD}/{_WORD}")
 _REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
-_QUANTISATION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_QUANTISATION = re.compile(_WORD)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _HUB_FILE = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/(.+)")
@@ -161,11 +161,8 @@ def _parse_url(text: str) -> ModelName:
             return _parse_hub(repository, file, revision)
     if not path.lower().endswith(".gguf"):
         raise UsageError(f"{text} is not the address of a .gguf file")
-    return UrlName(url, _parse_fragment(fragment))
-
-
-def _parse_fragment(fragment: str) -> str | None:
-    return parse_digest(fragment.replace("=", ":", 1)) if fragment.startswith("sha256=") else None
+    digest = parse_digest(fragment.replace("=", ":", 1)) if fragment.startswith("sha256=") else None
+    return UrlName(url, digest)
 
 
 def list_part_urls(url: str) -> dict[str, str]:

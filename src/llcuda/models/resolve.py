@@ -57,11 +57,11 @@ def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelF
     parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=is_file(text))
     match parsed:
         case names.DemoName():
-            return _resolve_demo(parsed)
+            return _describe(parsed.name, [demo_path(parsed.name)], source="demo")
         case names.PathName():
             return _resolve_path(parsed, text)
         case names.DigestName():
-            return _resolve_digest(parsed)
+            return _describe(parsed.digest, [ModelStore().find(parsed.digest)], source="store", digest=parsed.digest)
         case names.HubName():
             return _resolve_hub(parsed, text, progress=progress)
         case names.UrlName():
@@ -94,10 +94,6 @@ def _read(name: str, path: Path) -> GGUFInfo:
         ) from None
     except OSError as error:
         raise ModelNotFoundError(name, f"{path} cannot be opened: {error.strerror}") from None
-
-
-def _resolve_demo(parsed: names.DemoName) -> ModelFile:
-    return _describe(parsed.name, [demo_path(parsed.name)], source="demo")
 
 
 def demo_path(name: str) -> Path:
@@ -166,13 +162,6 @@ def _base(file: str) -> str:
     stem = list_parts(file)[0].lower().removesuffix(".gguf")
     label = (parse_quantisation(file) or "").lower()
     return stem[: stem.rindex(label)].rstrip("-._").removesuffix("-ud") if label and label in stem else stem
-
-
-def _resolve_digest(parsed: names.DigestName) -> ModelFile:
-    path = ModelStore().get(parsed.digest)
-    if path is None:
-        raise ModelNotFoundError(parsed.digest, "no file in the store has this digest")
-    return _describe(parsed.digest, [path], source="store", digest=parsed.digest)
 
 
 def _resolve_registry(parsed: names.RegistryName, *, progress: bool) -> ModelFile:

@@ -112,8 +112,7 @@ def read_build_info(directory: Path, *, remedy: str = "") -> BuildInfo:
     """
     path = directory / BUILD_FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return _parse_build_info(data)
+        return _parse_build_info(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise BinaryUnusableError(path, "the file is missing", hint=remedy or _REINSTALL) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -78,8 +78,7 @@ def read_record(folder: Path) -> tuple[tuple[InstalledBundle, ...], ...]:
     """
     path = folder / RECORD
     try:
-        data = json.loads(path.read_bytes())
-        return _parse(data, folder)
+        return _parse(json.loads(path.read_bytes()), folder)
     except (FileNotFoundError, NotADirectoryError):
         return ((),)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
