@@ -138,7 +138,7 @@ def _list_files(parsed: names.ModelName) -> list[str]:
         case names.DigestName():
             return [parsed.digest] if store.get(parsed.digest) else []
         case names.UrlName():
-            known = names.list_part_urls(parsed.url).values()
+            known = list(names.list_part_urls(parsed.url).values())
         case names.RegistryName():
             known = [parsed.name]
         case _:

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -70,16 +69,20 @@ class ModelStore:
         Raises ChecksumMismatchError where it is not the ``expected`` one, and ModelError on a full disk.
         """
         wanted = parse_digest(expected) if expected else None  # before anything is read
-        is_path = isinstance(source, (str, Path))
-        opened = open(source, "rb") if is_path else contextlib.nullcontext(source)  # noqa: PTH123, SIM115 - closed below
-        with opened as stream, open_temporary(self.root / "blobs", "incoming") as (file, temporary):
+        if isinstance(source, (str, Path)):
+            with open(source, "rb") as stream:  # noqa: PTH123 - paths come as text too
+                return self._add_stream(stream, wanted, name=str(source))
+        return self._add_stream(source, wanted, name="<stream>")
+
+    def _add_stream(self, stream: BinaryIO, wanted: str | None, *, name: str) -> str:
+        with open_temporary(self.root / "blobs", "incoming") as (file, temporary):
 
             def write(piece: bytes) -> None:
                 with writing(temporary):
                     file.write(piece)
 
             digest = hash_stream(stream, write)
-            require_digest(digest, wanted, name=str(source) if is_path else "<stream>")
+            require_digest(digest, wanted, name=name)
             with writing(temporary):
                 sync(file)
             move_into_place(temporary, self.path(digest))
