@@ -1,4 +1,4 @@
-"""The store: digests, placing, adding, names, removal. Kills and full disks are in tests/process/store/test_faults.py."""
+"""The store: digests, placing, adding, names, removal. Kills and full disks are in process/store/test_faults.py."""
 
 from __future__ import annotations
 
