@@ -9,7 +9,7 @@ from llcuda.errors import UsageError
 from llcuda.server.memory import limit_prompt_cache
 
 if TYPE_CHECKING:
-    from llcuda.server.launch_facts import Launch
+    from llcuda.server.failures import Launch
 
 __all__ = ["build_arguments", "build_own_arguments", "check_key", "with_defaults"]
 

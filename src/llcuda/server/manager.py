@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerError, UsageError
 from llcuda.native import child_environment, find_executable, find_guard
 from llcuda.server.arguments import build_arguments, build_own_arguments, check_key, with_defaults
-from llcuda.server.failures import TAIL_LINES
+from llcuda.server.failures import TAIL_LINES, Launch
 from llcuda.server.launch import Child
-from llcuda.server.launch_facts import Launch
 from llcuda.server.log import Log
 from llcuda.server.ports import check_host, check_port_free, to_address
 from llcuda.server.progress import find_child

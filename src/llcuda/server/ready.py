@@ -13,8 +13,8 @@ from llcuda.transport.deadline import Deadline
 
 if TYPE_CHECKING:
     from llcuda.errors import LlcudaError
+    from llcuda.server.failures import Launch
     from llcuda.server.launch import Child
-    from llcuda.server.launch_facts import Launch
     from llcuda.transport.address import Address
     from llcuda.transport.sync import Transport
 

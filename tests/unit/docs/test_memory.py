@@ -18,8 +18,7 @@ from llcuda.engine.load import Started, _step_down, _with_steps
 from llcuda.engine.placement import choose_placement
 from llcuda.engine.split import check_split
 from llcuda.errors import OutOfMemoryError, UsageError
-from llcuda.server.failures import classify_failure
-from llcuda.server.launch_facts import Launch
+from llcuda.server.failures import Launch, classify_failure
 from tests.unit.cli.test_gpu import CUDA12, NONE
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llcuda import errors
-from llcuda.server.failures import classify_failure
-from llcuda.server.launch_facts import Launch
+from llcuda.server.failures import Launch, classify_failure
 
 if TYPE_CHECKING:
     from llcuda.errors import LlcudaError

@@ -9,7 +9,7 @@ import pytest
 
 from llcuda.errors import UsageError
 from llcuda.server.arguments import build_arguments, build_own_arguments, check_key, with_defaults
-from llcuda.server.launch_facts import Launch
+from llcuda.server.failures import Launch
 
 
 @pytest.mark.parametrize(
