@@ -108,8 +108,7 @@ def check_report(report: DeviceReport, *, required: bool, log_tail: tuple[str, .
 
 
 def _explain_failure(offload: Offload) -> str:
-    said = offload.backend_error or "; ".join(offload.limits) or "llama-server put nothing there and did not say why"
-    return f"A GPU was chosen, and nothing is on it: {said.rstrip('.')}."
+    return f"A GPU was chosen, and nothing is on it: {offload.why_not.rstrip('.')}."
 
 
 def _sum_devices(offload: Offload, gpus: tuple[Gpu, ...]) -> tuple[DeviceUse, ...]:
@@ -125,9 +124,7 @@ def _sum_devices(offload: Offload, gpus: tuple[Gpu, ...]) -> tuple[DeviceUse, ..
 
 def _sum_device(offload: Offload, place: str, *, name: str, gpu: Gpu | None) -> DeviceUse:
     def total(*kinds: str) -> int:
-        if place == _HOST:
-            return sum(offload.bytes_of(kind, on_gpu=False) for kind in kinds)
-        return sum(offload.bytes_on(place, kind=kind) for kind in kinds)
+        return sum(buffer.bytes for buffer in offload.buffers if buffer.kind in kinds and _place(buffer) == place)
 
     return DeviceUse(
         device=place,

@@ -114,8 +114,8 @@ class _Server(ServerManager):
 
 
 def _not_on_gpu(offload: Offload, server: ServerManager, *, source: str) -> InstallError:
-    why = offload.backend_error or "; ".join(offload.limits) or "llama-server put nothing there and did not say why"
-    return InstallError(source, f"the demo model did not get onto the GPU: {why}", log_tail=server.log_tail)
+    reason = f"the demo model did not get onto the GPU: {offload.why_not}"
+    return InstallError(source, reason, log_tail=server.log_tail)
 
 
 def _check_answers(client: InferenceClient, server: ServerManager, *, source: str) -> None:

@@ -11,15 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llcuda.server.offload_log import DRAFT, MAIN, PROJECTOR, Buffer, LoadLog, ModelLog, is_gpu, read_log
+from llcuda.server.load_log import MIB, Buffer, LoadLog, ModelLog, is_gpu, read_log, sum_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Buffer", "Offload", "read_offload"]
+__all__ = ["Buffer", "Offload", "read_offload", "sum_bytes"]
 
-_GIB = 1 << 30
-_MIB = 1 << 20
+_GIB = MIB << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +41,24 @@ class Offload:
     backend_error: str
     """Why a backend could not be loaded."""
 
-    def bytes_on(self, device: str, *, kind: str = "", model: str = "") -> int:
-        """Return the bytes of all buffers on the ``device``, of one ``kind`` and ``model`` if they are given."""
-        return sum(
-            buffer.bytes
-            for buffer in self.buffers
-            if buffer.device == device and kind in {"", buffer.kind} and model in {"", buffer.model}
-        )
-
-    def bytes_of(self, kind: str, *, on_gpu: bool | None = None) -> int:
-        """Return the bytes of all buffers of one ``kind``: on GPUs, off them, or both."""
-        return sum(
-            buffer.bytes
-            for buffer in self.buffers
-            if buffer.kind == kind and (on_gpu is None or on_gpu is buffer.on_gpu)
-        )
+    @property
+    def why_not(self) -> str:
+        """Why nothing is on a GPU."""
+        return self.backend_error or "; ".join(self.limits) or "llama-server put nothing there and did not say why"
 
 
 def read_offload(lines: Iterable[str]) -> Offload:
     """Return what llama-server's log ``lines``, up to any point after it is ready, say about where the model is."""
     log = read_log(lines)
-    main = log.models.get(MAIN, ModelLog())
+    main = log.models.get("main", ModelLog("main"))
     verdict = _judge(main)
     return Offload(
         layers=_count_layers(main),
         layers_on_gpu={"cpu": 0, "unknown": None}.get(verdict, main.layers_offloaded),
         verdict=verdict,
         buffers=tuple(buffer for model in log.models.values() for buffer in model.buffers),
-        gpu_names={device: gpu.name for device, gpu in log.gpus.items()},
-        flash_attention=main.flash_attention,
+        gpu_names=log.gpu_names,
+        flash_attention={"enabled": True, "disabled": False}.get(main.flash_attention),
         limits=tuple(_explain(log, main, verdict)),
         backend_error=log.backend_error,
     )
@@ -78,31 +66,27 @@ def read_offload(lines: Iterable[str]) -> Offload:
 
 def _count_layers(main: ModelLog) -> int | None:
     """Count as the line "offloaded" would, which a llama-server without any GPU does not print."""
-    repeating = main.numbers.get("n_layer_all", main.numbers.get("n_layer"))
+    repeating = main.n_layer_all if main.n_layer_all is not None else main.n_layer
     return main.layers if main.layers is not None or repeating is None else repeating + 1
 
 
 def _judge(main: ModelLog) -> str:
-    kinds = {buffer.kind for buffer in main.buffers}
-    if not {"weights", "compute"} <= kinds:  # the compute buffers come last: without them the load is not done
+    # The compute buffers come last: without them the load is not done.
+    if not {"weights", "compute"} <= {buffer.kind for buffer in main.buffers}:
         return "unknown"
-    if not main.sum_bytes("weights", on_gpu=True):
+    if not sum_bytes(main.buffers, "weights", on_gpu=True):
         return "cpu"
-    whole = _has_all_layers(main) and not _weights_left(main) and not _kv_left(main) and not _takes_turns(main)
+    whole = main.has_all_layers and not _weights_left(main) and not _kv_left(main) and not _takes_turns(main)
     return "full" if whole else "partial"
 
 
-def _has_all_layers(model: ModelLog) -> bool:
-    return model.layers is None or model.layers_offloaded == model.layers
-
-
 def _kv_left(main: ModelLog) -> bool:
-    """Tell whether a KV cache is off the GPU although its layer is on it."""
-    return _has_all_layers(main) and main.sum_bytes("kv", "recurrent", on_gpu=False) > 0
+    """Return whether a KV cache is off the GPU although its layer is on it."""
+    return main.has_all_layers and sum_bytes(main.buffers, "kv", "recurrent", on_gpu=False) > 0
 
 
 def _takes_turns(main: ModelLog) -> bool:
-    """Tell whether the graph is cut into more parts than the CPU's first and one for each GPU.
+    """Return whether the graph is cut into more parts than the CPU's first and one for each GPU.
 
     One more is allowed for. Each part more is a change between GPU and CPU, for every token.
     """
@@ -115,34 +99,33 @@ def _weights_left(main: ModelLog) -> int:
 
     llama.cpp keeps the embedding on the CPU always. It can be as large as its type allows; the file's largest is taken.
     """
-    off = _weights_off(main)
+    off, file_bytes = _weights_off(main), main.file_bytes
     embedding = _embedding_bytes(main)
-    allowed = main.sum_bytes("weights", on_gpu=True) if embedding is None else embedding
+    allowed = sum_bytes(main.buffers, "weights", on_gpu=True) if embedding is None else embedding
     # What the sum of logged sizes may be off by: a file's size is rounded to 0.01 GiB or 0.01 MiB.
-    rounding = 6 * _MIB if main.file_bytes >= _GIB else _MIB // 16
+    rounding = 6 * MIB if file_bytes >= _GIB else MIB // 16
     return off if off > allowed + rounding else 0
 
 
 def _weights_off(main: ModelLog) -> int:
-    on_host = main.sum_bytes("weights", on_gpu=False)
+    on_host = sum_bytes(main.buffers, "weights", on_gpu=False)
     if not main.file_bytes:
         return on_host
     # A mapped buffer is the stretch of the file from its first tensor to its last: it says nothing about what it is.
     exact = 0 if any(buffer.device.endswith("_Mapped") for buffer in main.buffers) else on_host
     if any(buffer.device.startswith("Meta(") for buffer in main.buffers):
         return exact  # of several GPUs that share every tensor one is counted
-    return max(exact, main.file_bytes - main.sum_bytes("weights", on_gpu=True))
+    return max(exact, main.file_bytes - sum_bytes(main.buffers, "weights", on_gpu=True))
 
 
 def _embedding_bytes(main: ModelLog) -> int | None:
     """Return the most that the embedding can take: one row for each token, and those for every layer that some have."""
-    numbers = main.numbers
-    if "n_vocab" not in numbers or "n_embd" not in numbers:
+    if main.n_vocab is None or main.n_embd is None:
         return None
-    width = numbers["n_embd"] + numbers.get("per_layer", 0) * numbers.get("n_layer", 0)
+    width = main.n_embd + main.per_layer * (main.n_layer or 0)
     # f32 is for norms, unless there is no other.
     types = main.types - {"f32"} or main.types
-    return numbers["n_vocab"] * width * max(map(_bits, types), default=16) // 8
+    return main.n_vocab * width * max(map(_bits, types), default=16) // 8
 
 
 def _bits(name: str) -> int:
@@ -165,50 +148,52 @@ def _explain_cpu(log: LoadLog, main: ModelLog) -> Iterator[str]:
     claim = ""
     if main.layers_offloaded:
         claim = f' Its line "offloaded {main.layers_offloaded}/{main.layers} layers to GPU" is no proof of one.'
-    seen = ", ".join(f"{device} ({gpu.name})" for device, gpu in log.gpus.items())
+    seen = ", ".join(f"{device} ({name})" for device, name in log.gpu_names.items())
     if log.backend_error:
         yield f"No GPU is used: {log.backend_error}.{claim}"
     elif not seen:
         yield f"llama-server found no GPU.{claim}"
-    elif not any(gpu.used for gpu in log.gpus.values()):
+    elif not log.used_gpus:
         yield f"llama-server sees {seen} and was told to use none.{claim}"
     elif claim:
         yield f"All weights are on the CPU.{claim}"
     else:
-        why = "to fit its memory" if log.is_fitted else "because gpu_layers is 0"
+        why = "to fit its memory" if log.fitted else "because gpu_layers is 0"
         yield f"llama-server put no layer on {seen}, {why}."
 
 
 def _explain_part(log: LoadLog, main: ModelLog) -> Iterator[str]:
     left = _weights_left(main)
-    if not _has_all_layers(main):
-        yield f"{_name_share(main)} on the GPU{': more do not fit its memory' if log.is_fitted else ''}."
+    if not main.has_all_layers:
+        yield f"{_name_share(main)} on the GPU{': more do not fit its memory' if log.fitted else ''}."
     elif left:
-        what = "experts" if main.numbers.get("n_expert") else "some of their weights"
-        why = ", to fit the GPU's memory" if log.is_fitted else ""
+        what = "experts" if main.n_expert else "some of their weights"
+        why = ", to fit the GPU's memory" if log.fitted else ""
         yield (
             f"All {main.layers} layers count as offloaded, but {what} are on the CPU{why}: "
             f"{_name_size(left)} of the weights are not on the GPU."
         )
     if _kv_left(main):
         yield "The KV cache is in the computer's memory, and attention is computed on the CPU."
-    elif _has_all_layers(main) and _takes_turns(main) and not left:
+    elif main.has_all_layers and _takes_turns(main) and not left:
         yield f"Some operations run on the CPU: each token passes between GPU and CPU, in {main.splits} parts."
-    if main.flash_attention is False and main.flash_mismatch:
+    if main.flash_attention == "disabled" and main.flash_mismatch:
         yield f"Flash attention is off: {main.flash_mismatch} cannot do it for this model."
 
 
 def _explain_memory(log: LoadLog) -> Iterator[str]:
-    if log.context_reduced:
-        before, after = log.context_reduced
-        yield f"llama-server reduced the context from {before} to {after} tokens to fit the memory."
+    if log.context_before:
+        yield (
+            f"llama-server reduced the context from {log.context_before} to {log.context_after} tokens to fit the "
+            "memory."
+        )
     if log.fit_failure:
-        yield f"llama-server could not fit the model to the memory: {log.fit_failure}."
-    for device, gpu in log.gpus.items():
+        yield f"llama-server could not fit the model to the memory: {log.fit_failure.removesuffix(', abort')}."
+    for device, total_mib in log.gpu_mib.items():
         held = sum(b.bytes for model in log.models.values() for b in model.buffers if b.device == device)
-        if gpu.total_mib and held > gpu.total_mib * _MIB:
+        if held > total_mib * MIB:
             yield (
-                f"{device} holds {_name_size(held)} and has {_name_size(gpu.total_mib * _MIB)}: "
+                f"{device} holds {_name_size(held)} and has {_name_size(total_mib * MIB)}: "
                 "the rest is in the computer's memory, through unified memory."
             )
     if log.pipeline_dropped:
@@ -216,12 +201,12 @@ def _explain_memory(log: LoadLog) -> Iterator[str]:
 
 
 def _explain_others(log: LoadLog) -> Iterator[str]:
-    draft, projector = log.models.get(DRAFT), log.models.get(PROJECTOR)
-    if draft and draft.sum_bytes("weights", on_gpu=False) and not draft.sum_bytes("weights", on_gpu=True):
+    draft, projector = log.models.get("draft"), log.models.get("projector")
+    if draft and {buffer.on_gpu for buffer in draft.buffers if buffer.kind == "weights"} == {False}:
         yield "The draft model is on the CPU."
-    elif draft and not _has_all_layers(draft):
+    elif draft and not draft.has_all_layers:
         yield f"Of the draft model, {_name_share(draft)} on the GPU."
-    if projector and not is_gpu(projector.projector_device):
+    if projector and not is_gpu(projector.device):
         yield "The projector, which reads images and sound, is on the CPU."
 
 
@@ -230,4 +215,4 @@ def _name_share(model: ModelLog) -> str:
 
 
 def _name_size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / MIB:.1f} MiB"

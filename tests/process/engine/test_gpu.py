@@ -19,8 +19,8 @@ from llcuda.errors import NoDeviceError, UsageError
 from llcuda.fleet.fleet import Fleet
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
+from llcuda.server.load_log import is_gpu
 from llcuda.server.offload import read_offload
-from llcuda.server.offload_log import is_gpu
 from tests.made_models.sparse_model import Sparse, write_sparse_model
 from tests.process.gateway.clients.gateways import KEY
 from tests.process.server.test_offload import compile_backends

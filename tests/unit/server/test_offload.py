@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from llcuda.server.offload import Buffer, Offload, read_offload
+from llcuda.server.offload import Buffer, Offload, read_offload, sum_bytes
 
 LOGS = Path(__file__).parents[2] / "data" / "logs" / "offload"
 MIB = 1 << 20
@@ -162,14 +162,15 @@ def test_a_limit_is_a_sentence(row: Row) -> None:
 
 
 def test_bytes_are_told_by_device_kind_and_model() -> None:
-    offload = read("recorded-full-draft")
-    assert offload.bytes_on("CUDA0", kind="weights", model="main") == round(2.63 * MIB)
-    assert offload.bytes_on("CUDA0", kind="weights") == round(2.63 * MIB) + round(0.57 * MIB)
-    assert offload.bytes_on("CUDA0", model="draft") == sum(round(mib * MIB) for mib in (0.57, 0.25, 3.51))
-    assert offload.bytes_on("CUDA1") == 0
-    assert offload.bytes_of("kv") == offload.bytes_of("kv", on_gpu=True) == round(1.5 * MIB) + round(0.25 * MIB)
-    assert offload.bytes_of("output", on_gpu=True) == 0
-    assert offload.bytes_of("output", on_gpu=False) == offload.bytes_of("output") > 0
+    buffers = read("recorded-full-draft").buffers
+    on_gpu = [(buffer.model, buffer.kind, buffer.bytes) for buffer in buffers if buffer.device == "CUDA0"]
+    assert ("main", "weights", round(2.63 * MIB)) in on_gpu
+    draft = sorted(size for model, _, size in on_gpu if model == "draft")
+    assert draft == [round(mib * MIB) for mib in (0.25, 0.57, 3.51)]
+    assert sum_bytes(buffers, "weights", on_gpu=True) == round(2.63 * MIB) + round(0.57 * MIB)
+    assert sum_bytes(buffers, "kv", on_gpu=True) == round(1.5 * MIB) + round(0.25 * MIB)
+    assert sum_bytes(buffers, "kv", on_gpu=False) == sum_bytes(buffers, "output", on_gpu=True) == 0
+    assert sum_bytes(buffers, "output", on_gpu=False) > 0
 
 
 def test_every_kind_and_model_is_found() -> None:
@@ -183,7 +184,7 @@ def test_a_second_reservation_takes_the_place_of_the_first() -> None:
     lines = (LOGS / "written-full-h200.log").read_text().splitlines()
     compute = next(line for line in lines if "CUDA0 compute buffer" in line)
     lines.insert(lines.index(compute) + 1, compute.replace("100.51", "120.50"))
-    assert read_offload(lines).bytes_on("CUDA0", kind="compute") == round(120.5 * MIB)
+    assert sum_bytes(read_offload(lines).buffers, "compute", on_gpu=True) == round(120.5 * MIB)
 
 
 @pytest.mark.parametrize(
