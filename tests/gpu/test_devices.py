@@ -36,7 +36,7 @@ def test_nvml_and_nvidia_smi_agree_on_every_whole_gpu() -> None:
 
 def test_the_other_way_of_asking_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     first = find_devices(refresh=True)
-    monkeypatch.setattr("llcuda.devices.find._ask_nvml", lambda _library, _timeout: _no_nvml())
+    monkeypatch.setattr("llcuda.devices.detection._ask_nvml", lambda _library, _timeout: _no_nvml())
     second = find_devices(refresh=True)
     assert second.source == "nvidia-smi"
     assert [strip_free(gpu) for gpu in second.gpus] == [strip_free(gpu) for gpu in first.gpus]
@@ -44,7 +44,7 @@ def test_the_other_way_of_asking_gives_the_same(monkeypatch: pytest.MonkeyPatch)
 
 
 def _no_nvml() -> object:
-    from llcuda.devices.facts import Failure, Situation  # noqa: PLC0415 - inside the package
+    from llcuda.devices.inventory import Failure, Situation  # noqa: PLC0415 - inside the package
 
     return Failure(Situation.UNKNOWN, "hidden by a test")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
-from llcuda.devices.facts import Devices, Gpu, Situation
+from llcuda.devices.inventory import Devices, Gpu, Situation
 from llcuda.native import RECORD, binaries_dir, installed_dir
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llcuda.devices.choose import choose_backend
-from llcuda.devices.find import find_devices
+from llcuda.devices.backend_choice import choose_backend
+from llcuda.devices.detection import find_devices
 from llcuda.devices.machine import Machine
 
 if TYPE_CHECKING:
-    from llcuda.devices.choose import Choice
-    from llcuda.devices.facts import Devices
+    from llcuda.devices.backend_choice import Choice
+    from llcuda.devices.inventory import Devices
 
 __all__ = ["check_cuda_available", "check_gpu_compatibility", "get_cuda_device_info"]
 

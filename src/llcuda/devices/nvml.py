@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llcuda.devices.facts import Failure, Gpu, GpuUsage, Inventory, Situation
+from llcuda.devices.inventory import Failure, Gpu, GpuUsage, Inventory, Situation
 
 if TYPE_CHECKING:
     import threading

@@ -11,9 +11,7 @@ from llcuda.client import InferenceClient
 from llcuda.engine.draft import DraftReport, choose_draft
 from llcuda.engine.ladder import WITHOUT_DRAFT
 from llcuda.engine.load import Load, check_fallback, complete_options, require_whole_binaries, start
-from llcuda.engine.placement import choose_placement
-from llcuda.engine.settle import settle
-from llcuda.engine.split import check_split
+from llcuda.engine.placement import check_split, choose_placement, settle
 from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model

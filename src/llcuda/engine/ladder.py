@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llcuda.engine.draft import DRAFT_OPTIONS
-from llcuda.engine.split import SPLIT_OPTIONS
+from llcuda.engine.placement import SPLIT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

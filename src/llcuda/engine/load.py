@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from llcuda import settings
 from llcuda.engine.draft import raise_if_refused
 from llcuda.engine.ladder import Rung, list_rungs
-from llcuda.engine.placement import choose_fit_target
+from llcuda.engine.placement import choose_fit_target, settle
 from llcuda.engine.report import check_report, make_report
-from llcuda.engine.settle import settle
 from llcuda.errors import BinaryUnusableError, LlcudaError, OutOfMemoryError, UsageError
 from llcuda.gguf import can_quantise_cache
 from llcuda.native import check_binaries

@@ -1,22 +1,36 @@
-"""Where a model is to run: the device that was asked for -> the backend and the GPUs that llama-server is given."""
+"""Where a model is to run: the device that was asked for -> the backend and the GPUs that llama-server is given.
+
+How it is split over several GPUs is held against those; and before the next start their memory has to be free again.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
 
 from llcuda.devices import Choice, Situation, choose_backend, find_devices, parse_device, visible_devices
 from llcuda.errors import UsageError
 from llcuda.native import binaries_dir, find_backends, find_executable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from llcuda.devices import Gpu
     from llcuda.native import Backend
 
-__all__ = ["OWN_SERVER", "Placement", "choose_fit_target", "choose_placement"]
+__all__ = [
+    "OWN_SERVER",
+    "SPLIT_OPTIONS",
+    "Placement",
+    "check_split",
+    "choose_fit_target",
+    "choose_placement",
+    "settle",
+    "wait_for_memory",
+]
 
 OWN_SERVER = "own-server"
 """The code of the choice where llama-server is not the bundled one."""
@@ -25,6 +39,10 @@ _FIT_TARGET_MIB = 1024
 """llama-server's own ``--fit-target``."""
 _FIT_SHARE = 8
 """One eighth: the default of a GPU with 8 GiB."""
+
+SPLIT_OPTIONS = ("split_mode", "tensor_split", "main_gpu")
+_SETTLE_TIMEOUT = 2.0
+_SETTLE_INTERVAL = 0.05
 
 _ON_CPU = Choice(backend=None, gpus=(), sentence="Using the CPU, as was asked for.", remedy="", code="cpu-asked")
 
@@ -112,3 +130,95 @@ def _choose(device: str) -> Choice:
 
 def _is_bundled(executable: Path) -> bool:
     return executable.parent == binaries_dir().absolute()
+
+
+def check_split(placement: Placement, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the server ``options`` without those that nothing is left for where ``auto`` came to the CPU.
+
+    Raises UsageError where they contradict the device that was asked for or the number of GPUs that were chosen. For a
+    llama-server of the user's own they are its to judge.
+    """
+    asked = [name for name in SPLIT_OPTIONS if options.get(name) is not None]
+    if asked and placement.asked == "cpu":
+        raise UsageError(
+            f'{asked[0]} shares a model out between GPUs, and device="cpu" uses none',
+            hint=f'Leave {" and ".join(asked)} out, or use device="auto".',
+        )
+    if placement.choice.code == OWN_SERVER:
+        return dict(options)
+    if placement.backend is None:
+        return {**options, **dict.fromkeys(asked)}
+    _check_mode(options.get("split_mode"))
+    _check_number("tensor_split", _count_shares(options.get("tensor_split")), placement)
+    _check_number("main_gpu", _count_up_to(options.get("main_gpu")), placement)
+    return dict(options)
+
+
+def _check_mode(mode: object) -> None:
+    # It is in llama-server's help, and ggml-cuda has had no split buffers since 2026: the model would not be loaded.
+    if mode == "row":
+        raise UsageError(
+            'split_mode="row" is no longer there in llama.cpp\'s CUDA backend',
+            hint='Use "tensor", which shares every matrix out, or "layer".',
+        )
+
+
+def _check_number(name: str, needed: int, placement: Placement) -> None:
+    count = len(placement.choice.gpus)
+    if needed > count:
+        raise UsageError(
+            f"{name} is for {needed} GPUs, and {_count_used(count)} with device={placement.asked!r}",
+            hint=_advise(placement.asked),
+        )
+
+
+def _count_shares(shares: object) -> int:
+    """Return how many GPUs a ``tensor_split`` is for: ``[3, 1]``, ``(3, 1)``, and ``"3,1"`` or ``"3/1"``."""
+    if isinstance(shares, str):
+        return len(re.split(r"[,/]+", shares))
+    return len(shares) if isinstance(shares, (list, tuple)) else 0
+
+
+def _count_up_to(number: object) -> int:
+    """Return how many GPUs there must be for the one of this number, from 0 on."""
+    if not isinstance(number, int):
+        return 0
+    if number < 0:
+        raise UsageError(f"main_gpu={number} is no GPU", hint='Count from 0 on; device="cpu" uses none.')
+    return number + 1
+
+
+def _count_used(count: int) -> str:
+    return "1 is used" if count == 1 else f"{count} are used"
+
+
+def _advise(asked: str) -> str:
+    if ":" in asked:
+        return 'Use device="cuda" for all of them, or leave it out.'
+    return "Leave it out, or name no more GPUs than `llcuda gpu status` shows as used."
+
+
+def settle(placement: Placement) -> None:
+    """Let the driver free what a server that has just ended held, or the next would find less than there is."""
+    if placement.choice.gpus:
+        wait_for_memory(lambda: _read_free(placement.choice.gpus))
+
+
+def wait_for_memory(read_free: Callable[[], tuple[int | None, ...]], *, timeout: float = _SETTLE_TIMEOUT) -> None:
+    """Return when ``read_free`` (MiB, one for each GPU) says the same twice, at most ``timeout`` seconds later.
+
+    Nothing is waited for where it is not known how much is free.
+    """
+    deadline = monotonic() + timeout
+    before = read_free()
+    while None not in before and before and monotonic() < deadline:
+        sleep(_SETTLE_INTERVAL)
+        now = read_free()
+        if now == before:
+            return
+        before = now
+
+
+def _read_free(gpus: tuple[Gpu, ...]) -> tuple[int | None, ...]:
+    free = {gpu.uuid: gpu.memory_free_mib for gpu in find_devices(refresh=True).gpus}
+    return tuple(free.get(gpu.uuid) for gpu in gpus)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from llcuda.engine.settle import settle
+from llcuda.engine.placement import settle
 from llcuda.errors import LlcudaError, OutOfMemoryError, ServerError
 from llcuda.fleet.dispatch.worker import Worker
 from llcuda.fleet.processes.loads import Share, prepare_loads
@@ -18,7 +18,7 @@ from llcuda.fleet.remotes.remote import Remote
 from llcuda.fleet.remotes.resolver import follow_name
 from llcuda.fleet.states import State
 from llcuda.fleet.timeouts import until
-from llcuda.server.memory import read_free_memory
+from llcuda.server.free_memory import read_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

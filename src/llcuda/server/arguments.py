@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
-from llcuda.server.memory import limit_prompt_cache
+from llcuda.server.free_memory import limit_prompt_cache
 
 if TYPE_CHECKING:
     from llcuda.server.failures import Launch

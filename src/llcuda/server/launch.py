@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ServerError
-from llcuda.server.sockets import remove_socket
+from llcuda.server.listening import remove_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

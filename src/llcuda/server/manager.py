@@ -14,11 +14,9 @@ from llcuda.native import child_environment, find_executable, find_guard
 from llcuda.server.arguments import build_arguments, build_own_arguments, check_key, with_defaults
 from llcuda.server.failures import TAIL_LINES, Launch
 from llcuda.server.launch import Child
+from llcuda.server.listening import check_host, check_port_free, is_socket_path, restrict_socket, to_address
 from llcuda.server.log import Log
-from llcuda.server.ports import check_host, check_port_free, to_address
-from llcuda.server.progress import find_child
-from llcuda.server.ready import HTTP_OK, check_answer, get, raise_failure, wait_until_listening
-from llcuda.server.sockets import is_socket_path, restrict_socket
+from llcuda.server.readiness import HTTP_OK, check_answer, find_child, get, raise_failure, wait_until_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable

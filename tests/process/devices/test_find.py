@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.devices import Gpu, Situation, choose_backend, find_devices, nvml
-from llcuda.devices.facts import Failure, Inventory
+from llcuda.devices.inventory import Failure, Inventory
 from llcuda.devices.machine import Machine
+from llcuda.devices.nvidia_smi import read_nvidia_smi, run_nvidia_smi
 from llcuda.devices.nvml import read_nvml
-from llcuda.devices.smi import read_nvidia_smi, run_nvidia_smi
 from llcuda.errors import NoDeviceError, UsageError
 from tests.conftest import FLAGS
 from tests.processes import PATIENCE, is_alive, wait_until
@@ -353,7 +353,7 @@ def test_nvml_is_asked_first_and_nvidia_smi_not_at_all(
 def test_a_quick_answer_is_not_kept(
     library: Path, environ: dict[str, str], cache: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llcuda.devices.find._SLOW", 60.0)
+    monkeypatch.setattr("llcuda.devices.detection._SLOW", 60.0)
     set_driver(monkeypatch, T4)
     find_devices(machine=machine_with(tmp_path, environ, library=library))
     assert not cache.exists()

@@ -33,7 +33,7 @@ from llcuda.errors import (
 )
 from llcuda.server import ServerManager
 from llcuda.server.log import MAX_LINE_BYTES
-from llcuda.server.progress import find_child, measure_progress
+from llcuda.server.readiness import find_child, measure_progress
 from tests.processes import (
     PATIENCE,
     children_of,

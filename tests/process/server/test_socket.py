@@ -151,7 +151,7 @@ def test_another_servers_socket_is_left_alone(manager: ServerManager, tiny_model
 def test_a_path_that_is_taken_after_the_check_is_reported_by_the_server(
     *, manager: ServerManager, tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llcuda.server.ports.check_socket_path", lambda _: None)
+    monkeypatch.setattr("llcuda.server.listening.check_socket_path", lambda _: None)
     leave_socket(folder / "x.sock")
     with pytest.raises(UsageError, match="nothing can listen on") as caught:
         manager.start_server(tiny_model, host=str(folder / "x.sock"))

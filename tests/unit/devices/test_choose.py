@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llcuda.devices import Devices, Gpu, Situation, choose_backend, visible_devices
-from llcuda.devices.choose import _best, parse_version
+from llcuda.devices.backend_choice import _best, parse_version
 from llcuda.errors import DriverTooOldError, NoDeviceError, UnsupportedDeviceError, UsageError
 from llcuda.native import Backend
 

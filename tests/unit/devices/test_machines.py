@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from llcuda.devices import Choice, Devices, Situation, choose_backend, find_devices, visible_devices
-from llcuda.devices.facts import Failure
-from llcuda.devices.find import _conclude
-from llcuda.devices.situations import explain_failure
-from llcuda.devices.smi import parse_nvidia_smi
+from llcuda.devices.detection import _conclude
+from llcuda.devices.diagnosis import explain_failure
+from llcuda.devices.inventory import Failure
+from llcuda.devices.nvidia_smi import parse_nvidia_smi
 from llcuda.errors import DeviceError, DriverTooOldError, NoDeviceError, UnsupportedDeviceError
 from llcuda.native import Backend
 from tests.standins.fake_machine import LIBCUDA, NVML, build_machine

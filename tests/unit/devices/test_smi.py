@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llcuda.devices.facts import Gpu, Situation
-from llcuda.devices.smi import Output, classify_output, parse_nvidia_smi
+from llcuda.devices.inventory import Gpu, Situation
+from llcuda.devices.nvidia_smi import Output, classify_output, parse_nvidia_smi
 
 DATA = Path(__file__).parents[2] / "data" / "devices"
 T4 = "0, Tesla T4, GPU-f4b1, 7.5, 15360, 14910, 535.104.05\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llcuda.devices.facts import GpuUsage
-from llcuda.devices.smi import parse_usage
+from llcuda.devices.inventory import GpuUsage
+from llcuda.devices.nvidia_smi import parse_usage
 from llcuda.gateway.observe.gpu_metrics import INTERVAL, choose_pause
 
 # --query-gpu=index,name,uuid,memory.used,memory.total,utilization.gpu,temperature.gpu --format=csv,noheader,nounits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llcuda.devices import Gpu
-from llcuda.devices.visible import choose_visible
+from llcuda.devices.visibility import choose_visible
 
 SMALL = Gpu(0, "GTX 1060", "GPU-aaaa1111-0000", "6.1", 6144)
 LARGE = Gpu(1, "RTX 3090", "GPU-aaaa2222-0000", "8.6", 24576)

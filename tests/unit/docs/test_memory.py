@@ -15,8 +15,7 @@ from llcuda.devices import Devices, Gpu, Situation, choose_backend
 from llcuda.engine import placement as placements
 from llcuda.engine.ladder import list_rungs
 from llcuda.engine.load import Started, _step_down, _with_steps
-from llcuda.engine.placement import choose_placement
-from llcuda.engine.split import check_split
+from llcuda.engine.placement import check_split, choose_placement
 from llcuda.errors import OutOfMemoryError, UsageError
 from llcuda.server.failures import Launch, classify_failure
 from tests.unit.cli.test_gpu import CUDA12, NONE

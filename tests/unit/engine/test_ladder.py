@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from llcuda.engine.ladder import WITHOUT_DRAFT, list_rungs
-from llcuda.engine.settle import wait_for_memory
-from llcuda.engine.split import SPLIT_OPTIONS
+from llcuda.engine.placement import SPLIT_OPTIONS, wait_for_memory
 
 BATCH, CACHE, CONTEXT = {"ubatch_size": 128}, {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}, {"ctx_size": 4096}
 HALF, QUARTER, CPU = {"gpu_layers": 16}, {"gpu_layers": 8}, dict.fromkeys(("gpu_layers", *SPLIT_OPTIONS))

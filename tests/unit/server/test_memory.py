@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.server.memory import limit_prompt_cache, read_free_memory
+from llcuda.server.free_memory import limit_prompt_cache, read_free_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +40,10 @@ def test_memory_that_cannot_be_read_is_not_known(tmp_path: Path) -> None:
 def test_all_servers_together_keep_a_quarter_of_what_is_free(
     monkeypatch: pytest.MonkeyPatch, *, free: int, servers: int, expected: int
 ) -> None:
-    monkeypatch.setattr("llcuda.server.memory.read_free_memory", lambda: free)
+    monkeypatch.setattr("llcuda.server.free_memory.read_free_memory", lambda: free)
     assert limit_prompt_cache(servers) == expected
 
 
 def test_what_is_not_known_to_be_free_is_left_to_llama_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.server.memory.read_free_memory", lambda: None)
+    monkeypatch.setattr("llcuda.server.free_memory.read_free_memory", lambda: None)
     assert limit_prompt_cache() is None

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llcuda.engine.load import Load, complete_options, require_whole_binaries
-from llcuda.engine.placement import choose_placement
-from llcuda.engine.split import check_split
+from llcuda.engine.placement import check_split, choose_placement
 from llcuda.fleet.processes.machine_shares import choose_options, choose_places, keep_to_core, order_cores, turn
 from llcuda.models import resolve_model
-from llcuda.server.memory import limit_prompt_cache
+from llcuda.server.free_memory import limit_prompt_cache
 
 if TYPE_CHECKING:
     from llcuda.engine.placement import Placement

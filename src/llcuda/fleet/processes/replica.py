@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from llcuda.engine.load import start
-from llcuda.engine.settle import settle
+from llcuda.engine.placement import settle
 from llcuda.errors import (
     BinaryError,
     LlcudaError,

@@ -12,7 +12,7 @@ from llcuda.fleet.processes.process_usage import read_resident
 from llcuda.gateway.admin.offload_changes import Offloads
 from llcuda.gateway.http.static_files import serve_page
 from llcuda.gateway.observe.history import Figures, History, read_figures
-from llcuda.server.memory import read_free_memory
+from llcuda.server.free_memory import read_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

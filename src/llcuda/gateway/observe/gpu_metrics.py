@@ -7,14 +7,14 @@ from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from llcuda.devices.facts import Failure
+from llcuda.devices.detection import has_driver, read_usage
+from llcuda.devices.inventory import Failure
 from llcuda.devices.machine import Machine
-from llcuda.devices.usage import has_driver, read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from llcuda.devices.facts import GpuUsage
+    from llcuda.devices.inventory import GpuUsage
 
 __all__ = ["GpuMetrics", "choose_pause"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.devices import Situation
-from llcuda.devices.facts import Failure
+from llcuda.devices.inventory import Failure
 from llcuda.gateway.observe import gpu_metrics
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.observe.gpu_metrics import GpuMetrics

@@ -169,7 +169,7 @@ def test_all_workers_share_the_memory_for_old_prompts(
     monkeypatch: pytest.MonkeyPatch, *, others: int, options: dict[str, int], expected: int
 ) -> None:
     monkeypatch.setattr("llcuda.fleet.processes.loads.require_whole_binaries", lambda: None)
-    monkeypatch.setattr("llcuda.server.memory.read_free_memory", lambda: 8000)
+    monkeypatch.setattr("llcuda.server.free_memory.read_free_memory", lambda: 8000)
     config = model(workers=2, device="cpu", server_options=options)
     found = loads.prepare_loads(config, loads.Share(workers_of_others=others))
     assert [load.options["cache_ram"] for load in found] == [expected] * 2

@@ -6,16 +6,16 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda import settings
-from llcuda.devices.facts import Devices, Failure, Inventory, Situation
+from llcuda.devices.diagnosis import explain_failure, explain_without_asking, no_gpu
+from llcuda.devices.inventory import Devices, Failure, Inventory, Situation
 from llcuda.devices.machine import Machine
-from llcuda.devices.situations import explain_failure, explain_without_asking, no_gpu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llcuda.devices.facts import Gpu
+    from llcuda.devices.inventory import Gpu, GpuUsage
 
-__all__ = ["find_devices"]
+__all__ = ["find_devices", "has_driver", "read_usage"]
 
 _TIMEOUT = 5.0
 _LONGEST_TIMEOUT = 3600.0
@@ -60,7 +60,7 @@ def _ask(machine: Machine, timeout: float) -> tuple[Inventory | Failure, str]:
     program, left = machine.find_program("nvidia-smi"), deadline - monotonic()
     if program is None or left <= 0:
         return first, "none"
-    from llcuda.devices.smi import read_nvidia_smi  # noqa: PLC0415 - not needed where NVML answers
+    from llcuda.devices.nvidia_smi import read_nvidia_smi  # noqa: PLC0415 - not needed where NVML answers
 
     second = read_nvidia_smi(program, timeout=left, environ=machine.environ)
     vague = isinstance(second, Failure) and second.situation is Situation.UNKNOWN
@@ -84,7 +84,7 @@ def _conclude(machine: Machine, answer: Inventory | Failure, source: str) -> Dev
         detail = f"{' and '.join(answer.empty_mig)}: MIG mode is on and no slice was made."
         remedy = "Make slices (`sudo nvidia-smi mig -cgi …  -C`), or switch MIG off (`sudo nvidia-smi -mig 0`)."
         return _describe(answer, source, Situation.MIG_EMPTY, detail=detail, remedy=remedy)
-    from llcuda.devices.visible import choose_visible  # noqa: PLC0415
+    from llcuda.devices.visibility import choose_visible  # noqa: PLC0415
 
     gpus, remark = choose_visible(
         answer.gpus,
@@ -129,3 +129,24 @@ def _count(gpus: tuple[Gpu, ...]) -> str:
     slices = sum(gpu.mig_profile is not None for gpu in gpus)
     kind = "MIG slice" if slices == len(gpus) else "NVIDIA GPU"
     return f"1 {kind} can be used." if len(gpus) == 1 else f"{len(gpus)} {kind}s can be used."
+
+
+def has_driver(machine: Machine) -> bool:
+    """Return whether there is a driver to ask, from facts that cost nothing to read."""
+    return explain_without_asking(machine) is None
+
+
+def read_usage(machine: Machine, *, timeout: float) -> tuple[GpuUsage, ...] | Failure:
+    """Return what each GPU does now, or why nobody says it, after at most ``timeout`` seconds."""
+    from llcuda.devices.nvidia_smi import read_smi_usage  # noqa: PLC0415
+    from llcuda.devices.nvml import read_nvml_usage  # noqa: PLC0415 - not needed where there is no driver
+
+    deadline = monotonic() + timeout
+    library, program = machine.find_library("libnvidia-ml.so.1"), machine.find_program("nvidia-smi")
+    answer: tuple[GpuUsage, ...] | Failure = Failure(Situation.UNKNOWN, "libnvidia-ml.so.1 was not found")
+    if library is not None:
+        answer = read_nvml_usage(library, timeout=timeout)
+    left = deadline - monotonic()
+    if isinstance(answer, tuple) or program is None or left <= 0:
+        return answer
+    return read_smi_usage(program, timeout=left, environ=machine.environ)

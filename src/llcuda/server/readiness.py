@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerExitedError, ServerNotReadyError
 from llcuda.server.failures import TAIL_LINES, classify_failure
-from llcuda.server.progress import find_child, measure_progress
 from llcuda.transport.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
     from llcuda.transport.address import Address
     from llcuda.transport.sync import Transport
 
-__all__ = ["HTTP_OK", "check_answer", "get", "raise_failure", "wait_until_listening"]
+__all__ = [
+    "HTTP_OK",
+    "check_answer",
+    "find_child",
+    "get",
+    "measure_progress",
+    "raise_failure",
+    "wait_until_listening",
+]
 
 HTTP_OK = 200
 _LOOK_INTERVAL = 1.0  # seconds between looks at progress; a line that matters wakes at once
@@ -102,3 +111,34 @@ def _measure(child: Child) -> tuple[int, ...]:
 
 def _not_ready(reason: str, child: Child, timeout: float) -> ServerNotReadyError:
     return ServerNotReadyError(reason, timeout=timeout, log_tail=child.log.lines(TAIL_LINES))
+
+
+def find_child(pid: int) -> int | None:
+    """Return the process id of the first child of ``pid``, or None where it has none."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return None
+    return int(children[0]) if children else None
+
+
+def measure_progress(pid: int) -> tuple[int, int]:
+    """Return the bytes that ``pid`` has read, from files and from disk, and its resident memory in pages.
+
+    Reading a mapped model shows in the second and the third only, and in the third alone when it is cached. Zeros stand
+    for what the kernel does not show.
+    """
+    return _bytes_read(pid), _resident_pages(pid)
+
+
+def _bytes_read(pid: int) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "read_bytes:")))
+    return 0
+
+
+def _resident_pages(pid: int) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return 0

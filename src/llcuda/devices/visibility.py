@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llcuda.devices.facts import Gpu
+    from llcuda.devices.inventory import Gpu
 
 __all__ = ["choose_visible"]
 

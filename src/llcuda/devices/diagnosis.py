@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from llcuda.devices.facts import Devices, Failure, Gpu, Situation
+from llcuda.devices.inventory import Devices, Failure, Gpu, Situation
 from llcuda.devices.machine import AMD, INTEL, NVIDIA
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llcuda.devices.facts import Devices, Gpu, Situation
+from llcuda.devices.inventory import Devices, Gpu, Situation
 from llcuda.errors import DeviceError, DriverTooOldError, NoDeviceError, UnsupportedDeviceError, UsageError
 
 if TYPE_CHECKING:

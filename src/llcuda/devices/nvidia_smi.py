@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llcuda.devices.facts import Failure, Gpu, GpuUsage, Inventory, Situation
+from llcuda.devices.inventory import Failure, Gpu, GpuUsage, Inventory, Situation
 from llcuda.settings import drop_secrets
 
 if TYPE_CHECKING:
