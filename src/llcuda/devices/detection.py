@@ -1,4 +1,4 @@
-"""Finding the GPUs: cheap facts first, then the cache, then NVML, then nvidia-smi, all within one time limit."""
+"""The GPUs and what they do: cheap facts first, then the cache, then NVML, then nvidia-smi, within one time limit."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _TIMEOUT = 5.0
 _LONGEST_TIMEOUT = 3600.0
 _SLOW = 0.25
 """Seconds from which on an answer of NVML is worth keeping; a driver that stays loaded needs a tenth of that."""
+_NO_NVML = Failure(Situation.UNKNOWN, "libnvidia-ml.so.1 was not found")
 _ENOUGH = frozenset({Situation.DRIVER_MISMATCH, Situation.GPU_LOST, Situation.PERMISSION, Situation.NO_DEVICES})
 """What NVML says with certainty: nvidia-smi, which asks NVML, would say the same."""
 
@@ -69,7 +70,7 @@ def _ask(machine: Machine, timeout: float) -> tuple[Inventory | Failure, str]:
 
 def _ask_nvml(library: Path | None, timeout: float) -> Inventory | Failure:
     if library is None:
-        return Failure(Situation.UNKNOWN, "libnvidia-ml.so.1 was not found")
+        return _NO_NVML
     from llcuda.devices.nvml import read_nvml  # noqa: PLC0415 - not needed where there is no driver
 
     return read_nvml(library, timeout=timeout)
@@ -137,15 +138,13 @@ def has_driver(machine: Machine) -> bool:
 
 
 def read_usage(machine: Machine, *, timeout: float) -> tuple[GpuUsage, ...] | Failure:
-    """Return what each GPU does now, or why nobody says it, after at most ``timeout`` seconds."""
-    from llcuda.devices.nvidia_smi import read_smi_usage  # noqa: PLC0415
-    from llcuda.devices.nvml import read_nvml_usage  # noqa: PLC0415 - not needed where there is no driver
+    """Return what each GPU does now, from NVML or else nvidia-smi, or why nobody says it, after ``timeout`` seconds."""
+    from llcuda.devices.nvidia_smi import read_smi_usage  # noqa: PLC0415 - not needed where there is no driver
+    from llcuda.devices.nvml import read_nvml_usage  # noqa: PLC0415
 
     deadline = monotonic() + timeout
     library, program = machine.find_library("libnvidia-ml.so.1"), machine.find_program("nvidia-smi")
-    answer: tuple[GpuUsage, ...] | Failure = Failure(Situation.UNKNOWN, "libnvidia-ml.so.1 was not found")
-    if library is not None:
-        answer = read_nvml_usage(library, timeout=timeout)
+    answer = read_nvml_usage(library, timeout=timeout) if library else _NO_NVML
     left = deadline - monotonic()
     if isinstance(answer, tuple) or program is None or left <= 0:
         return answer

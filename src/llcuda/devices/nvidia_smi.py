@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.devices.inventory import Failure, Gpu, GpuUsage, Inventory, Situation
@@ -31,7 +35,8 @@ _USAGE_FIELDS = "index,name,uuid,memory.used,memory.total,utilization.gpu,temper
 _FORMAT = "--format=csv,noheader,nounits"
 _KILL_TIMEOUT = 0.5
 _MIB = 1 << 20
-_COLUMNS = len(_FIELDS.split(","))
+_CELLS = 4
+"""The cells of a row after the UUID, of which old drivers lack compute_cap."""
 
 # Drivers from 610 on say UMD (user mode driver) and KMD (kernel mode driver).
 _CUDA = re.compile(r"CUDA(?: UMD)? Version\s*:\s*(\d+\.\d+)")
@@ -66,8 +71,6 @@ class Output:
 
 def read_nvidia_smi(program: Path, *, timeout: float, environ: Mapping[str, str]) -> Inventory | Failure:
     """Return what nvidia-smi lists, or why it does not, after at most ``timeout`` seconds for all its runs."""
-    from time import monotonic  # noqa: PLC0415
-
     deadline = monotonic() + timeout
 
     def run(*arguments: str) -> Output:
@@ -125,13 +128,10 @@ def run_nvidia_smi(
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill the process and its children; one that sits in the driver dies when the driver lets go, unwatched."""
-    import contextlib  # noqa: PLC0415
-    import os  # noqa: PLC0415
-    import signal  # noqa: PLC0415
     import subprocess  # noqa: PLC0415
     import threading  # noqa: PLC0415
 
-    with contextlib.suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     for stream in (process.stdout, process.stderr):
         if stream:
@@ -183,43 +183,46 @@ def _complete_lines(text: str) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _parse_row(line: str) -> tuple[Gpu, str] | None:
-    """Return the GPU of one row and its driver's version, None for a row that is none."""
+def _split_row(line: str) -> tuple[int, str, str, list[str]] | None:
+    """Return index, name, UUID and the other cells of one row, None if it is none; a name may have commas."""
     cells = [cell.strip() for cell in line.split(",")]
     at = next((place for place, cell in enumerate(cells) if cell.startswith("GPU-")), 0)
-    rest = cells[at + 1 :]
-    if len(rest) == _COLUMNS - 4:
-        rest.insert(0, "")
-    if at < 2 or not cells[0].isdigit() or len(rest) != _COLUMNS - 3:  # noqa: PLR2004 - index and name come first
+    if at < 2 or not cells[0].isdigit():  # noqa: PLR2004 - index and name come first
         return None
-    capability, total, free, driver = rest
+    return int(cells[0]), ", ".join(cells[1:at]), cells[at], cells[at + 1 :]
+
+
+def _parse_row(line: str) -> tuple[Gpu, str] | None:
+    """Return the GPU of one row and its driver's version, None for a row that is none."""
+    row = _split_row(line)
+    if not row or len(row[3]) not in {_CELLS, _CELLS - 1}:
+        return None
+    index, name, uuid, rest = row
+    capability, total, free, driver = rest if len(rest) == _CELLS else ("", *rest)
     gpu = Gpu(
-        index=int(cells[0]),
-        name=", ".join(cells[1:at]),
-        uuid=cells[at],
+        index=index,
+        name=name,
+        uuid=uuid,
         capability=capability if re.fullmatch(r"\d+\.\d+", capability) else "",
-        memory_total_mib=_parse_mib(total) or 0,
-        memory_free_mib=_parse_mib(free),
+        memory_total_mib=_parse_number(total) or 0,
+        memory_free_mib=_parse_number(free),
     )
     return gpu, driver if re.fullmatch(r"\d+\.\d+[\d.]*", driver) else ""
 
 
 def parse_usage(text: str) -> tuple[GpuUsage, ...]:
     """Return what the rows of ``--query-gpu`` say; rows that are none are left out."""
-    return tuple(usage for usage in map(_parse_usage_row, _complete_lines(text)) if usage)
+    rows = [row for row in map(_split_row, _complete_lines(text)) if row and len(row[3]) == _CELLS]
+    return tuple(_make_usage(row) for row in rows)
 
 
-def _parse_usage_row(line: str) -> GpuUsage | None:
-    cells = [cell.strip() for cell in line.split(",")]
-    at = next((place for place, cell in enumerate(cells) if cell.startswith("GPU-")), 0)
-    rest = cells[at + 1 :]
-    if at < 2 or not cells[0].isdigit() or len(rest) != len(_USAGE_FIELDS.split(",")) - 3:  # noqa: PLR2004
-        return None
-    used, total, percent, celsius = map(_parse_mib, rest)
+def _make_usage(row: tuple[int, str, str, list[str]]) -> GpuUsage:
+    index, name, uuid, cells = row
+    used, total, percent, celsius = map(_parse_number, cells)
     return GpuUsage(
-        index=int(cells[0]),
-        name=", ".join(cells[1:at]),
-        uuid=cells[at],
+        index=index,
+        name=name,
+        uuid=uuid,
         memory_used_bytes=None if used is None else used * _MIB,
         memory_total_bytes=None if total is None else total * _MIB,
         utilization=None if percent is None else percent / 100,
@@ -227,7 +230,7 @@ def _parse_usage_row(line: str) -> GpuUsage | None:
     )
 
 
-def _parse_mib(cell: str) -> int | None:
+def _parse_number(cell: str) -> int | None:
     # Not numbers: [N/A], [Not Supported], [Insufficient Permissions], [Unknown Error], [GPU is lost].
     return int(cell) if cell.isdigit() else None
 

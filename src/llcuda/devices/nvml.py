@@ -5,21 +5,23 @@ The calls run in a thread of their own, because a driver that hangs does so insi
 
 from __future__ import annotations
 
+import ctypes
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.devices.inventory import Failure, Gpu, GpuUsage, Inventory, Situation
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["SITUATIONS", "read_nvml", "read_nvml_usage"]
+__all__ = ["read_nvml", "read_nvml_usage"]
 
 T = TypeVar("T")
 
 # nvmlReturn_t, as nvml.h numbers it. nvidia-smi exits with the same numbers.
-SITUATIONS = {
+_SITUATIONS = {
     4: Situation.PERMISSION,
     8: Situation.GPU_LOST,  # the power cables are not attached
     9: Situation.NO_DRIVER,
@@ -50,8 +52,6 @@ def read_nvml_usage(library: Path, *, timeout: float) -> tuple[GpuUsage, ...] | 
 
 
 def _ask(library: Path, read: Callable[[Any], T | Failure], *, timeout: float) -> T | Failure:
-    import threading  # noqa: PLC0415 - not needed where there is no driver
-
     _stuck[:] = [thread for thread in _stuck if thread.is_alive()]
     answers: list[T | Failure] = []
     if not _stuck:
@@ -64,8 +64,6 @@ def _ask(library: Path, read: Callable[[Any], T | Failure], *, timeout: float) -
 
 
 def _read(library: Path, read: Callable[[Any], T | Failure]) -> T | Failure:
-    import ctypes  # noqa: PLC0415 - not needed where there is no driver
-
     try:
         nvml = ctypes.CDLL(str(library))
         code = int(nvml.nvmlInit_v2())
@@ -80,11 +78,9 @@ def _read(library: Path, read: Callable[[Any], T | Failure]) -> T | Failure:
 
 
 def _describe(nvml: Any, code: int, *, driver: str | None = None) -> Failure:
-    import ctypes  # noqa: PLC0415
-
     nvml.nvmlErrorString.restype = ctypes.c_char_p
     words = (nvml.nvmlErrorString(code) or b"").decode("utf-8", "replace")
-    return Failure(SITUATIONS.get(code, Situation.UNKNOWN), f"NVML error {code}: {words}", driver)
+    return Failure(_SITUATIONS.get(code, Situation.UNKNOWN), f"NVML error {code}: {words}", driver)
 
 
 def _read_inventory(nvml: Any) -> Inventory | Failure:
@@ -127,10 +123,7 @@ def _read_usages(nvml: Any) -> tuple[GpuUsage, ...] | Failure:
 
 
 def _read_usage(nvml: Any, handle: Any, index: int) -> GpuUsage:
-    import ctypes  # noqa: PLC0415
-
-    sizes = (ctypes.c_ulonglong * 3)()  # nvmlMemory_t: total, free, used
-    knows_memory = not nvml.nvmlDeviceGetMemoryInfo(handle, sizes)
+    total, _, used = _memory(nvml, handle)
     rates = (ctypes.c_uint * 2)()  # nvmlUtilization_t: gpu, memory, in percent
     knows_rates = not nvml.nvmlDeviceGetUtilizationRates(handle, rates)
     celsius = ctypes.c_uint()
@@ -139,8 +132,8 @@ def _read_usage(nvml: Any, handle: Any, index: int) -> GpuUsage:
         index=index,
         name=_text(nvml, "nvmlDeviceGetName", handle) or "NVIDIA GPU",
         uuid=_text(nvml, "nvmlDeviceGetUUID", handle) or "",
-        memory_used_bytes=sizes[2] if knows_memory else None,
-        memory_total_bytes=sizes[0] if knows_memory else None,
+        memory_used_bytes=used,
+        memory_total_bytes=total,
         utilization=rates[0] / 100 if knows_rates else None,
         temperature_celsius=float(celsius.value) if knows_temperature else None,
     )
@@ -153,14 +146,14 @@ def _read_cuda(nvml: Any) -> str | None:
 
 
 def _read_gpu(nvml: Any, handle: Any, *, index: int) -> Gpu:
-    total, free = _memory(nvml, handle)
+    total, free, _ = _memory(nvml, handle)
     return Gpu(
         index=index,
         name=_text(nvml, "nvmlDeviceGetName", handle) or "NVIDIA GPU",
         uuid=_text(nvml, "nvmlDeviceGetUUID", handle) or "",
         capability=_capability(nvml, handle),
-        memory_total_mib=total or 0,
-        memory_free_mib=free,
+        memory_total_mib=(total or 0) // _MIB,
+        memory_free_mib=None if free is None else free // _MIB,
     )
 
 
@@ -181,46 +174,34 @@ def _read_slice(nvml: Any, handle: Any, parent: Gpu) -> tuple[Gpu, str]:
     _, instance = _number(nvml, "nvmlDeviceGetGpuInstanceId", handle)
     _, compute = _number(nvml, "nvmlDeviceGetComputeInstanceId", handle)
     profile = gpu.name.rpartition("MIG ")[2] if "MIG " in gpu.name else "unknown"
-    named = Gpu(
-        index=parent.index,
+    named = replace(
+        gpu,
         name=gpu.name if "MIG " in gpu.name else f"{parent.name} MIG",
-        uuid=gpu.uuid,
         capability=gpu.capability or parent.capability,
-        memory_total_mib=gpu.memory_total_mib,
-        memory_free_mib=gpu.memory_free_mib,
         mig_profile=profile,
     )
     return named, f"MIG-{parent.uuid}/{instance}/{compute}"
 
 
 def _is_mig(nvml: Any, handle: Any) -> bool:
-    import ctypes  # noqa: PLC0415
-
     current, pending = ctypes.c_uint(), ctypes.c_uint()
     ask = getattr(nvml, "nvmlDeviceGetMigMode", None)
     return bool(ask and not ask(handle, ctypes.byref(current), ctypes.byref(pending)) and current.value)
 
 
-def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None]:
-    import ctypes  # noqa: PLC0415
-
-    sizes = (ctypes.c_ulonglong * 3)()  # nvmlMemory_t: total, free, used
-    if nvml.nvmlDeviceGetMemoryInfo(handle, sizes):
-        return None, None
-    return sizes[0] // _MIB, sizes[1] // _MIB
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None, int | None]:
+    """Return how many bytes there are, are free and are used."""
+    sizes = (ctypes.c_ulonglong * 3)()  # nvmlMemory_t
+    return (None, None, None) if nvml.nvmlDeviceGetMemoryInfo(handle, sizes) else (sizes[0], sizes[1], sizes[2])
 
 
 def _capability(nvml: Any, handle: Any) -> str:
-    import ctypes  # noqa: PLC0415
-
     major, minor = ctypes.c_int(), ctypes.c_int()
     failed = nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
     return "" if failed else f"{major.value}.{minor.value}"
 
 
 def _text(nvml: Any, name: str, *arguments: Any) -> str | None:
-    import ctypes  # noqa: PLC0415
-
     text = ctypes.create_string_buffer(_TEXT_BYTES)
     failed = getattr(nvml, name)(*arguments, text, ctypes.c_uint(_TEXT_BYTES))
     return None if failed else text.value.decode("utf-8", "replace")
@@ -228,15 +209,11 @@ def _text(nvml: Any, name: str, *arguments: Any) -> str | None:
 
 def _number(nvml: Any, name: str, *arguments: Any) -> tuple[int, int]:
     """Return the error code and the number; a function that an old driver lacks is error 13, as NVML has it."""
-    import ctypes  # noqa: PLC0415
-
     value = ctypes.c_uint()
     ask = getattr(nvml, name, None)
     return (int(ask(*arguments, ctypes.byref(value))) if ask else 13), value.value
 
 
 def _handle(nvml: Any, name: str, *arguments: Any) -> tuple[int, Any]:
-    import ctypes  # noqa: PLC0415
-
     handle = ctypes.c_void_p()
     return int(getattr(nvml, name)(*arguments, ctypes.byref(handle))), handle

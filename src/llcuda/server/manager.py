@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,25 @@ __all__ = ["ServerManager"]
 
 _EXIT_TIMEOUT = 5.0
 _HEALTH_TIMEOUT = 5.0
+
+
+class _State(Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One llama-server that was made: it may load, answer, or have ended."""
+
+    child: Child
+    launch: Launch
+    api_key: str
+    command: tuple[str, ...]
+    finalizer: weakref.finalize[..., ServerManager]
 
 
 class ServerManager:
@@ -61,14 +81,10 @@ class ServerManager:
         self._on_exit = on_exit
         self._is_batch = is_batch
         self._lock = threading.RLock()  # held for moments only, never while waiting; reentrant for signal handlers
-        self._state = "stopped"
-        self._child: Child | None = None
-        self._finalizer: weakref.finalize[..., ServerManager] | None = None
-        self._launch = Launch()
+        self._state = _State.STOPPED
+        self._run: _Run | None = None
         self._starts = 0
         self._address: Address | None = None
-        self._api_key: str | None = None
-        self.command: tuple[str, ...] = ()
 
     def find_llama_server(self) -> Path:
         """Return the path of the llama-server that would be started.
@@ -117,7 +133,7 @@ class ServerManager:
         try:
             options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
             launch = self._plan(model_path, host=check_host(host), port=port, backend=backend)
-            child = self._make_child(
+            run = self._make_run(
                 launch,
                 start,
                 key=check_key(api_key),
@@ -126,9 +142,9 @@ class ServerManager:
                 verbose=verbose,
                 options=options,
             )
-            child.start()
-            wait_until_listening(child, launch=launch, timeout=timeout, stall_timeout=stall_timeout)
-            self._become_ready(start, child, timeout=stall_timeout)
+            run.child.start()
+            wait_until_listening(run.child, launch=launch, timeout=timeout, stall_timeout=stall_timeout)
+            self._become_ready(start, run, timeout=stall_timeout)
         except BaseException:
             self._give_up(start)
             raise
@@ -166,19 +182,20 @@ class ServerManager:
 
     def raise_if_exited(self, *, timeout: float = 0.0) -> None:
         """Raise the error that says why the server ended by itself, if it has, or does within ``timeout`` seconds."""
-        if timeout and self._child is not None:
-            self._child.wait(timeout)
-        if self.state == "exited" and self._child is not None:
-            raise_failure(self._child, launch=self._launch)
+        run = self._run
+        if timeout and run is not None:
+            run.child.wait(timeout)
+        if self.state == "exited" and run is not None:
+            raise_failure(run.child, launch=run.launch)
 
     @property
     def state(self) -> str:
         """One of stopped, starting, ready, stopping and exited."""
         self._check_owner()
         with self._lock:
-            if self._state == "ready" and self._child is not None and self._child.ended:
-                self._state = "exited"
-            return self._state
+            if self._state is _State.READY and self._run is not None and self._run.child.ended:
+                self._state = _State.EXITED
+            return self._state.value
 
     @property
     def url(self) -> str:
@@ -202,12 +219,17 @@ class ServerManager:
     @property
     def api_key(self) -> str | None:
         """The key that the server asks for; None where none was started."""
-        return self._api_key
+        return self._run.api_key if self._run is not None else None
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command line of the last server; empty if none was started."""
+        return self._run.command if self._run is not None else ()
 
     @property
     def pid(self) -> int | None:
         """The process id of the server's guard, while it runs."""
-        return self._child.pid if self._child is not None else None
+        return self._run.child.pid if self._run is not None else None
 
     @property
     def server_pid(self) -> int | None:
@@ -217,17 +239,17 @@ class ServerManager:
     @property
     def returncode(self) -> int | None:
         """The exit status of the last server, or minus the signal that it died of; None while it runs."""
-        return self._child.returncode if self._child is not None else None
+        return self._run.child.returncode if self._run is not None else None
 
     @property
     def log(self) -> tuple[str, ...]:
         """The lines of the last server's log that are kept: the last 4,000."""
-        return self._child.log.lines() if self._child is not None else ()
+        return self._run.child.log.lines() if self._run is not None else ()
 
     @property
     def log_tail(self) -> tuple[str, ...]:
         """The last 40 lines of the last server's log."""
-        return self._child.log.lines(TAIL_LINES) if self._child is not None else ()
+        return self._run.child.log.lines(TAIL_LINES) if self._run is not None else ()
 
     def __enter__(self) -> Self:
         """Return the manager."""
@@ -237,7 +259,7 @@ class ServerManager:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop the server; in a forked process, leave it alone."""
-        if self._child is None or self._child.owned:
+        if self._run is None or self._run.child.owned:
             self.stop_server()
 
     def _claim(self) -> int:
@@ -247,7 +269,7 @@ class ServerManager:
             state = self.state
             if state not in {"stopped", "exited"}:
                 raise UsageError(f"this manager's server is {state}", hint="Stop it, or use another ServerManager.")
-            self._state = "starting"
+            self._state = _State.STARTING
             self._starts += 1
             return self._starts
 
@@ -262,7 +284,7 @@ class ServerManager:
             return launch
         return replace(launch, driver_floor=backend.driver_floor, toolkit=backend.toolkit)
 
-    def _make_child(
+    def _make_run(
         self,
         launch: Launch,
         start: int,
@@ -272,7 +294,7 @@ class ServerManager:
         visible_devices: str | None,
         verbose: bool,
         options: dict[str, Any],
-    ) -> Child:
+    ) -> _Run:
         executable = Path(launch.executable)
         command = (launch.executable, *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
         extra = {"LLAMA_API_KEY": key, "GGML_NO_BACKTRACE": os.environ.get("GGML_NO_BACKTRACE", "1")}
@@ -281,34 +303,33 @@ class ServerManager:
         environment = child_environment(executable, backend=backend, extra=extra)
         with self._lock:
             self._require_start(start)
-            log = Log(_log_line() if verbose else None)
             child = Child(
                 command,
                 guard=self.find_guard(),
                 directory=executable.parent,
                 environment=environment,
-                log=log,
+                log=Log(_log_line() if verbose else None),
                 socket_path=launch.host if is_socket_path(launch.host) else None,
                 on_exit=self._on_exit,
                 is_batch=self._is_batch and backend is None,
             )
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
-            self._finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
-            self._child, self._launch, self._api_key, self.command = child, launch, key, command
-        return child
+            finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
+            self._run = run = _Run(child, launch, key, command, finalizer)
+        return run
 
-    def _become_ready(self, start: int, child: Child, *, timeout: float) -> None:
-        address = to_address(self._launch.host, child.log.address or "")
+    def _become_ready(self, start: int, run: _Run, *, timeout: float) -> None:
+        address = to_address(run.launch.host, run.child.log.address or "")
         if address.is_unix:
             restrict_socket(address.host)
-        check_answer(child, address, launch=self._launch, timeout=timeout)
+        check_answer(run.child, address, launch=run.launch, timeout=timeout)
         with self._lock:
             self._require_start(start)
             self._address = address
-            self._state = "ready"
+            self._state = _State.READY
 
     def _require_start(self, start: int) -> None:
-        if self._starts != start or self._state != "starting":
+        if self._starts != start or self._state is not _State.STARTING:
             raise ServerError("the server was stopped while it was starting", log_tail=self.log_tail)
 
     def _give_up(self, start: int) -> None:
@@ -317,18 +338,18 @@ class ServerManager:
 
     def _end(self, timeout: float) -> None:
         with self._lock:
-            start, child, finalizer = self._starts, self._child, self._finalizer
-            self._state = "stopping"
+            start, run = self._starts, self._run
+            self._state = _State.STOPPING
             self._address = None
         try:
-            if child is not None:
-                child.stop(timeout)
+            if run is not None:
+                run.child.stop(timeout)
         finally:
             with self._lock:
                 if self._starts == start:
-                    self._state = "stopped"
-            if finalizer is not None and child is not None and child.ended:
-                finalizer.detach()
+                    self._state = _State.STOPPED
+            if run is not None and run.child.ended:
+                run.finalizer.detach()
 
     def _require_address(self) -> Address:
         if self._address is None:
@@ -336,7 +357,7 @@ class ServerManager:
         return self._address
 
     def _check_owner(self) -> None:
-        if self._child is not None and not self._child.owned:
+        if self._run is not None and not self._run.child.owned:
             raise ServerError(
                 "this server belongs to the process that this one was forked from",
                 hint="Talk to it with InferenceClient(url=…, api_key=…), or start one here with a new ServerManager.",

@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 import llcuda
-from llcuda import devices as package
 from llcuda.engine import placement as placements
 from llcuda.errors import NoDeviceError, UsageError
 from llcuda.fleet.fleet import Fleet
@@ -29,7 +28,7 @@ from tests.unit.engine.test_devices import BACKEND, T4, devices
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llcuda.devices import Gpu
+    from llcuda.devices import Devices, Gpu
     from llcuda.engine import DeviceReport
 
 SECOND = dataclasses.replace(T4, index=1, uuid="GPU-second")
@@ -46,7 +45,7 @@ def machine(backends: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
     def set_machine(*gpus: Gpu, memory_mib: int | tuple[int, ...] = 4096, backend: str = "fake") -> None:
         bundled = dataclasses.replace(BACKEND, library=backends / backend / "libggml-cuda.so")
-        monkeypatch.setattr(placements, "find_devices", lambda: devices(*gpus))
+        monkeypatch.setattr(placements, "find_devices", lambda **_: devices(*gpus))
         monkeypatch.setattr(placements, "find_backends", lambda: (bundled,))
         each = (memory_mib,) * len(gpus) if isinstance(memory_mib, int) else memory_mib
         monkeypatch.setenv("GGML_FAKE_GPU", ",".join(map(str, each)))
@@ -90,10 +89,12 @@ def test_a_second_load_waits_until_the_memory_of_the_first_has_come_back(
 ) -> None:
     machine(T4)
     free = iter([5_000, 9_000, 15_000, 15_000, 1])
+
+    def find(*, refresh: bool = False) -> Devices:
+        return devices(dataclasses.replace(T4, memory_free_mib=next(free)) if refresh else T4)
+
+    monkeypatch.setattr(placements, "find_devices", find)
     with llcuda.InferenceEngine() as engine:
-        monkeypatch.setattr(
-            package, "find_devices", lambda **_: devices(dataclasses.replace(T4, memory_free_mib=next(free)))
-        )
         engine.load_model("demo")
         engine.load_model("demo")
     assert next(free) == 1

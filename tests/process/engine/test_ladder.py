@@ -109,7 +109,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
 @pytest.fixture
 def gpu(backend: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Give the engine one GPU with so many MiB."""
-    monkeypatch.setattr(placements, "find_devices", lambda: devices(T4))
+    monkeypatch.setattr(placements, "find_devices", lambda **_: devices(T4))
     monkeypatch.setattr(placements, "find_backends", lambda: (dataclasses.replace(BACKEND, library=backend),))
     return lambda mib: monkeypatch.setenv("GGML_FAKE_GPU", str(mib))
 

@@ -76,7 +76,7 @@ def fail(tmp_path: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 @pytest.fixture
 def gpu(backend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placements, "find_devices", lambda: devices(T4))
+    monkeypatch.setattr(placements, "find_devices", lambda **_: devices(T4))
     monkeypatch.setattr(placements, "find_backends", lambda: (dataclasses.replace(BACKEND, library=backend),))
     monkeypatch.setattr(placements, "_is_bundled", lambda _executable: True)
     monkeypatch.setenv("GGML_FAKE_GPU", "4096")
