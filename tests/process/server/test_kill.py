@@ -194,8 +194,9 @@ def stop_when_listening(count: int, *, model: Path) -> Figures:
 
 def ask_to_end_at_the_line(manager: ServerManager, _: Bystanders) -> None:
     """Say the word in the very thread that reads the line; nobody can be earlier."""
-    wait_until(lambda: manager._child is not None)
-    child: Any = manager._child
+    wait_until(lambda: manager._run is not None)
+    run: Any = manager._run
+    child = run.child
     find = child.log._find_address
 
     def find_and_ask(line: bytes) -> None:

@@ -567,9 +567,9 @@ def test_a_forked_child_that_collects_its_garbage_leaves_the_server_alone(manage
     holder = [manager]
 
     def collect() -> str:
-        child = holder[0]._child
-        assert child is not None
-        pipe = child._pipe
+        run = holder[0]._run
+        assert run is not None
+        pipe = run.child._pipe
         holder.clear()
         gc.collect()
         return str(pipe)
