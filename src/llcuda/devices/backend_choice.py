@@ -8,7 +8,7 @@ runs on a driver below the backend's floor.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llcuda.devices.inventory import Devices, Gpu, Situation
@@ -231,17 +231,11 @@ def _refuse(devices: Devices, fits: dict[Backend, list[_Fit]]) -> Choice:
         fit, backend = min(waiting, key=lambda pair: parse_version(pair[0].required))
         return _driver_too_old(devices.driver or "", fit, backend)
     gpu = next(iter(fits.values()))[0].gpu
-    built_for = tuple(dict.fromkeys(name for backend in fits for name in backend.architectures))
     names = _join([backend.name for backend in fits])
-    return Choice(
-        backend=None,
-        gpus=(),
-        sentence=f"{_CPU} {names} {'were' if len(fits) > 1 else 'was'} not built for {_name(gpu)}.",
-        remedy=_remedy_for_capability(gpu),
-        code="capability-not-built",
-        capability=gpu.capability,
-        built_for=built_for,
-    )
+    sentence = f"{_CPU} {names} {'were' if len(fits) > 1 else 'was'} not built for {_name(gpu)}."
+    built_for = tuple(dict.fromkeys(name for backend in fits for name in backend.architectures))
+    choice = _cpu("capability-not-built", sentence, remedy=_remedy_for_capability(gpu))
+    return replace(choice, capability=gpu.capability, built_for=built_for)
 
 
 def _remedy_for_capability(gpu: Gpu) -> str:
@@ -255,18 +249,10 @@ def _remedy_for_capability(gpu: Gpu) -> str:
 
 
 def _driver_too_old(driver: str, fit: _Fit, backend: Backend) -> Choice:
-    return Choice(
-        backend=None,
-        gpus=(),
-        sentence=(
-            f"{_CPU} The NVIDIA driver {driver} is older than {fit.required}, "
-            f"which {backend.name} needs for {fit.gpu.name}."
-        ),
-        remedy=f"Update the NVIDIA driver to {fit.required} or newer, or {_USE_CPU}.",
-        code="driver-too-old",
-        driver=driver,
-        required=fit.required,
-    )
+    needed = f"which {backend.name} needs for {fit.gpu.name}"
+    sentence = f"{_CPU} The NVIDIA driver {driver} is older than {fit.required}, {needed}."
+    remedy = f"Update the NVIDIA driver to {fit.required} or newer, or {_USE_CPU}."
+    return replace(_cpu("driver-too-old", sentence, remedy=remedy), driver=driver, required=fit.required)
 
 
 def _no_such_gpu(devices: Devices, device: str) -> Choice:

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda import settings
-from llcuda.devices.diagnosis import explain_failure, explain_without_asking, no_gpu
+from llcuda.devices.diagnosis import explain_failure, explain_without_asking
 from llcuda.devices.inventory import Devices, Failure, Inventory, Situation
 from llcuda.devices.machine import Machine
 
@@ -104,15 +104,7 @@ _UNHIDE = "Unset CUDA_VISIBLE_DEVICES, or give it a GPU that `nvidia-smi -L` lis
 
 
 def _describe(answer: Inventory, source: str, situation: Situation, *, detail: str, remedy: str) -> Devices:
-    return no_gpu(
-        situation,
-        detail,
-        remedy=remedy,
-        driver=answer.driver,
-        cuda=answer.cuda,
-        source=source,
-        hidden=answer.gpus,
-    )
+    return Devices((), answer.gpus, answer.driver, answer.cuda, source, situation, detail, remedy)
 
 
 def _without_libcuda(machine: Machine, answer: Inventory, source: str) -> Devices:

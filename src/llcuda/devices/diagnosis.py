@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from llcuda.devices.inventory import Devices, Failure, Gpu, Situation
+from llcuda.devices.inventory import Devices, Failure, Situation
 from llcuda.devices.machine import AMD, INTEL, NVIDIA
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from llcuda.devices.machine import Display, Machine
 
-__all__ = ["explain_failure", "explain_without_asking", "no_gpu"]
+__all__ = ["explain_failure", "explain_without_asking"]
 
 _START_WITH_GPUS = {
     "docker": "Start the container with --gpus all (the host needs the NVIDIA Container Toolkit).",
@@ -36,18 +36,16 @@ _NOTEBOOK = {
 }
 
 
-def no_gpu(
+def _no_gpu(
     situation: Situation,
     detail: str,
     *,
     remedy: str = "",
     driver: str | None = None,
-    cuda: str | None = None,
     source: str = "none",
-    hidden: Sequence[Gpu] = (),
 ) -> Devices:
-    """Return the answer for a machine whose GPUs, if any, cannot be used."""
-    return Devices((), tuple(hidden), driver, cuda, source, situation, detail, remedy)
+    """Return the answer for a machine of whose GPUs nothing is known."""
+    return Devices((), (), driver, None, source, situation, detail, remedy)
 
 
 def explain_without_asking(machine: Machine) -> Devices | None:
@@ -56,7 +54,7 @@ def explain_without_asking(machine: Machine) -> Devices | None:
     It takes milliseconds, and is the whole of the detection on a machine that has no NVIDIA GPU.
     """
     if machine.is_jetson():
-        return no_gpu(Situation.JETSON, "This is an NVIDIA Jetson, which llcuda's CUDA backends do not support.")
+        return _no_gpu(Situation.JETSON, "This is an NVIDIA Jetson, which llcuda's CUDA backends do not support.")
     if machine.nodes():
         return None
     displays = machine.displays()
@@ -87,7 +85,7 @@ def explain_failure(machine: Machine, failure: Failure, *, source: str) -> Devic
     detail, remedy = _TEXTS.get(situation, _TEXTS[Situation.UNKNOWN])
     driver = failure.driver or machine.driver_version()
     detail = detail.format(text=failure.text, driver=driver or "of unknown version")
-    return no_gpu(situation, detail, remedy=remedy, driver=driver, source=source)
+    return _no_gpu(situation, detail, remedy=remedy, driver=driver, source=source)
 
 
 _TEXTS = {
@@ -146,10 +144,10 @@ def _no_card(machine: Machine, displays: Sequence[Display]) -> Devices:
         return _hybrid_off(machine)
     remedy = _NOTEBOOK.get(machine.platform(), "")
     if AMD in vendors:
-        return no_gpu(Situation.AMD, "This machine has an AMD GPU and no NVIDIA GPU.", remedy=remedy)
+        return _no_gpu(Situation.AMD, "This machine has an AMD GPU and no NVIDIA GPU.", remedy=remedy)
     if INTEL in vendors:
-        return no_gpu(Situation.INTEL, "This machine has an Intel GPU and no NVIDIA GPU.", remedy=remedy)
-    return no_gpu(Situation.NO_NVIDIA, "This machine has no NVIDIA GPU.", remedy=remedy)
+        return _no_gpu(Situation.INTEL, "This machine has an Intel GPU and no NVIDIA GPU.", remedy=remedy)
+    return _no_gpu(Situation.NO_NVIDIA, "This machine has no NVIDIA GPU.", remedy=remedy)
 
 
 def _no_driver(machine: Machine, taken: str) -> Devices:
@@ -166,7 +164,7 @@ def _no_driver(machine: Machine, taken: str) -> Devices:
         detail = "There is an NVIDIA GPU, and NVIDIA's driver is not loaded."
         remedy = _INSTALL_DRIVER
     where = " This is a container: do it on its host." if remedy == _INSTALL_DRIVER and machine.container() else ""
-    return no_gpu(Situation.NO_DRIVER, detail, remedy=remedy + where, driver=machine.driver_version())
+    return _no_gpu(Situation.NO_DRIVER, detail, remedy=remedy + where, driver=machine.driver_version())
 
 
 def _container(machine: Machine) -> Devices:
@@ -178,12 +176,12 @@ def _container(machine: Machine) -> Devices:
     else:
         detail = f"This container has /dev/{nodes[0]} and not the NVIDIA driver's libraries."
     remedy = _START_WITH_GPUS[machine.container()]
-    return no_gpu(Situation.CONTAINER_WITHOUT_GPUS, detail, remedy=remedy, driver=machine.driver_version())
+    return _no_gpu(Situation.CONTAINER_WITHOUT_GPUS, detail, remedy=remedy, driver=machine.driver_version())
 
 
 def _wsl(text: str) -> Devices:
     detail, remedy = _TEXTS[Situation.WSL_NO_GPU]
-    return no_gpu(Situation.WSL_NO_GPU, detail.format(text=text), remedy=remedy)
+    return _no_gpu(Situation.WSL_NO_GPU, detail.format(text=text), remedy=remedy)
 
 
 def _permission(machine: Machine, refused: int) -> Devices:
@@ -198,7 +196,7 @@ def _permission(machine: Machine, refused: int) -> Devices:
     else:
         detail = "This user may not use /dev/nvidia*."
         remedy = "Ask for the group of the device nodes (`ls -l /dev/nvidia*`), or run `sudo chmod a+rw /dev/nvidia*`."
-    return no_gpu(Situation.PERMISSION, detail, remedy=remedy, driver=machine.driver_version())
+    return _no_gpu(Situation.PERMISSION, detail, remedy=remedy, driver=machine.driver_version())
 
 
 def _was_switched_off(machine: Machine, displays: Sequence[Display]) -> bool:
@@ -216,4 +214,4 @@ def _is_asleep(displays: Sequence[Display]) -> bool:
 
 def _hybrid_off(machine: Machine) -> Devices:
     detail = "This laptop's NVIDIA GPU is switched off; another GPU draws the screen."
-    return no_gpu(Situation.HYBRID_OFF, detail, remedy=_SWITCH_ON, driver=machine.driver_version())
+    return _no_gpu(Situation.HYBRID_OFF, detail, remedy=_SWITCH_ON, driver=machine.driver_version())

@@ -90,17 +90,13 @@ def read_nvidia_smi(program: Path, *, timeout: float, environ: Mapping[str, str]
     return Failure(Situation.UNKNOWN, "nvidia-smi prints nothing that can be understood", found.driver)
 
 
-def read_smi_usage(
-    program: Path, *, timeout: float, environ: Mapping[str, str]
-) -> tuple[GpuUsage, ...] | Failure:
+def read_smi_usage(program: Path, *, timeout: float, environ: Mapping[str, str]) -> tuple[GpuUsage, ...] | Failure:
     """Return what nvidia-smi says that each GPU does now, or why it does not, after at most ``timeout`` seconds."""
     output = run_nvidia_smi(program, [f"--query-gpu={_USAGE_FIELDS}", _FORMAT], timeout=timeout, environ=environ)
     return classify_output(output) or parse_usage(output.stdout)
 
 
-def run_nvidia_smi(
-    program: Path, arguments: Sequence[str], *, timeout: float, environ: Mapping[str, str]
-) -> Output:
+def run_nvidia_smi(program: Path, arguments: Sequence[str], *, timeout: float, environ: Mapping[str, str]) -> Output:
     """Run nvidia-smi in a session of its own; after ``timeout`` seconds it and its children are killed."""
     import subprocess  # noqa: PLC0415 - not needed where NVML answers
 

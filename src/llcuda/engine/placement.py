@@ -70,8 +70,7 @@ class Placement:
     def on_cpu(self) -> Placement:
         """Return the placement on the CPU that is left when the GPU's memory does not suffice."""
         sentence = "Using the CPU. The GPU's memory does not suffice for this model."
-        choice = Choice(backend=None, gpus=(), sentence=sentence, remedy="", code="out-of-memory")
-        return Placement(asked=self.asked, required=self.required, choice=choice)
+        return replace(self, choice=replace(_ON_CPU, sentence=sentence, code="out-of-memory"))
 
     def on_one(self, number: int) -> Placement:
         """Return the placement on one of the GPUs that were chosen, counted from 0."""
@@ -121,7 +120,7 @@ def _choose(device: str) -> Choice:
     executable = find_executable("llama-server")
     if not _is_bundled(executable):
         sentence = f"{executable} is not the bundled llama-server: it chooses its devices itself."
-        return Choice(backend=None, gpus=(), sentence=sentence, remedy="", code=OWN_SERVER)
+        return replace(_ON_CPU, sentence=sentence, code=OWN_SERVER)
     devices = find_devices()
     # Without a GPU a backend that is damaged is in nobody's way.
     backends = find_backends() if devices.situation is Situation.OK else ()
