@@ -75,14 +75,16 @@ class LlcudaError(Exception):
     """Any failure that llcuda foresaw."""
 
     exit_code: ClassVar[int] = 1
+    hint = ""
+    """The next thing to try; a class has one for when none is given."""
     log_tail: tuple[str, ...] = ()
-    """The last lines of llama-server's log, where it had a part in this."""
+    """The last lines of llama-server's log, if it had a part in this."""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        """Keep the ``message`` and the ``hint``: the next thing to try."""
+    def __init__(self, message: str, *, hint: str = "", log_tail: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.hint
+        self.log_tail = tuple(log_tail)
 
     def __str__(self) -> str:
         """Return the message, also where the second base class would format its own."""
@@ -112,42 +114,38 @@ class BinaryError(LlcudaError):
 
 
 class BinaryNotFoundError(BinaryError, FileNotFoundError):
-    """An executable is in none of the places where it is looked for."""
+    """An executable, ``name``, is in none of the places that were ``searched``, each as ``where: path``."""
+
+    hint = "Reinstall llcuda (`pip install --force-reinstall llcuda`), or set LLAMA_SERVER_PATH."
 
     def __init__(self, name: str, *, searched: Sequence[str]) -> None:
-        """Keep the executable's ``name`` and every place that was ``searched``, as ``where: path``."""
         self.name = name
         self.searched = tuple(searched)
         places = "".join(f"\n  {place}" for place in self.searched)
-        super().__init__(
-            f"{name} was not found. Looked at:{places}",
-            hint="Reinstall llcuda (`pip install --force-reinstall llcuda`), or set LLAMA_SERVER_PATH.",
-        )
+        super().__init__(f"{name} was not found. Looked at:{places}")
 
 
 class BinaryUnusableError(BinaryError):
-    """An executable is there and cannot run: no execute bit, damaged, or a library is missing."""
+    """An executable is there and cannot run: no execute bit, damaged, or libraries are ``missing``."""
+
+    hint = "Run `llcuda doctor` to see what is broken."
 
     def __init__(self, path: Path | str, reason: str, *, missing: Sequence[str] = (), hint: str = "") -> None:
-        """Keep the ``path``, and the names of libraries that are ``missing``."""
         self.path = str(path)
         self.reason = reason
         self.missing = tuple(missing)
-        super().__init__(f"{path} cannot be used: {reason}", hint=hint or "Run `llcuda doctor` to see what is broken.")
+        super().__init__(f"{path} cannot be used: {reason}", hint=hint)
 
 
 class InstallError(BinaryError):
-    """A bundle of binaries was refused, or did not work here; what was in use before still is."""
+    """A bundle of binaries, from ``source``, was refused or did not work here; what was in use before still is."""
+
+    hint = "What was in use before still is. Get the bundle again, or name another source with --from."
 
     def __init__(self, source: str, reason: str, *, log_tail: Sequence[str] = (), hint: str = "") -> None:
-        """Keep the ``source`` of the bundle, and the last lines of llama-server's log where it was tried."""
         self.source = source
         self.reason = reason
-        self.log_tail = tuple(log_tail)
-        super().__init__(
-            f"{source} is not installed: {reason}",
-            hint=hint or "What was in use before still is. Get the bundle again, or name another source with --from.",
-        )
+        super().__init__(f"{source} is not installed: {reason}", hint=hint, log_tail=log_tail)
 
 
 class DeviceError(LlcudaError):
@@ -157,31 +155,28 @@ class DeviceError(LlcudaError):
 
 
 class NoDeviceError(DeviceError):
-    """A GPU was asked for and there is none to use."""
+    """A GPU was asked for and there is none to use; the message says what stands in the way."""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        """Keep the ``message``, which says what stands in the way."""
-        super().__init__(message, hint=hint or 'Use device="cpu", or device="auto" to take a GPU where there is one.')
+    hint = 'Use device="cpu", or device="auto" to take a GPU where there is one.'
 
 
 class UnsupportedDeviceError(DeviceError):
-    """The GPU's compute capability is not among those that the backend was built for."""
+    """The GPU's compute ``capability`` is not among those that the backend was ``built_for``."""
+
+    hint = 'Use device="cpu".'
 
     def __init__(self, capability: str, *, built_for: Sequence[str], hint: str = "") -> None:
-        """Keep the GPU's ``capability`` and the list that the backend was ``built_for``."""
         self.capability = capability
         self.built_for = tuple(built_for)
         super().__init__(
-            f"compute capability {capability} is not among those built for: {', '.join(built_for)}",
-            hint=hint or 'Use device="cpu".',
+            f"compute capability {capability} is not among those built for: {', '.join(built_for)}", hint=hint
         )
 
 
 class DriverTooOldError(DeviceError):
-    """The NVIDIA driver is older than the backend needs."""
+    """The NVIDIA ``driver`` is older than the version ``required`` by the backend."""
 
     def __init__(self, driver: str, *, required: str) -> None:
-        """Keep the installed ``driver`` version and the one ``required``."""
         self.driver = driver
         self.required = required
         super().__init__(
@@ -193,12 +188,7 @@ class DriverTooOldError(DeviceError):
 class OutOfMemoryError(DeviceError):
     """The model does not fit into the memory there is."""
 
-    def __init__(self, message: str, *, log_tail: Sequence[str] = (), hint: str = "") -> None:
-        """Keep the last lines of llama-server's log."""
-        self.log_tail = tuple(log_tail)
-        super().__init__(
-            message, hint=hint or "Use a smaller ctx_size, a smaller quantisation, or fewer gpu_layers."
-        )
+    hint = "Use a smaller ctx_size, a smaller quantisation, or fewer gpu_layers."
 
 
 class ModelError(LlcudaError):
@@ -208,10 +198,9 @@ class ModelError(LlcudaError):
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
-    """No model has the name or the path that was given."""
+    """No model has the ``name`` or the path that was given; ``suggestions`` are the nearest known names."""
 
     def __init__(self, name: str, reason: str, *, suggestions: Sequence[str] = (), hint: str = "") -> None:
-        """Keep the ``name`` as given and the nearest known names as ``suggestions``."""
         self.name = name
         self.suggestions = tuple(suggestions)
         did_you_mean = f"Did you mean {', '.join(self.suggestions)}? " if self.suggestions else ""
@@ -221,58 +210,51 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 
 class ModelFormatError(ModelError, ValueError):
-    """The file is not a GGUF model that can be used."""
+    """The file at ``path`` is not a GGUF model that can be used; ``offset`` is the byte that is wrong, if it is one."""
+
+    hint = "Download the file again; it must be a GGUF model."
 
     def __init__(self, path: Path | str, reason: str, *, offset: int | None = None, hint: str = "") -> None:
-        """Keep the ``path`` and the byte ``offset`` at which the file is wrong (None where there is no such place)."""
         self.path = str(path)
         self.reason = reason
         self.offset = offset
         where = "" if offset is None else f" at byte {offset}"
-        super().__init__(
-            f"{path}: {reason}{where}", hint=hint or "Download the file again; it must be a GGUF model."
-        )
+        super().__init__(f"{path}: {reason}{where}", hint=hint)
 
 
 class ChecksumMismatchError(ModelError):
-    """A file's SHA-256 is not the one that was promised."""
+    """A file's SHA-256 is not the one that was promised: ``expected`` and ``actual`` are ``sha256:<64 hex>``."""
+
+    hint = "The file is damaged or not the one meant: remove it and download it again."
 
     def __init__(self, path: Path | str, *, expected: str, actual: str, hint: str = "") -> None:
-        """Keep both digests, each as ``sha256:<64 hex>``."""
         self.path = str(path)
         self.expected = expected
         self.actual = actual
-        super().__init__(
-            f"{path}: expected {expected}, the file has {actual}",
-            hint=hint or "The file is damaged or not the one meant: remove it and download it again.",
-        )
+        super().__init__(f"{path}: expected {expected}, the file has {actual}", hint=hint)
 
 
 class DownloadError(ModelError, OSError):
-    """A download failed."""
+    """The download of ``url`` (or the hub's repository and file) failed, with the HTTP ``status`` if there was one."""
+
+    hint = "Check the network and try again: what was downloaded is kept and resumed."
 
     def __init__(self, url: str, reason: str, *, status: int | None = None, hint: str = "") -> None:
-        """Keep the ``url`` (or the hub's repository and file) and the HTTP ``status``, if there was one."""
         self.url = url
         self.reason = reason
         self.status = status
-        super().__init__(
-            f"{url} could not be downloaded: {reason}",
-            hint=hint or "Check the network and try again: what was downloaded is kept and resumed.",
-        )
+        super().__init__(f"{url} could not be downloaded: {reason}", hint=hint)
 
 
 class DraftMismatchError(ModelError, ValueError):
-    """The draft model cannot draft for the model: it has another vocabulary."""
+    """The ``draft`` model, a name or a path, cannot draft for the model: it has another vocabulary."""
+
+    hint = 'Take a smaller model of the same family, or draft="ngram-mod", which needs no model.'
 
     def __init__(self, draft: Path | str, reason: str, *, hint: str = "") -> None:
-        """Keep the ``draft``'s name or path, and the ``reason``."""
         self.draft = str(draft)
         self.reason = reason
-        super().__init__(
-            f"{draft} cannot be the draft: {reason}",
-            hint=hint or 'Take a smaller model of the same family, or draft="ngram-mod", which needs no model.',
-        )
+        super().__init__(f"{draft} cannot be the draft: {reason}", hint=hint)
 
 
 class ServerError(LlcudaError):
@@ -280,47 +262,41 @@ class ServerError(LlcudaError):
 
     exit_code = 6
 
-    def __init__(self, message: str, *, log_tail: Sequence[str] = (), hint: str = "") -> None:
-        """Keep the last lines of llama-server's log."""
-        self.log_tail = tuple(log_tail)
-        super().__init__(message, hint=hint)
-
 
 class ServerExitedError(ServerError):
-    """llama-server ended by itself."""
+    """llama-server ended by itself; ``returncode`` is an exit status, or minus a signal's number."""
+
+    hint = "The last lines of its log say what it was doing."
 
     def __init__(
         self, reason: str, *, returncode: int | None, log_tail: Sequence[str] = (), hint: str = ""
     ) -> None:
-        """Keep the ``returncode``: an exit status, or minus a signal's number."""
         self.returncode = returncode
-        super().__init__(
-            reason, log_tail=log_tail, hint=hint or "The last lines of its log say what it was doing."
-        )
+        super().__init__(reason, log_tail=log_tail, hint=hint)
 
 
 class ServerNotReadyError(ServerError, TimeoutError):
-    """llama-server runs, and did not become ready in time."""
+    """llama-server runs, and did not become ready in ``timeout`` seconds."""
+
+    hint = "Give it more time: stall_timeout=…, timeout=…."
 
     def __init__(self, message: str, *, timeout: float, log_tail: Sequence[str] = (), hint: str = "") -> None:
-        """Keep the ``timeout`` in seconds that ran out."""
         self.timeout = timeout
-        super().__init__(message, log_tail=log_tail, hint=hint or "Give it more time: stall_timeout=…, timeout=….")
+        super().__init__(message, log_tail=log_tail, hint=hint)
 
 
 class PortInUseError(ServerError, OSError):
-    """Something else listens on the port that was asked for."""
+    """Something else listens on the ``host`` and ``port`` that were asked for."""
+
+    hint = (
+        "Leave the port out to get a free one, choose another, or attach to what runs there with "
+        "InferenceEngine(server_url=…)."
+    )
 
     def __init__(self, host: str, port: int, *, log_tail: Sequence[str] = ()) -> None:
-        """Keep the ``host`` and the ``port``."""
         self.host = host
         self.port = port
-        super().__init__(
-            f"port {port} on {host} is in use",
-            log_tail=log_tail,
-            hint="Leave the port out to get a free one, choose another, or attach to what runs there with "
-            "InferenceEngine(server_url=…).",
-        )
+        super().__init__(f"port {port} on {host} is in use", log_tail=log_tail)
 
 
 class RequestError(LlcudaError):
@@ -330,32 +306,33 @@ class RequestError(LlcudaError):
 
 
 class RequestTimeoutError(RequestError, TimeoutError):
-    """The answer did not come within the deadline."""
+    """The answer did not come within ``timeout`` seconds."""
+
+    hint = "Give it a longer timeout, or ask for fewer tokens."
 
     def __init__(self, message: str, *, timeout: float) -> None:
-        """Keep the ``timeout`` in seconds."""
         self.timeout = timeout
-        super().__init__(message, hint="Give it a longer timeout, or ask for fewer tokens.")
+        super().__init__(message)
 
 
 class ConnectionFailedError(RequestError, ConnectionError):
-    """Nobody answers at the address, or the connection broke."""
+    """Nobody answers at ``url``, or the connection broke; if it was ``refused``, nothing was sent."""
+
+    hint = "Is the server running? `engine.check_server()` tells."
 
     def __init__(self, url: str, reason: str, *, refused: bool = False, hint: str = "") -> None:
-        """Keep the ``url``, and whether the connection was ``refused``, so that nothing was sent."""
         self.url = url
         self.reason = reason
         self.refused = refused
-        super().__init__(f"{url}: {reason}", hint=hint or "Is the server running? `engine.check_server()` tells.")
+        super().__init__(f"{url}: {reason}", hint=hint)
 
 
 class ResponseError(RequestError):
-    """The server answered with an error."""
+    """The server answered with an HTTP ``status`` and ``body``; ``retry_after`` is in seconds, if it named them."""
 
     def __init__(
         self, status: int, message: str, *, body: str = "", retry_after: float | None = None, hint: str = ""
     ) -> None:
-        """Keep the HTTP ``status``, the ``body`` as it came, and the seconds to wait if the server named them."""
         self.status = status
         self.body = body
         self.retry_after = retry_after
@@ -363,13 +340,11 @@ class ResponseError(RequestError):
 
 
 class SchemaMismatchError(RequestError):
-    """The answer does not hold to the schema that was asked for."""
+    """The answer, ``text``, does not hold to the schema that was asked for; ``reason`` names the place in it."""
+
+    hint = "Allow more tokens (a cut-off answer cannot match), simplify the schema, or use a larger model."
 
     def __init__(self, reason: str, *, text: str) -> None:
-        """Keep the model's ``text``, and the ``reason`` with the place in it."""
         self.reason = reason
         self.text = text
-        super().__init__(
-            f"the answer does not match the schema: {reason}",
-            hint="Allow more tokens (a cut-off answer cannot match), simplify the schema, or use a larger model.",
-        )
+        super().__init__(f"the answer does not match the schema: {reason}")

@@ -1,7 +1,8 @@
 """Talk to a llama-server, or to anything that speaks its API: one client for threads, one for asyncio.
 
 ``InferenceClient`` and ``AsyncInferenceClient`` have the same methods. What they ask and how they read the answers is
-in ``requests`` and ``answers``, without I/O; ``sync`` and ``aio`` add the waiting.
+in ``requests`` and ``answers``, without I/O. How it is sent and read is in ``sending`` and ``streams``, as coroutines
+that both run: the blocking client's connections never wait on an event loop, so it runs each in one step.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from llcuda.client.streams import TextStream
 from llcuda.client.sync import InferenceClient
 
 if TYPE_CHECKING:
-    from llcuda.client.aio import AsyncInferenceClient
-    from llcuda.client.aio_streams import AsyncTextStream
+    from llcuda.client.aio import AsyncInferenceClient, AsyncTextStream
 
 __all__ = [
     "AsyncInferenceClient",
@@ -27,14 +27,11 @@ __all__ = [
 ]
 
 
-_LATER = {"AsyncInferenceClient": "llcuda.client.aio", "AsyncTextStream": "llcuda.client.aio_streams"}
-
-
 def __getattr__(name: str) -> object:
     """Import the asyncio twin when it is asked for: asyncio costs 84 ms of CPU."""
-    if name not in _LATER:
+    if name not in {"AsyncInferenceClient", "AsyncTextStream"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415
+    from llcuda.client import aio  # noqa: PLC0415
 
-    value: object = getattr(import_module(_LATER[name]), name)
+    value: object = getattr(aio, name)
     return value

@@ -1,33 +1,106 @@
-"""The client for asyncio: the twin of ``sync``."""
+"""The client for asyncio: the blocking one's requests and answers, with asyncio's waiting."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from llcuda.client import requests
-from llcuda.client.aio_endpoints import AsyncEndpoints
-from llcuda.client.aio_sending import AsyncSender
-from llcuda.client.aio_streams import AsyncTextStream
-from llcuda.client.settings import build_address, choose_concurrency, choose_retries, choose_timeout, user_agent
-from llcuda.transport import Deadline
+from llcuda.client.settings import BaseClient, choose_concurrency, choose_timeout
+from llcuda.client.streams import BaseStream
+from llcuda.client.sync import InferenceClient
+from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ResponseError
 from llcuda.transport.aio import AsyncTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from types import TracebackType
+    from typing import Concatenate, ParamSpec
 
     from typing_extensions import Self, Unpack
 
     from llcuda.client.results import InferResult
+    from llcuda.client.streams import TextStream
     from llcuda.options import SamplingOptions
 
-__all__ = ["AsyncInferenceClient"]
+    P = ParamSpec("P")
+
+__all__ = ["AsyncInferenceClient", "AsyncTextStream"]
 
 T = TypeVar("T")
 
 
-class AsyncInferenceClient(AsyncEndpoints):
+def awaited(
+    method: Callable[Concatenate[InferenceClient, P], T],
+) -> Callable[Concatenate[AsyncInferenceClient, P], Coroutine[Any, Any, T]]:
+    """Make a method of asyncio's client out of the blocking one's.
+
+    That one builds a request and leaves the rest to ``self._call`` or ``self._generate``, which are coroutines here.
+    """
+
+    @wraps(method)
+    async def ask(client: AsyncInferenceClient, /, *arguments: P.args, **options: P.kwargs) -> T:
+        answer = method(cast("InferenceClient", client), *arguments, **options)
+        return await cast("Coroutine[Any, Any, T]", answer)
+
+    return ask
+
+
+def streamed(
+    method: Callable[Concatenate[InferenceClient, P], TextStream],
+) -> Callable[Concatenate[AsyncInferenceClient, P], AsyncTextStream]:
+    """Say of a method that streams what it returns here, by ``self._stream``."""
+    return cast("Callable[Concatenate[AsyncInferenceClient, P], AsyncTextStream]", method)
+
+
+class AsyncTextStream(BaseStream):
+    """The pieces of a text, as soon as the server has generated them.
+
+    Iterate over it with ``async for``; the request is sent when that begins. Closing it before the end, leaving its
+    ``async with`` block, cancelling the task that waits for it or dropping it closes the connection, and the server
+    stops generating. After the end, ``result`` is what ``infer`` would have returned.
+    """
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        """Return the stream itself."""
+        return self
+
+    async def __anext__(self) -> str:
+        """Wait for the next piece.
+
+        Raises what ``TextStream`` raises, and what ``InferenceClient`` raises for a request that cannot be sent.
+        """
+        try:
+            piece = await self._next_piece()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def read_all(self) -> InferResult:
+        """Wait for the end and return the result. Raises what iterating raises."""
+        return await self._read_all()
+
+    async def close(self) -> None:
+        """Stop: the server stops generating too. Does nothing after the end."""
+        self._close()
+        await asyncio.sleep(0)  # asyncio closes the socket in the loop's next round
+
+    async def __aenter__(self) -> Self:
+        """Return the stream, to be closed at the end of the block."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+
+class AsyncInferenceClient(BaseClient):
     """Ask a running llama-server, or anything that speaks its API, without blocking the event loop.
 
     The methods are those of ``InferenceClient``, as coroutines; a stream is iterated over with ``async for``.
@@ -35,67 +108,37 @@ class AsyncInferenceClient(AsyncEndpoints):
     event loop at a time; close it there, or use ``async with``.
     """
 
-    def __init__(
-        self,
-        host: str = "localhost",
-        port: int = 8090,
-        *,
-        api_key: str | None = None,
-        url: str | None = None,
-        timeout: float = 600.0,
-        max_retries: int = 2,
-    ) -> None:
-        """Remember where the server is; nothing is opened before the first request.
+    _make_transport: ClassVar = AsyncTransport
 
-        ``url`` takes the place of ``host`` and ``port`` and can have ``https`` and a base path. ``timeout`` is in
-        seconds, for each request as a whole, and each method that generates can be given another.
-        A request that is sent away with 429 or 503, or refused because nobody listens, is sent again up to
-        ``max_retries`` times within that time; ``health`` never is.
-        """
-        self._address = build_address(host, port, url=url)
-        self.api_key = api_key
-        self._timeout = choose_timeout(timeout, default=600.0)
-        self._transport = AsyncTransport(self._address, api_key=api_key, user_agent=user_agent())
-        self._sender = AsyncSender(self._transport, choose_retries(max_retries))
+    infer = awaited(InferenceClient.infer)
+    infer_stream = streamed(InferenceClient.infer_stream)
+    chat = awaited(InferenceClient.chat)
+    stream_chat = streamed(InferenceClient.stream_chat)
+    complete = awaited(InferenceClient.complete)
+    stream_complete = streamed(InferenceClient.stream_complete)
+    infill = awaited(InferenceClient.infill)
+    embed = awaited(InferenceClient.embed)
+    rerank = awaited(InferenceClient.rerank)
+    tokenize = awaited(InferenceClient.tokenize)
+    detokenize = awaited(InferenceClient.detokenize)
+    apply_template = awaited(InferenceClient.apply_template)
+    health = awaited(InferenceClient.health)
+    props = awaited(InferenceClient.props)
+    models = awaited(InferenceClient.models)
+    slots = awaited(InferenceClient.slots)
+    metrics = awaited(InferenceClient.metrics)
+    lora_adapters = awaited(InferenceClient.lora_adapters)
+    set_lora_adapters = awaited(InferenceClient.set_lora_adapters)
+    save_slot = awaited(InferenceClient.save_slot)
+    restore_slot = awaited(InferenceClient.restore_slot)
+    erase_slot = awaited(InferenceClient.erase_slot)
 
-    @property
-    def url(self) -> str:
-        """Return the server's address."""
-        return self._address.url
-
-    async def infer(
-        self,
-        prompt: str,
-        *,
-        system: str | None = None,
-        schema: object = None,
-        raw: bool = False,
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> InferResult:
-        """Answer a prompt.
-
-        It goes through the model's own chat template, after the ``system`` message if there is one; with ``raw`` it is
-        continued as it stands. ``schema`` is a JSON schema or a Python type: the result's ``value`` then holds to it,
-        or SchemaMismatchError is raised.
-        """
-        asked = requests.infer(prompt, system=system, raw=raw, schema=schema, options=options)
-        return await self._generate(asked, timeout)
-
-    def infer_stream(
-        self,
-        prompt: str,
-        *,
-        system: str | None = None,
-        schema: object = None,
-        raw: bool = False,
-        timeout: float | None = None,
-        on_result: Callable[[InferResult], object] | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> AsyncTextStream:
-        """Answer a prompt piece by piece; see ``infer``. ``on_result`` is given the result at the end."""
-        asked = requests.infer(prompt, system=system, raw=raw, schema=schema, options=options)
-        return self._stream(asked, timeout, on_result=on_result)
+    async def is_healthy(self) -> bool:
+        """Return whether the server can answer now: false if nobody listens, and while the model is loaded."""
+        try:
+            return (await self.health()).get("status") == "ok"
+        except (ConnectionFailedError, RequestTimeoutError, ResponseError):
+            return False
 
     async def batch_infer(
         self,
@@ -115,7 +158,9 @@ class AsyncInferenceClient(AsyncEndpoints):
         asked = [requests.infer(prompt, system=system, raw=raw, schema=schema, options=options) for prompt in prompts]
         if not asked:
             return []
-        slots = None if max_concurrency is not None or len(asked) == 1 else await self._count_slots()
+        slots = None
+        if max_concurrency is None and len(asked) > 1:
+            slots = int((await self.props()).get("total_slots", 1))
         workers = asyncio.Semaphore(choose_concurrency(max_concurrency, slots=slots, count=len(asked)))
 
         async def run(generation: requests.Generation) -> InferResult:
@@ -129,76 +174,6 @@ class AsyncInferenceClient(AsyncEndpoints):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = None,
-        schema: object = None,
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> InferResult:
-        """Return the next message of a conversation.
-
-        ``messages`` and ``tools`` are as in OpenAI's API; the result's ``message`` can be appended to them. Calls of
-        tools are in ``tool_calls``, their arguments parsed; arguments that are not a JSON object raise
-        SchemaMismatchError.
-        """
-        asked = requests.chat(messages, tools=tools, tool_choice=tool_choice, schema=schema, options=options)
-        return await self._generate(asked, timeout)
-
-    def stream_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = None,
-        schema: object = None,
-        timeout: float | None = None,
-        on_result: Callable[[InferResult], object] | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> AsyncTextStream:
-        """Return the next message of a conversation piece by piece; see ``chat``."""
-        asked = requests.chat(messages, tools=tools, tool_choice=tool_choice, schema=schema, options=options)
-        return self._stream(asked, timeout, on_result=on_result)
-
-    async def complete(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        schema: object = None,
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> InferResult:
-        """Continue a text, or tokens, with no chat template around it."""
-        return await self._generate(requests.complete(prompt, schema=schema, options=options), timeout)
-
-    def stream_complete(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        schema: object = None,
-        timeout: float | None = None,
-        on_result: Callable[[InferResult], object] | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> AsyncTextStream:
-        """Continue a text piece by piece; see ``complete``."""
-        asked = requests.complete(prompt, schema=schema, options=options)
-        return self._stream(asked, timeout, on_result=on_result)
-
-    async def infill(
-        self,
-        prefix: str,
-        suffix: str,
-        *,
-        prompt: str = "",
-        timeout: float | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> InferResult:
-        """Write what stands between two pieces of code, for models that were trained to; ``prompt`` is its start."""
-        return await self._generate(requests.infill(prefix, suffix, prompt=prompt, options=options), timeout)
 
     async def close(self) -> None:
         """End the requests under way, from any task, and close all connections. A later request opens a new one.
@@ -219,10 +194,7 @@ class AsyncInferenceClient(AsyncEndpoints):
         await self.close()
 
     async def _call(self, call: requests.Call[T]) -> T:
-        exchange = await self._sender.send(
-            call.method, call.target, body=call.body, deadline=Deadline(self._timeout), repeats=call.repeats
-        )
-        return call.read(exchange.status, await exchange.read_all(), headers=exchange.headers)
+        return await self._send(call)
 
     async def _generate(self, generation: requests.Generation, timeout: float | None) -> InferResult:
         return await self._stream(generation, timeout).read_all()

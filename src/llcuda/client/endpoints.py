@@ -73,7 +73,7 @@ class Endpoints:
 
     def set_lora_adapters(self, scales: Mapping[int, float]) -> None:
         """Set the scales of the LoRA adapters by their ids; 0 switches one off."""
-        self._call(requests.set_lora_adapters(scales))
+        return self._call(requests.set_lora_adapters(scales))
 
     def save_slot(self, slot: int, filename: str) -> dict[str, Any]:
         """Save a slot's cache to a file in the server's ``slot_save_path``."""
@@ -90,6 +90,3 @@ class Endpoints:
     def _call(self, call: requests.Call[T]) -> T:
         """Send a call and read its answer."""
         raise NotImplementedError
-
-    def _count_slots(self) -> int:
-        return int(self.props().get("total_slots", 1))

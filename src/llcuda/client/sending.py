@@ -1,4 +1,4 @@
-"""Send a request, and send it again where it was sent away."""
+"""Send a request, and send it again if it was sent away. Both clients do it so."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llcuda.transport import Deadline
+    from llcuda.transport.exchange import BaseTransport, Exchange
     from llcuda.transport.handle import Handle
-    from llcuda.transport.sync import Exchange, Transport
 
 __all__ = ["Sender"]
 
@@ -22,10 +22,10 @@ __all__ = ["Sender"]
 class Sender:
     """Sends the requests of one client."""
 
-    transport: Transport
+    transport: BaseTransport
     max_retries: int
 
-    def send(
+    async def send(
         self,
         method: str,
         target: str,
@@ -42,7 +42,7 @@ class Sender:
         retries = Retries(self.max_retries if repeats else 0, deadline=deadline)
         while True:
             try:
-                exchange = self.transport.exchange(method, target, body=body, deadline=deadline, handle=handle)
+                exchange = await self.transport.exchange(method, target, body=body, deadline=deadline, handle=handle)
             except ConnectionFailedError as error:
                 seconds = retries.after_refusal() if error.refused else None
                 if seconds is None:
@@ -52,4 +52,4 @@ class Sender:
                 if seconds is None:
                     return exchange
                 exchange.close()
-            self.transport.pause(seconds, handle=handle)
+            await self.transport.pause(seconds, handle=handle)

@@ -1,18 +1,63 @@
-"""What both clients make of their arguments."""
+"""What both clients make of their arguments, and how they ask what is answered whole."""
 
 from __future__ import annotations
 
-from llcuda.errors import UsageError
-from llcuda.transport.address import Address, join_address, parse_address
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-__all__ = ["build_address", "choose_concurrency", "choose_retries", "choose_timeout", "user_agent"]
+from llcuda.client.sending import Sender
+from llcuda.errors import UsageError
+from llcuda.transport import Deadline
+from llcuda.transport.address import join_address, parse_address
+
+if TYPE_CHECKING:
+    from llcuda.client.requests import Call
+    from llcuda.transport.exchange import BaseTransport
+
+__all__ = ["BaseClient", "choose_concurrency", "choose_retries", "choose_timeout"]
 
 MAX_CONCURRENCY = 64
 
+T = TypeVar("T")
 
-def build_address(host: str, port: int, *, url: str | None) -> Address:
-    """Return the server's address: ``url`` if it is given, else ``host`` and ``port``."""
-    return join_address(host, port) if url is None else parse_address(url)
+
+class BaseClient:
+    """Where the server is, and how it is asked."""
+
+    _make_transport: ClassVar[type[BaseTransport]]
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 8090,
+        *,
+        api_key: str | None = None,
+        url: str | None = None,
+        timeout: float = 600.0,
+        max_retries: int = 2,
+    ) -> None:
+        """Remember where the server is; nothing is opened before the first request.
+
+        ``url`` takes the place of ``host`` and ``port`` and can have ``https`` and a base path. ``timeout`` is in
+        seconds, for each request as a whole, and each method that generates can be given another.
+        A request that is sent away with 429 or 503, or refused because nobody listens, is sent again up to
+        ``max_retries`` times within that time; ``health`` never is.
+        """
+        self._address = join_address(host, port) if url is None else parse_address(url)
+        self.api_key = api_key
+        self._timeout = choose_timeout(timeout, default=600.0)
+        self._transport = self._make_transport(self._address, api_key=api_key, user_agent="llcuda")
+        self._sender = Sender(self._transport, choose_retries(max_retries))
+
+    @property
+    def url(self) -> str:
+        """Return the server's address."""
+        return self._address.url
+
+    async def _send(self, call: Call[T]) -> T:
+        exchange = await self._sender.send(
+            call.method, call.target, body=call.body, deadline=Deadline(self._timeout), repeats=call.repeats
+        )
+        return call.read(exchange.status, await exchange.read_all(), headers=exchange.headers)
 
 
 def choose_timeout(timeout: float | None, *, default: float) -> float:
@@ -36,8 +81,3 @@ def choose_concurrency(asked: int | None, *, slots: int | None, count: int) -> i
     if asked is not None and asked < 1:
         raise UsageError(f"max_concurrency={asked} is below 1")
     return max(1, min(asked or slots or 1, count, MAX_CONCURRENCY))
-
-
-def user_agent() -> str:
-    """Return how the client names itself."""
-    return "llcuda"

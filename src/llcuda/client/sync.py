@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from llcuda.client import requests
-from llcuda.client.answers import is_stream, read_error
 from llcuda.client.endpoints import Endpoints
-from llcuda.client.sending import Sender
-from llcuda.client.settings import build_address, choose_concurrency, choose_retries, choose_timeout, user_agent
+from llcuda.client.settings import BaseClient, choose_concurrency, choose_timeout
 from llcuda.client.streams import TextStream
-from llcuda.transport import Deadline
+from llcuda.transport.exchange import run
 from llcuda.transport.sync import Transport
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ __all__ = ["InferenceClient"]
 T = TypeVar("T")
 
 
-class InferenceClient(Endpoints):
+class InferenceClient(BaseClient, Endpoints):
     """Ask a running llama-server, or anything that speaks its API.
 
     One client can be used from several threads: each request in flight has a connection of its own, which is kept for
@@ -37,33 +35,7 @@ class InferenceClient(Endpoints):
     arguments that cannot be used, before anything is sent.
     """
 
-    def __init__(
-        self,
-        host: str = "localhost",
-        port: int = 8090,
-        *,
-        api_key: str | None = None,
-        url: str | None = None,
-        timeout: float = 600.0,
-        max_retries: int = 2,
-    ) -> None:
-        """Remember where the server is; nothing is opened before the first request.
-
-        ``url`` takes the place of ``host`` and ``port`` and can have ``https`` and a base path. ``timeout`` is in
-        seconds, for each request as a whole, and each method that generates can be given another.
-        A request that is sent away with 429 or 503, or refused because nobody listens, is sent again up to
-        ``max_retries`` times within that time; ``health`` never is.
-        """
-        self._address = build_address(host, port, url=url)
-        self.api_key = api_key
-        self._timeout = choose_timeout(timeout, default=600.0)
-        self._transport = Transport(self._address, api_key=api_key, user_agent=user_agent())
-        self._sender = Sender(self._transport, choose_retries(max_retries))
-
-    @property
-    def url(self) -> str:
-        """Return the server's address."""
-        return self._address.url
+    _make_transport: ClassVar = Transport
 
     def infer(
         self,
@@ -119,7 +91,7 @@ class InferenceClient(Endpoints):
             return []
         from llcuda.client.batch import run_all  # noqa: PLC0415 - concurrent.futures costs 20 ms
 
-        slots = None if max_concurrency is not None or len(asked) == 1 else self._count_slots()
+        slots = None if max_concurrency is not None or len(asked) == 1 else int(self.props().get("total_slots", 1))
         workers = choose_concurrency(max_concurrency, slots=slots, count=len(asked))
 
         def start(generation: requests.Generation, on_begin: Callable[[Handle], object]) -> TextStream:
@@ -215,10 +187,7 @@ class InferenceClient(Endpoints):
         self.close()
 
     def _call(self, call: requests.Call[T]) -> T:
-        exchange = self._sender.send(
-            call.method, call.target, body=call.body, deadline=Deadline(self._timeout), repeats=call.repeats
-        )
-        return call.read(exchange.status, exchange.read_all(), headers=exchange.headers)
+        return run(self._send(call))
 
     def _generate(self, generation: requests.Generation, timeout: float | None) -> InferResult:
         return self._stream(generation, timeout).read_all()
@@ -231,11 +200,5 @@ class InferenceClient(Endpoints):
         on_result: Callable[[InferResult], object] | None = None,
         on_begin: Callable[[Handle], object] | None = None,
     ) -> TextStream:
-        deadline = Deadline(choose_timeout(timeout, default=self._timeout))
-        exchange = self._sender.send(
-            "POST", generation.target, body=generation.body, deadline=deadline, on_begin=on_begin
-        )
-        if not is_stream(exchange.status, exchange.headers):
-            raise read_error(exchange.status, exchange.read_all(), headers=exchange.headers)
-        answer = generation.answer(started=deadline.started)
-        return TextStream(exchange, answer, url=self.url, on_result=on_result)
+        timeout = choose_timeout(timeout, default=self._timeout)
+        return TextStream(self._sender, generation, timeout=timeout, on_result=on_result, on_begin=on_begin)

@@ -333,11 +333,11 @@ def test_requests_go_on_where_the_server_closes_the_connection(client: Any) -> N
 def test_a_connection_that_the_server_closed_for_being_idle_is_replaced(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llcuda.transport.sync.MAX_IDLE_SECONDS", 1e9)
+    monkeypatch.setattr("llcuda.transport.exchange.MAX_IDLE_SECONDS", 1e9)
     with InferenceClient(url=server.url, api_key=KEY) as client:
         client.health()
-        _, connection = client._transport._idle[0]
-        assert select.select([connection], [], [], PATIENCE)[0], "the server has not closed it"
+        connection: Any = client._transport._idle[0][1]
+        assert select.select([connection.socket], [], [], PATIENCE)[0], "the server has not closed it"
         assert client.health() == {"status": "ok"}
 
 

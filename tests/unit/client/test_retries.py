@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
 
-from llcuda.client.aio_sending import AsyncSender
 from llcuda.client.answers import read_error
 from llcuda.client.retries import parse_retry_after
 from llcuda.client.sending import Sender
 from llcuda.client.settings import choose_retries
 from llcuda.errors import ConnectionFailedError, UsageError
 from llcuda.transport import Deadline
+from llcuda.transport.exchange import run as run_blocking
 
 REFUSED = ConnectionFailedError("http://x", "refused", refused=True)
 BROKEN = ConnectionFailedError("http://x", "broken")
@@ -41,37 +40,28 @@ class Transport:
     def begin(self) -> str:
         return "handle"
 
-    def exchange(self, *_: object, **__: object) -> Exchange:
+    async def exchange(self, *_: object, **__: object) -> Exchange:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         self.made.append(Exchange(answer[0], dict(answer[1:])))
         return self.made[-1]
 
-    def pause(self, seconds: float, *, handle: str) -> None:
+    async def pause(self, seconds: float, *, handle: str) -> None:
         assert handle == "handle"
         self.waits.append(seconds)
         self.clock[0] += seconds
 
 
-class AsyncTransport(Transport):
-    async def exchange(self, *_: object, **__: object) -> Exchange:  # type: ignore[override]
-        return super().exchange()
-
-    async def pause(self, seconds: float, *, handle: str) -> None:  # type: ignore[override]
-        super().pause(seconds, handle=handle)
-
-
-@pytest.fixture(params=["sync", "aio"])
-def send(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture
+def send(monkeypatch: pytest.MonkeyPatch) -> Any:
     clock = [100.0]
     monkeypatch.setattr("llcuda.transport.deadline.monotonic", lambda: clock[0])
 
     def run(*answers: Any, timeout: float = 60.0, max_retries: int = 2, repeats: bool = True) -> Transport:
-        transport: Any = (Transport if request.param == "sync" else AsyncTransport)(list(answers), clock)
-        sender: Any = (Sender if request.param == "sync" else AsyncSender)(transport, max_retries)
-        sent = sender.send("GET", "/", body=None, deadline=Deadline(timeout), repeats=repeats)
-        exchange = sent if request.param == "sync" else asyncio.run(sent)
+        transport: Any = Transport(list(answers), clock)
+        sent = Sender(transport, max_retries).send("GET", "/", body=None, deadline=Deadline(timeout), repeats=repeats)
+        exchange: Any = run_blocking(sent)
         made: list[Exchange] = transport.made
         assert exchange is made[-1]
         assert [one.closed for one in made] == [True] * (len(made) - 1) + [False]
