@@ -268,9 +268,7 @@ class ServerExitedError(ServerError):
 
     hint = "The last lines of its log say what it was doing."
 
-    def __init__(
-        self, reason: str, *, returncode: int | None, log_tail: Sequence[str] = (), hint: str = ""
-    ) -> None:
+    def __init__(self, reason: str, *, returncode: int | None, log_tail: Sequence[str] = (), hint: str = "") -> None:
         self.returncode = returncode
         super().__init__(reason, log_tail=log_tail, hint=hint)
 

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import the asyncio twin when it is asked for: asyncio costs 84 ms of CPU."""
+    """Import asyncio's client when it is asked for: asyncio costs 84 ms of CPU."""
     if name not in {"AsyncInferenceClient", "AsyncTextStream"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from llcuda.client import aio  # noqa: PLC0415

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llcuda.client.results import InferResult
     from llcuda.client.streams import TextStream
     from llcuda.options import SamplingOptions
+    from llcuda.transport.exchange import BaseTransport
 
     P = ParamSpec("P")
 
@@ -108,7 +109,7 @@ class AsyncInferenceClient(BaseClient):
     event loop at a time; close it there, or use ``async with``.
     """
 
-    _make_transport: ClassVar = AsyncTransport
+    _make_transport: ClassVar[type[BaseTransport]] = AsyncTransport
 
     infer = awaited(InferenceClient.infer)
     infer_stream = streamed(InferenceClient.infer_stream)

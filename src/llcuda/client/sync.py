@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llcuda.client.results import InferResult
     from llcuda.options import SamplingOptions
+    from llcuda.transport.exchange import BaseTransport
     from llcuda.transport.handle import Handle
 
 __all__ = ["InferenceClient"]
@@ -35,7 +36,7 @@ class InferenceClient(BaseClient, Endpoints):
     arguments that cannot be used, before anything is sent.
     """
 
-    _make_transport: ClassVar = Transport
+    _make_transport: ClassVar[type[BaseTransport]] = Transport
 
     def infer(
         self,

@@ -79,9 +79,7 @@ class Exchange:
 
     __slots__ = ("_connection", "_deadline", "_handle", "_reader", "_spare", "_transport", "closed")
 
-    def __init__(
-        self, transport: BaseTransport, connection: Connection, *, deadline: Deadline, handle: Handle
-    ) -> None:
+    def __init__(self, transport: BaseTransport, connection: Connection, *, deadline: Deadline, handle: Handle) -> None:
         """Take over the ``connection``."""
         self._transport = transport
         self._connection = connection
