@@ -105,16 +105,20 @@ class Exchange:
         return not self._reader.started
 
     async def start(self, request: bytes) -> None:
-        """Send the request and read up to the end of the answer's head."""
+        """Send the request and read up to the end of the answer's head; close if that fails."""
         reader, connection = self._reader, self._connection
-        connection.limit(self._deadline)
-        self._handle.hold(connection.cut)
         try:
+            self._transport.watch(self._handle)
+            connection.limit(self._deadline)
+            self._handle.hold(connection.cut)
             await connection.send(request)
-        except OSError as error:
-            raise self._failure(error) from None
-        while not reader.status:
-            self._spare = await self._receive()
+            while not reader.status:
+                self._spare = await self._receive()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError) and not isinstance(error, LlcudaError):
+                raise self._failure(error) from None
+            raise
 
     async def read(self) -> bytes:
         """Return the next piece of the body, as soon as there is one; nothing at its end."""
@@ -125,15 +129,18 @@ class Exchange:
 
     async def read_all(self, *, max_bytes: int | None = None) -> bytes:
         """Return the whole body and close. Raises ConnectionFailedError if it is longer than ``max_bytes``."""
-        pieces, size = [], 0
+        pieces, size = [self._spare], len(self._spare)
         try:
-            while piece := await self.read():
+            while not self._reader.complete:
+                piece = await self._receive()
                 pieces.append(piece)
                 size += len(piece)
                 if max_bytes is not None and size > max_bytes:
-                    raise ConnectionFailedError(self._transport.url, f"the answer is longer than {max_bytes} bytes")
+                    break
         finally:
             self.close()
+        if max_bytes is not None and size > max_bytes:
+            raise ConnectionFailedError(self._transport.url, f"the answer is longer than {max_bytes} bytes")
         return b"".join(pieces)
 
     def close(self) -> None:
@@ -203,17 +210,20 @@ class BaseTransport:
         if used is not None:
             exchange = Exchange(self, used, deadline=deadline, handle=handle)
             try:
-                return await self._start(exchange, request, handle)
+                await exchange.start(request)
             except ConnectionFailedError:
                 handle.check()
                 if not exchange.untouched:
                     raise
-        connection = await self._connect(deadline, handle)
-        return await self._start(Exchange(self, connection, deadline=deadline, handle=handle), request, handle)
+            else:
+                return exchange
+        exchange = Exchange(self, await self._connect(deadline, handle), deadline=deadline, handle=handle)
+        await exchange.start(request)
+        return exchange
 
     async def pause(self, seconds: float, *, handle: Handle) -> None:
         """Wait before a request is sent again. Raises ConnectionFailedError if it is ended meanwhile."""
-        self._watch(handle)
+        self.watch(handle)
         try:
             await self._wait(seconds, handle)
             handle.check()
@@ -227,6 +237,12 @@ class BaseTransport:
             self._idle.append((monotonic(), connection))
         else:
             connection.close()
+
+    def watch(self, handle: Handle) -> None:
+        """Let the handle's request end when this is closed, also if that was between two of its attempts."""
+        self._handles.add(handle)
+        if handle.closings != self._closings:
+            handle.end(CLOSED)
 
     def forget(self, handle: Handle) -> None:
         """Take note that a request is over."""
@@ -260,21 +276,6 @@ class BaseTransport:
         while self._idle:
             self._idle.pop()[1].close()
 
-    def _watch(self, handle: Handle) -> None:
-        """Let the handle's request end when this is closed, also if that was between two of its attempts."""
-        self._handles.add(handle)
-        if handle.closings != self._closings:
-            handle.end(CLOSED)
-
-    async def _start(self, exchange: Exchange, request: bytes, handle: Handle) -> Exchange:
-        self._watch(handle)
-        try:
-            await exchange.start(request)
-        except BaseException:
-            exchange.close()
-            raise
-        return exchange
-
     def _take(self) -> Connection | None:
         """Return the connection that was used last, if the server has not closed it for being idle."""
         owner = self._find_owner()
@@ -293,7 +294,7 @@ class BaseTransport:
             connection.close()
 
     async def _connect(self, deadline: Deadline, handle: Handle) -> Connection:
-        self._watch(handle)
+        self.watch(handle)
         try:
             return await self._open(deadline, handle)
         except OSError as error:
