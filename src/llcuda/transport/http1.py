@@ -155,8 +155,7 @@ class ResponseReader:
     def _choose_body(self, version: str) -> None:
         """Decide how the body ends (RFC 9112, section 6.3)."""
         headers = self.headers
-        connection = {option.strip() for option in headers.get("connection", "").lower().split(",")}
-        self.keep_alive = version == "HTTP/1.1" and "close" not in connection
+        self.keep_alive = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
         if self.status in {_NO_CONTENT, _NOT_MODIFIED}:
             self._finish()
