@@ -7,18 +7,44 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import SchemaMismatchError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.field_schemas import asked_schema
 from llcuda.schema import Schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from llcuda.gateway.http.endpoints import Endpoint
+__all__ = ["asked_schema", "check_answer"]
 
-__all__ = ["check_answer"]
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
-def check_answer(endpoint: Endpoint, fields: Mapping[str, Any], body: bytes) -> None:
+def asked_schema(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the schema that the text of an answer has to hold to, None where anything may come."""
+    if endpoint in {"completion", "completions", "infill"}:
+        return _or_any_object(fields.get("json_schema"))
+    if endpoint == "responses":
+        wanted = (fields.get("text") or {}).get("format") or {}
+        return _read_format({"type": wanted.get("type"), "json_schema": wanted}, None)
+    if endpoint == "chat":
+        return _read_format(fields.get("response_format") or {}, fields.get("json_schema"))
+    return None
+
+
+def _read_format(wanted: Mapping[str, Any], beside: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Choose between ``response_format`` and the ``json_schema`` beside it, as llama-server does."""
+    kind = wanted.get("type")
+    if kind == "json_schema":
+        return _or_any_object(wanted["json_schema"].get("schema"))
+    if kind == "json_object" and ("schema" in wanted or not beside):
+        return wanted.get("schema") or _ANY_OBJECT
+    return _or_any_object(beside)
+
+
+def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the schema, in llama-server's sense of an empty one."""
+    return document if document is None else document or _ANY_OBJECT
+
+
+def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
     """Check the answer to a request with these fields, if they ask for a schema.
 
     A text that was cut off at the limit of tokens says so in its reason for the end and is passed on, and so is a call
@@ -40,7 +66,7 @@ def check_answer(endpoint: Endpoint, fields: Mapping[str, Any], body: bytes) -> 
         raise RefusedError(502, reason, code="bad_answer") from None
 
 
-def _find_texts(endpoint: Endpoint, fields: Mapping[str, Any], answer: Any) -> Iterator[str]:
+def _find_texts(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterator[str]:
     """Return the texts that came to their own end."""
     if endpoint == "chat":
         for choice in answer["choices"]:

@@ -1,23 +1,24 @@
-"""The kinds of fields that a request can have: functions that refuse a value, each with the schema of what it takes."""
+"""The kinds of fields that a request can have: each with the check of a value, and the schema of what it takes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from reprlib import repr as show
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
+from llcuda.schema.validate import find_mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llcuda.options import Option
 
-    Check = Callable[[str, Any], None]
     Schema = dict[str, Any]
 
 __all__ = [
-    "describe", "described", "either", "flag", "ignored", "invalid", "items", "list_of", "mapping", "number",
-    "one_of", "only", "text", "texts", "tokens", "whole_number",
+    "FLAG", "IGNORED", "TOKEN", "TOKENS", "Field", "either", "invalid", "items", "list_of", "mapping", "matching",
+    "number", "one_of", "only", "text", "texts", "whole_number",
 ]  # fmt: skip
 
 MAX_INT = 2**31 - 1
@@ -27,18 +28,26 @@ MAX_FLOAT = 3.4e38
 MAX_SHOWN = 80
 """Characters of a refused value that the refusal repeats."""
 
-_schemas: dict[Check, Callable[[], Schema]] = {}
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a field takes: as a check, in words, and as a JSON schema."""
 
-def described(check: Check, schema: Callable[[], Schema]) -> Check:
-    """Return the check, and keep what its values look like; the schema is made when it is asked for."""
-    _schemas[check] = schema
-    return check
+    takes: Callable[[str, Any], bool]
+    """Tells of a name and a value whether the value is taken. Raises RefusedError to say what is wrong inside of it."""
+    wanted: str
+    schema: Schema
+    is_required: bool = False
 
+    def check(self, name: str, value: Any) -> None:
+        """Raise RefusedError for a value that is not taken."""
+        if not self.takes(name, value):
+            raise invalid(name, value, self.wanted)
 
-def describe(check: Check) -> Schema:
-    """Return the JSON schema of what a check takes; raises KeyError for one that was never described."""
-    return _schemas[check]()
+    @property
+    def required(self) -> Field:
+        """The same, as a field that must be there."""
+        return replace(self, is_required=True)
 
 
 def invalid(name: str, value: Any, wanted: str) -> RefusedError:
@@ -48,33 +57,36 @@ def invalid(name: str, value: Any, wanted: str) -> RefusedError:
     return RefusedError(400, f"{name} must be {wanted}, and is {shown}", code="invalid_value", param=name)
 
 
-def whole_number(option: Option, *, high: int | None = None) -> Check:
-    """Take the whole numbers of an option, at most ``high`` where that is given."""
-    least = -MAX_INT if option.low is None else option.low
-    most = high or option.high or MAX_INT
-    wanted = f"a whole number from {least} to {most}"
-
-    def check(name: str, value: Any) -> None:
-        if type(value) is not int or not least <= value <= most:
-            raise invalid(name, value, wanted)
-
-    return described(check, lambda: {"type": "integer", "minimum": least, "maximum": most})
+TOKEN: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_INT}
+FLAG = Field(lambda _, value: value is True or value is False, "true or false", {"type": "boolean"})
+IGNORED = Field(lambda *_: True, "anything", {"description": "Taken, and without an effect."})
+TOKENS = Field(
+    lambda _, value: type(value) is list and all(type(item) is int and 0 <= item <= MAX_INT for item in value),
+    "a list of the ids of tokens",
+    {"type": "array", "items": TOKEN},
+)
 
 
-def number(option: Option) -> Check:
+def whole_number(low: int, high: int = MAX_INT) -> Field:
+    """Take whole numbers, both ends included."""
+    return Field(
+        lambda _, value: type(value) is int and low <= value <= high,
+        f"a whole number from {low} to {high}",
+        {"type": "integer", "minimum": low, "maximum": high},
+    )
+
+
+def number(option: Option) -> Field:
     """Take the numbers of an option."""
-    least = -MAX_FLOAT if option.low is None else option.low
-    most = MAX_FLOAT if option.high is None else option.high
+    low = -MAX_FLOAT if option.low is None else option.low
+    high = MAX_FLOAT if option.high is None else option.high
     above = -float("inf") if option.above is None else option.above
-    wanted = f"a number {_show_range(option)}".rstrip()
-
-    def check(name: str, value: Any) -> None:
-        if type(value) not in {float, int} or not least <= value <= most or value <= above:
-            raise invalid(name, value, wanted)
-
-    bounds = {"minimum": least, "maximum": most, "exclusiveMinimum": option.above}
-    given = {name: bound for name, bound in bounds.items() if bound is not None}
-    return described(check, lambda: {"type": "number", **given})
+    bounds = {"minimum": low, "maximum": high, "exclusiveMinimum": option.above}
+    return Field(
+        lambda _, value: type(value) in {float, int} and low <= value <= high and value > above,
+        f"a number {_show_range(option)}".rstrip(),
+        {"type": "number", **{name: bound for name, bound in bounds.items() if bound is not None}},
+    )
 
 
 def _show_range(option: Option) -> str:
@@ -84,115 +96,85 @@ def _show_range(option: Option) -> str:
     return low if option.low is not None or option.above is not None else ""
 
 
-def flag(name: str, value: Any) -> None:
-    """Take true and false."""
-    if value is not True and value is not False:
-        raise invalid(name, value, "true or false")
-
-
-def text(most: int) -> Check:
+def text(most: int) -> Field:
     """Take a string of at most so many characters."""
+    return Field(
+        lambda _, value: type(value) is str and len(value) <= most,
+        f"a string of at most {most} characters",
+        {"type": "string", "maxLength": most},
+    )
 
-    def check(name: str, value: Any) -> None:
-        if type(value) is not str or len(value) > most:
-            raise invalid(name, value, f"a string of at most {most} characters")
 
-    return described(check, lambda: {"type": "string", "maxLength": most})
-
-
-def texts(most: int, *, most_characters: int) -> Check:
+def texts(most: int, *, most_characters: int) -> Field:
     """Take a string, or a list of at most so many."""
-    wanted = f"a string or a list of at most {most}, each of 1 to {most_characters} characters"
 
-    def check(name: str, value: Any) -> None:
+    def takes(_name: str, value: Any) -> bool:
         strings = [value] if type(value) is str else value
-        if type(strings) is not list or len(strings) > most:
-            raise invalid(name, value, wanted)
-        for string in strings:
-            if type(string) is not str or not 0 < len(string) <= most_characters:
-                raise invalid(name, value, wanted)
+        return (
+            type(strings) is list
+            and len(strings) <= most
+            and all(type(string) is str and 0 < len(string) <= most_characters for string in strings)
+        )
 
     string = {"type": "string", "minLength": 1, "maxLength": most_characters}
-    return described(check, lambda: {"anyOf": [string, {"type": "array", "maxItems": most, "items": string}]})
+    wanted = f"a string or a list of at most {most}, each of 1 to {most_characters} characters"
+    return Field(takes, wanted, {"anyOf": [string, {"type": "array", "maxItems": most, "items": string}]})
 
 
-def one_of(*allowed: Any) -> Check:
+def one_of(*allowed: Any) -> Field:
     """Take one of these values."""
-    wanted = " or ".join(map(repr, allowed))
-
-    def check(name: str, value: Any) -> None:
-        if not any(type(value) is type(one) and value == one for one in allowed):
-            raise invalid(name, value, wanted)
-
-    return described(check, lambda: {"enum": list(allowed)})
+    return Field(lambda _, value: _is_among(value, allowed), " or ".join(map(repr, allowed)), {"enum": list(allowed)})
 
 
-def only(value: Any, *, why: str) -> Check:
-    """Take the one value that changes nothing: llama-server would leave any other out of account, and say nothing."""
-
-    def check(name: str, given: Any) -> None:
-        if type(given) is not type(value) or given != value:
-            raise invalid(name, given, f"{'left out' if value is None else repr(value)}: {why}")
-
-    return described(check, lambda: {"const": value, "description": why})
+def only(value: Any, *, why: str) -> Field:
+    """Take the one value that changes nothing: llama-server would ignore any other, and say nothing."""
+    wanted = f"{'left out' if value is None else repr(value)}: {why}"
+    return Field(lambda _, given: _is_among(given, (value,)), wanted, {"const": value, "description": why})
 
 
-def ignored(_name: str, _value: Any) -> None:
-    """Take anything: clients send it, and it changes nothing about the answer."""
+def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:
+    """Tell whether a value is one of these: 1 is not true."""
+    return any(type(value) is type(one) and value == one for one in allowed)
 
 
-def mapping(most: int) -> Check:
+def mapping(most: int) -> Field:
     """Take an object of at most so many fields."""
+    return Field(
+        lambda _, value: type(value) is dict and len(value) <= most,
+        f"an object of at most {most} fields",
+        {"type": "object", "maxProperties": most},
+    )
 
-    def check(name: str, value: Any) -> None:
-        if type(value) is not dict or len(value) > most:
-            raise invalid(name, value, f"an object of at most {most} fields")
 
-    return described(check, lambda: {"type": "object", "maxProperties": most})
-
-
-def items(most: int) -> Check:
+def items(most: int) -> Field:
     """Take a list of one to so many objects."""
-
-    def check(name: str, value: Any) -> None:
-        if type(value) is not list or not 0 < len(value) <= most or not all(type(item) is dict for item in value):
-            raise invalid(name, value, f"a list of 1 to {most} objects")
-
-    return described(
-        check, lambda: {"type": "array", "minItems": 1, "maxItems": most, "items": {"type": "object"}}
+    return Field(
+        lambda _, value: type(value) is list and 0 < len(value) <= most and all(type(item) is dict for item in value),
+        f"a list of 1 to {most} objects",
+        {"type": "array", "minItems": 1, "maxItems": most, "items": {"type": "object"}},
     )
 
 
-def list_of(most: int, check_item: Check) -> Check:
-    """Take a list of one to so many items, each of which the other check takes."""
+def list_of(most: int, item: Field) -> Field:
+    """Take a list of one to so many items of another kind."""
 
-    def check(name: str, value: Any) -> None:
+    def takes(name: str, value: Any) -> bool:
         if type(value) is not list or not 0 < len(value) <= most:
-            raise invalid(name, value, f"a list of 1 to {most} items")
-        for item in value:
-            check_item(name, item)
+            return False
+        for one in value:
+            item.check(name, one)
+        return True
 
-    return described(
-        check, lambda: {"type": "array", "minItems": 1, "maxItems": most, "items": describe(check_item)}
-    )
-
-
-def tokens(name: str, value: Any) -> None:
-    """Take a list of the ids of tokens."""
-    if type(value) is not list or not all(type(item) is int and 0 <= item <= MAX_INT for item in value):
-        raise invalid(name, value, "a list of the ids of tokens")
+    schema = {"type": "array", "minItems": 1, "maxItems": most, "items": item.schema}
+    return Field(takes, f"a list of 1 to {most} items", schema)
 
 
-def either(*checks: Check, wanted: str) -> Check:
-    """Take what one of the checks takes."""
+def either(*fields: Field, wanted: str) -> Field:
+    """Take what one of the other kinds takes."""
+    schema = {"anyOf": [field.schema for field in fields]}
+    return Field(lambda name, value: any(field.takes(name, value) for field in fields), wanted, schema)
 
-    def check(name: str, value: Any) -> None:
-        for one in checks:
-            try:
-                one(name, value)
-            except RefusedError:
-                continue
-            return
-        raise invalid(name, value, wanted)
 
-    return described(check, lambda: {"anyOf": [describe(one) for one in checks]})
+def matching(schema: Schema, *, wanted: str) -> Field:
+    """Take what a schema describes; a few µs slower than a check that is written out, so for rare fields only."""
+    return Field(lambda _, value: find_mismatch(value, schema) is None, wanted, schema)

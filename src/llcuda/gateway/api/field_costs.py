@@ -220,4 +220,3 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _refuse(what: str, most: int) -> UsageError:
     return UsageError(f"{what}, and may have {most}")
-

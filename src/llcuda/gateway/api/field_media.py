@@ -5,21 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.field_checks import invalid, tokens
+from llcuda.gateway.api.field_checks import TOKEN, TOKENS, Field, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "MAX_MESSAGES",
-    "MAX_PROMPTS",
-    "conversation",
-    "count_texts",
-    "inputs",
-    "prompt",
-    "prompts",
-    "response_input",
-]
+    from llcuda.gateway.api.field_checks import Schema
+
+__all__ = ["CONVERSATION", "INPUTS", "PROMPTS", "RESPONSE_INPUT", "count_texts"]
 
 MAX_MESSAGES = 4096
 """The chat template is applied to all of them at each request, in time that grows with their number."""
@@ -35,11 +28,30 @@ _PLACES = ("url", "data")
 # Where a part of a message can have further parts: results of tools.
 _NESTED = ("content", "output")
 
+_TEXT: Schema = {"type": "string"}
+_PART: Schema = {"anyOf": [{"not": {"type": "array"}}, {"type": "array", "items": {"type": "object"}}]}
+_PARTS: Schema = {
+    "type": "array",
+    "items": {"type": "object", "properties": dict.fromkeys(_NESTED, _PART)},
+    "description": "Media must be data: URLs; nothing is fetched.",
+}
+_MIXED: Schema = {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, TOKEN]}}
+# A data: URL, or base64: neither another URL nor a file.
+_MEDIUM: Schema = {"type": "string", "pattern": "^(data:|(?!http)[^:]*$)"}
+_MEDIA_PROMPT: Schema = {
+    "type": "object",
+    "properties": {"multimodal_data": {"anyOf": [{"type": "array", "items": _MEDIUM}, {"type": "null"}]}},
+    "anyOf": [
+        {"required": ["prompt_string"], "properties": {"prompt_string": _TEXT}},
+        {"required": ["content"], "properties": {"content": _PARTS}},
+    ],
+}
 
-def conversation(name: str, value: Any) -> None:
+
+def _takes_conversation(name: str, value: Any) -> bool:
     """Take a list of messages whose media are within the request."""
     if type(value) is not list or not 0 < len(value) <= MAX_MESSAGES:
-        raise invalid(name, value, f"a list of 1 to {MAX_MESSAGES} messages")
+        return False
     for message in value:
         if type(message) is not dict:
             raise invalid(name, message, "a list of objects")
@@ -48,37 +60,69 @@ def conversation(name: str, value: Any) -> None:
             _check_parts(name, content)
         elif content is not None and type(content) is not str:
             raise invalid(f"{name}.content", content, "a string or a list of parts")
+    return True
 
 
-def response_input(name: str, value: Any) -> None:
+def _takes_response_input(name: str, value: Any) -> bool:
     """Take the input of the Responses API: a string, or a list of items like messages."""
-    if type(value) is str:
-        return
-    if type(value) is not list or not 0 < len(value) <= MAX_MESSAGES:
-        raise invalid(name, value, f"a string or a list of 1 to {MAX_MESSAGES} items")
-    _check_parts(name, value)
+    if type(value) is list and 0 < len(value) <= MAX_MESSAGES:
+        _check_parts(name, value)
+        return True
+    return type(value) is str
 
 
-def prompt(name: str, value: Any) -> None:
+def _takes_prompt(name: str, value: Any) -> bool:
     """Take one prompt: a string, tokens, both mixed, or an object with a string and media as base64."""
-    if type(value) is str:
-        return
     if type(value) is dict:
         _check_prompt_object(name, value)
-    elif type(value) is list and value and type(value[0]) in {int, str}:
-        tokens(name, [item for item in value if type(item) is not str])
-    else:
-        raise invalid(name, value, "a string, a list of tokens and strings, or an object with a prompt_string")
+        return True
+    if type(value) is list and value and type(value[0]) in {int, str}:
+        TOKENS.check(name, [item for item in value if type(item) is not str])
+        return True
+    return type(value) is str
 
 
-def prompts(name: str, value: Any) -> None:
-    """Take one prompt or a list of them."""
-    _check_each(name, value, MAX_PROMPTS)
+def _prompts(most: int) -> Field:
+    """Take one prompt or a list of them: a list with a number in it is one."""
+
+    def takes(name: str, value: Any) -> bool:
+        if type(value) is not list or any(type(item) is int for item in value):
+            _PROMPT.check(name, value)
+            return True
+        if not 0 < len(value) <= most:
+            return False
+        for item in value:
+            _PROMPT.check(name, item)
+        return True
+
+    several = {"type": "array", "minItems": 1, "maxItems": most, "items": _PROMPT.schema}
+    schema = {"anyOf": [_TEXT, _MEDIA_PROMPT, {**_MIXED, "contains": {"type": "integer"}}, several]}
+    return Field(takes, f"one, or a list of at most {most}", schema)
 
 
-def inputs(name: str, value: Any) -> None:
-    """Take what embeddings are made of: one prompt or a list of them."""
-    _check_each(name, value, MAX_INPUTS)
+CONVERSATION = Field(
+    _takes_conversation,
+    f"a list of 1 to {MAX_MESSAGES} messages",
+    {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_MESSAGES,
+        "items": {"type": "object", "properties": {"content": {"anyOf": [_TEXT, {"type": "null"}, _PARTS]}}},
+    },
+)
+RESPONSE_INPUT = Field(
+    _takes_response_input,
+    f"a string or a list of 1 to {MAX_MESSAGES} items",
+    {"anyOf": [_TEXT, {**_PARTS, "minItems": 1, "maxItems": MAX_MESSAGES}]},
+)
+_PROMPT = Field(
+    _takes_prompt,
+    "a string, a list of tokens and strings, or an object with a prompt_string",
+    {"anyOf": [_TEXT, _MIXED, _MEDIA_PROMPT]},
+)
+PROMPTS = _prompts(MAX_PROMPTS)
+INPUTS = _prompts(MAX_INPUTS)
+"""What embeddings are made of."""
 
 
 def count_texts(fields: Mapping[str, Any]) -> int:
@@ -89,16 +133,6 @@ def count_texts(fields: Mapping[str, Any]) -> int:
     value, choices = fields.get("prompt"), fields.get("n_cmpl") or fields.get("n") or 1
     prompts = len(value) if type(value) is list and not any(type(item) is int for item in value) else 1
     return int(choices) * prompts
-
-
-def _check_each(name: str, value: Any, most: int) -> None:
-    if type(value) is not list or any(type(item) is int for item in value):
-        prompt(name, value)
-        return
-    if not 0 < len(value) <= most:
-        raise invalid(name, value, f"one, or a list of at most {most}")
-    for item in value:
-        prompt(name, item)
 
 
 def _check_prompt_object(name: str, value: dict[str, Any]) -> None:
@@ -120,19 +154,14 @@ def _check_parts(name: str, parts: list[Any]) -> None:
         if type(part) is not dict:
             raise invalid(name, part, "a list of objects")
         for key in part.keys() & _MEDIA:
-            _check_media(f"{name}.{key}", part[key])
+            media = part[key]
+            sources = [(f".{place}", media.get(place)) for place in _PLACES] if type(media) is dict else [("", media)]
+            for place, source in sources:
+                if source is not None or not place:
+                    _check_source(f"{name}.{key}{place}", source)
         for key in _NESTED:
             if type(part.get(key)) is list:
                 _check_parts(name, part[key])
-
-
-def _check_media(name: str, media: Any) -> None:
-    if type(media) is not dict:
-        _check_source(name, media)
-        return
-    for place in _PLACES:
-        if media.get(place) is not None:
-            _check_source(f"{name}.{place}", media[place])
 
 
 def _check_source(name: str, source: Any) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llcuda.errors import UsageError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.field_checks import flag, invalid, list_of, mapping, number, text, texts, whole_number
+from llcuda.gateway.api.field_checks import (
+    FLAG,
+    MAX_INT,
+    Field,
+    invalid,
+    list_of,
+    mapping,
+    number,
+    text,
+    texts,
+    whole_number,
+)
 from llcuda.gateway.api.field_costs import check_grammar_cost
-from llcuda.gateway.api.field_schemas import schema
+from llcuda.gateway.api.field_schemas import SCHEMA
 from llcuda.options import OPTIONS, Option
 
-if TYPE_CHECKING:
-    from llcuda.gateway.api.field_checks import Check
-
-__all__ = ["SAMPLING", "max_tokens_check", "name_check", "of_options", "probabilities_check", "stop_check"]
+__all__ = ["MAX_TOKENS", "NAME", "PROBABILITIES", "SAMPLING", "STOP", "of_option"]
 
 MAX_CHOICES = 16
 """Answers to one prompt. Each takes a slot, and llama-server refuses more than it has."""
@@ -43,31 +51,39 @@ MAX_NAME_CHARACTERS = 1024
 MAX_INDENT = 1024
 """Spaces at the beginning of a line."""
 
-name_check = text(MAX_NAME_CHARACTERS)
-_choices = whole_number(Option("int", low=1, high=MAX_CHOICES))
-probabilities_check = whole_number(OPTIONS["n_probs"], high=MAX_PROBABILITIES)
-max_tokens_check = whole_number(OPTIONS["max_tokens"])
-_grammar_text = text(MAX_GRAMMAR_CHARACTERS)
-stop_check = texts(MAX_STOPS, most_characters=MAX_STOP_CHARACTERS)
+
+def of_option(name: str, *, most: int = MAX_INT) -> Field:
+    """Return the field of an option of the client, in the same range; a whole number is ``most`` at most."""
+    option = OPTIONS[name]
+    return number(option) if option.kind == "float" else whole_number(int(option.low or 0), int(option.high or most))
 
 
-def _grammar(name: str, value: Any) -> None:
+NAME = text(MAX_NAME_CHARACTERS)
+MAX_TOKENS = of_option("max_tokens")
+PROBABILITIES = of_option("n_probs", most=MAX_PROBABILITIES)
+STOP = texts(MAX_STOPS, most_characters=MAX_STOP_CHARACTERS)
+_GRAMMAR = text(MAX_GRAMMAR_CHARACTERS)
+_CHOICES = whole_number(1, MAX_CHOICES)
+
+
+def _takes_grammar(name: str, value: Any) -> bool:
     """Take a grammar that llama-server can follow; whether it is one is for llama-server to say."""
-    _grammar_text(name, value)
+    _GRAMMAR.check(name, value)
     try:
         check_grammar_cost(value)
     except UsageError as error:
         raise RefusedError(400, f"{name}: {error.message}", code="invalid_value", param=name) from None
+    return True
 
 
-def _bias(name: str, value: Any) -> None:
+def _takes_biases(name: str, value: Any) -> bool:
     """Take biases as an object or as pairs: a number for a token or a text, or false to ban it."""
-    pairs = value.items() if type(value) is dict else value
     if type(value) not in {dict, list} or len(value) > MAX_BIASES:
-        raise invalid(name, value, f"an object or a list of at most {MAX_BIASES} pairs")
-    for pair in pairs:
+        return False
+    for pair in value.items() if type(value) is dict else value:
         if type(pair) not in {tuple, list} or len(pair) != 2 or not _is_bias(*pair):  # noqa: PLR2004
             raise invalid(name, pair, "pairs of a token or a short text, and a number up to 10000 or false")
+    return True
 
 
 def _is_bias(token: Any, bias: Any) -> bool:
@@ -75,40 +91,49 @@ def _is_bias(token: Any, bias: Any) -> bool:
     return known and (bias is False or (type(bias) in {int, float} and abs(bias) <= MAX_BIAS))
 
 
-def of_options(*names: str) -> dict[str, Check]:
-    """Return the checks of fields that are options of the client too, in the same ranges."""
-    kinds = {"int": whole_number, "float": number}
-    return {
-        OPTIONS[name].field or name: kinds[OPTIONS[name].kind](OPTIONS[name])
-        for name in names or OPTIONS
-        if OPTIONS[name].kind in kinds and not OPTIONS[name].chat_only
-    }
+_BIAS = {"anyOf": [{"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS}, {"const": False}]}
+_BIASED = {"type": "string", "maxLength": MAX_BIAS_CHARACTERS}
+_BIAS_PAIR = {
+    "type": "array",
+    "prefixItems": [{"anyOf": [{"type": "integer"}, _BIASED]}, _BIAS],
+    "minItems": 2,
+    "maxItems": 2,
+}
+_BIASES = {
+    "anyOf": [
+        {"type": "object", "maxProperties": MAX_BIASES, "propertyNames": _BIASED, "additionalProperties": _BIAS},
+        {"type": "array", "maxItems": MAX_BIASES, "items": _BIAS_PAIR},
+    ]
+}
 
 
-SAMPLING: dict[str, Check] = {
-    **{name: check for name, check in of_options().items() if name not in {"id_slot", "max_tokens"}},
-    "n_probs": probabilities_check,
+SAMPLING: dict[str, Field] = {
+    **{
+        name: of_option(name)
+        for name, option in OPTIONS.items()
+        if option.kind in {"int", "float"} and not option.chat_only and name != "id_slot"
+    },
+    "n_probs": PROBABILITIES,
     "adaptive_target": number(Option("float", high=1)),
     "adaptive_decay": number(Option("float", low=0, high=0.99)),
-    "cache_prompt": flag,
-    "dry_penalty_last_n": whole_number(OPTIONS["dry_penalty_last_n"], high=MAX_LOOK_BACK),
-    "dry_sequence_breakers": list_of(MAX_BREAKERS, name_check),
-    "grammar": _grammar,
-    "ignore_eos": flag,
-    "json_schema": schema,
-    "logit_bias": _bias,
-    "max_tokens": max_tokens_check,
-    "n": _choices,
-    "n_cmpl": _choices,
-    "n_discard": whole_number(Option("int", low=0)),
-    "n_indent": whole_number(Option("int", low=0, high=MAX_INDENT)),
-    "n_predict": max_tokens_check,
-    "post_sampling_probs": flag,
-    "repeat_last_n": whole_number(OPTIONS["repeat_last_n"], high=MAX_LOOK_BACK),
-    "return_progress": flag,
+    "cache_prompt": FLAG,
+    "dry_penalty_last_n": of_option("dry_penalty_last_n", most=MAX_LOOK_BACK),
+    "dry_sequence_breakers": list_of(MAX_BREAKERS, NAME),
+    "grammar": Field(_takes_grammar, _GRAMMAR.wanted, _GRAMMAR.schema),
+    "ignore_eos": FLAG,
+    "json_schema": SCHEMA,
+    "logit_bias": Field(_takes_biases, f"an object or a list of at most {MAX_BIASES} pairs", _BIASES),
+    "n": _CHOICES,
+    "n_cmpl": _CHOICES,
+    "n_discard": whole_number(0),
+    "n_indent": whole_number(0, MAX_INDENT),
+    "n_predict": MAX_TOKENS,
+    "post_sampling_probs": FLAG,
+    "repeat_last_n": of_option("repeat_last_n", most=MAX_LOOK_BACK),
+    "return_progress": FLAG,
     "samplers": texts(MAX_SAMPLERS, most_characters=MAX_SAMPLERS),
-    "stop": stop_check,
-    "stream": flag,
+    "stop": STOP,
+    "stream": FLAG,
     "stream_options": mapping(4),
-    "timings_per_token": flag,
+    "timings_per_token": FLAG,
 }

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.field_checks import invalid
+from llcuda.gateway.api.field_checks import Field, invalid
 from llcuda.gateway.api.field_costs import SchemaCosts
 from llcuda.gateway.api.patterns import MAX_STEPS, Steps, StepsSpentError, is_quick
 from llcuda.schema.check import check_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from llcuda.gateway.http.endpoints import Endpoint
+    from llcuda.gateway.api.field_checks import Schema
 
-__all__ = ["asked_schema", "response_format", "response_text", "schema"]
+__all__ = ["RESPONSE_FORMAT", "RESPONSE_TEXT", "SCHEMA", "typed"]
 
 MAX_SCHEMA_CHARACTERS = 64 << 10
 """llama-server makes a grammar of it before it answers anyone else, and every answer is held against it."""
@@ -24,11 +24,21 @@ MAX_PATTERNS = 64
 """Patterns in a schema. Each is looked into before it is tried on a text."""
 
 _FORMATS = ("text", "json_object", "json_schema")
-_ANY_OBJECT: dict[str, Any] = {"type": "object"}
+_WANTED = f"an object whose type is one of {', '.join(_FORMATS)}"
+_OBJECT: Schema = {"type": "object"}
+_NULL: Schema = {"type": "null"}
 
 
-def schema(name: str, value: Any) -> None:
-    """Take a JSON schema that answers can be held against."""
+def typed(kind: str | Schema, **properties: Schema) -> Schema:
+    """Return the schema of an object with this ``type``, and these properties, all of which it must have."""
+    return {
+        "type": "object",
+        "required": ["type", *properties],
+        "properties": {"type": {"const": kind} if isinstance(kind, str) else kind, **properties},
+    }
+
+
+def _takes_schema(name: str, value: Any) -> bool:
     if type(value) is not dict:
         raise RefusedError(400, f"{name} must be an object", code="invalid_schema", param=name)
     try:
@@ -41,57 +51,56 @@ def schema(name: str, value: Any) -> None:
         raise RefusedError(400, reason, code="invalid_schema", param=name) from None
     except RecursionError:
         raise RefusedError(400, f"{name} is nested too deeply", code="invalid_schema", param=name) from None
+    return True
 
 
-def response_format(name: str, value: Any) -> None:
+def _takes_format(name: str, value: Any) -> bool:
     """Take the formats of OpenAI's chat: ``text``, ``json_object`` and ``json_schema``."""
     if type(value) is not dict or value.get("type") not in _FORMATS:
-        raise invalid(name, value, f"an object whose type is one of {', '.join(_FORMATS)}")
+        return False
     if value["type"] == "json_schema":
         wrapper = value.get("json_schema")
-        schema(f"{name}.json_schema.schema", wrapper.get("schema") if type(wrapper) is dict else None)
+        _takes_schema(f"{name}.json_schema.schema", wrapper.get("schema") if type(wrapper) is dict else None)
     elif value["type"] == "json_object" and value.get("schema") is not None:
-        schema(f"{name}.schema", value["schema"])
+        _takes_schema(f"{name}.schema", value["schema"])
+    return True
 
 
-def response_text(name: str, value: Any) -> None:
+def _takes_text(name: str, value: Any) -> bool:
     """Take ``text`` of the Responses API, whose ``format`` is a schema without OpenAI's wrapper around it."""
     if type(value) is not dict:
-        raise invalid(name, value, "an object")
+        return False
     wanted = value.get("format")
-    if wanted is None:
-        return
-    if type(wanted) is not dict or wanted.get("type") not in _FORMATS:
-        raise invalid(f"{name}.format", wanted, f"an object whose type is one of {', '.join(_FORMATS)}")
-    if wanted["type"] == "json_schema":
-        schema(f"{name}.format.schema", wanted.get("schema"))
+    if wanted is not None and (type(wanted) is not dict or wanted.get("type") not in _FORMATS):
+        raise invalid(f"{name}.format", wanted, _WANTED)
+    if wanted is not None and wanted["type"] == "json_schema":
+        _takes_schema(f"{name}.format.schema", wanted.get("schema"))
+    return True
 
 
-def asked_schema(endpoint: Endpoint, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the schema that the text of an answer has to hold to, None where anything may come."""
-    if endpoint in {"completion", "completions", "infill"}:
-        return _or_any_object(fields.get("json_schema"))
-    if endpoint == "responses":
-        wanted = (fields.get("text") or {}).get("format") or {}
-        return _read_format({"type": wanted.get("type"), "json_schema": wanted}, None)
-    if endpoint == "chat":
-        return _read_format(fields.get("response_format") or {}, fields.get("json_schema"))
-    return None
-
-
-def _read_format(wanted: Mapping[str, Any], beside: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Choose between ``response_format`` and the ``json_schema`` beside it, as llama-server does."""
-    kind = wanted.get("type")
-    if kind == "json_schema":
-        return _or_any_object(wanted["json_schema"].get("schema"))
-    if kind == "json_object" and ("schema" in wanted or not beside):
-        return wanted.get("schema") or _ANY_OBJECT
-    return _or_any_object(beside)
-
-
-def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the schema, in llama-server's sense of an empty one."""
-    return document if document is None else document or _ANY_OBJECT
+SCHEMA = Field(
+    _takes_schema, "a schema", {"type": "object", "description": "A JSON schema that answers can be held against."}
+)
+RESPONSE_FORMAT = Field(
+    _takes_format,
+    _WANTED,
+    {
+        "anyOf": [
+            typed("text"),
+            {
+                "type": "object",
+                "required": ["type"],
+                "properties": {"type": {"const": "json_object"}, "schema": {"anyOf": [_OBJECT, _NULL]}},
+            },
+            typed(
+                "json_schema",
+                json_schema={"type": "object", "required": ["schema"], "properties": {"schema": _OBJECT}},
+            ),
+        ]
+    },
+)
+_TEXT_FORMATS = [typed({"enum": ["text", "json_object"]}), typed("json_schema", schema=_OBJECT), _NULL]
+RESPONSE_TEXT = Field(_takes_text, "an object", {"type": "object", "properties": {"format": {"anyOf": _TEXT_FORMATS}}})
 
 
 def _check_size(document: dict[str, Any]) -> None:

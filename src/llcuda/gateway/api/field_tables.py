@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llcuda.errors import UsageError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api import field_media as media
 from llcuda.gateway.api.field_checks import (
+    FLAG,
+    IGNORED,
+    TOKEN,
+    TOKENS,
+    Field,
     either,
-    flag,
-    ignored,
     invalid,
     items,
     list_of,
     mapping,
+    matching,
     one_of,
     only,
     text,
-    tokens,
     whole_number,
 )
 from llcuda.gateway.api.field_costs import SchemaCosts
-from llcuda.gateway.api.field_sampling import (
-    SAMPLING,
-    max_tokens_check,
-    name_check,
-    of_options,
-    probabilities_check,
-    stop_check,
-)
-from llcuda.gateway.api.field_schemas import response_format, response_text
-from llcuda.options import OPTIONS, Option
+from llcuda.gateway.api.field_media import CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
+from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
+from llcuda.gateway.api.field_schemas import RESPONSE_FORMAT, RESPONSE_TEXT, typed
 
-if TYPE_CHECKING:
-    from llcuda.gateway.api.field_checks import Check
-    from llcuda.gateway.http.endpoints import Endpoint
-
-__all__ = ["FIELDS", "REFUSED", "REQUIRED"]
+__all__ = ["FIELDS", "REFUSED"]
 
 MAX_TOP_LOGPROBS = 20
 """OpenAI's own bound."""
@@ -82,25 +73,26 @@ REFUSED: dict[str, str] = {
 """The fields that llama-server has and the gateway does not pass on, or for the chat alone, and why."""
 
 _UNSUPPORTED = "llama-server does not do anything else"
+_TOOL_NAME = text(MAX_TOOL_NAME_CHARACTERS)
+_LONG_TEXT = text(MAX_TOKENIZED_CHARACTERS)
+_TEXT = {"type": "string"}
 
 
-_tool_name = text(MAX_TOOL_NAME_CHARACTERS)
-
-
-def _tools(name: str, value: Any) -> None:
+def _takes_tools(name: str, value: Any) -> bool:
     """Take a list of tools, as each of the APIs writes them, whose arguments llama-server can make a grammar of."""
     if type(value) is not list or len(value) > MAX_TOOLS:
-        raise invalid(name, value, f"a list of at most {MAX_TOOLS} objects")
+        return False
     costs = SchemaCosts()
     for place, tool in enumerate(value):
         if type(tool) is not dict or type(tool.get("function", {})) is not dict:
             raise invalid(name, tool, "a list of objects")
         function = tool.get("function", tool)
         if function.get("name") is not None:
-            _tool_name(f"{name}[{place}].name", function["name"])
+            _TOOL_NAME.check(f"{name}[{place}].name", function["name"])
         parameters = function.get("parameters", function.get("input_schema"))
         if type(parameters) is dict:
             _check_parameters(f"{name}[{place}]", parameters, costs)
+    return True
 
 
 def _check_parameters(name: str, parameters: dict[str, Any], costs: SchemaCosts) -> None:
@@ -111,195 +103,187 @@ def _check_parameters(name: str, parameters: dict[str, Any], costs: SchemaCosts)
         raise RefusedError(400, reason, code="invalid_schema", param=name) from None
 
 
-_IGNORED: dict[str, Check] = {"metadata": ignored, "model": name_check, "user": ignored}
-_TEMPLATE: dict[str, Check] = {
-    "add_generation_prompt": flag,
+_TOOLS = Field(
+    _takes_tools,
+    f"a list of at most {MAX_TOOLS} objects",
+    {
+        "type": "array",
+        "minItems": 0,
+        "maxItems": MAX_TOOLS,
+        "items": {"type": "object", "properties": {"function": {"type": "object"}}},
+    },
+)
+# llama-server itself would ignore any other choice.
+_TOOL_CHOICE = matching(
+    {
+        "anyOf": [
+            {"enum": ["auto", "none", "required"]},
+            typed("function", function={"type": "object", "required": ["name"], "properties": {"name": _TEXT}}),
+            {**typed("function", name=_TEXT), "not": {"required": ["function"]}},
+        ]
+    },
+    wanted="'auto', 'none', 'required', or an object that names a function",
+)
+_ANTHROPIC_CHOICE = matching(
+    {"anyOf": [typed({"enum": ["auto", "any", "none"]}), typed("tool", name=_TEXT)]},
+    wanted="an object whose type is auto, any, none, or tool with the name of a tool",
+)
+
+_IGNORED = {"metadata": IGNORED, "model": NAME, "user": IGNORED}
+_TEMPLATE = {
+    "add_generation_prompt": FLAG,
     "chat_template_kwargs": mapping(MAX_TEMPLATE_ARGUMENTS),
     "continue_final_message": one_of(True, False, "content", "reasoning_content"),
-    "parallel_tool_calls": flag,
-    "reasoning_effort": name_check,
+    "parallel_tool_calls": FLAG,
+    "reasoning_effort": NAME,
     "reasoning_format": one_of("none", "auto", "deepseek", "deepseek-legacy"),
 }
-
-
-_CHOICES = ("auto", "none", "required")
-
-
-def _tool_choice(name: str, value: Any) -> None:
-    """Take a word, or the name of one function, which llama-server itself would leave out of account."""
-    if type(value) is dict:
-        function = value.get("function", value) if value.get("type") == "function" else None
-        if type(function) is dict and type(function.get("name")) is str:
-            return
-    elif value in _CHOICES:
-        return
-    raise invalid(name, value, "'auto', 'none', 'required', or an object that names a function")
-
-
 # What the chat page sends with every question. The answer is the same with and without.
-_CHAT_PAGE: dict[str, Check] = {
+_CHAT_PAGE = {
     "backend_sampling": only(value=False, why="where the sampling runs is settled when the gateway starts"),
-    "reasoning_control": flag,
-    "sse_ping_interval": whole_number(Option("int", low=1, high=MAX_PING_SECONDS)),
+    "reasoning_control": FLAG,
+    "sse_ping_interval": whole_number(1, MAX_PING_SECONDS),
 }
-_CHAT: dict[str, Check] = {
+_CHAT = {
     **SAMPLING,
     **_TEMPLATE,
     **_IGNORED,
     **_CHAT_PAGE,
-    "echo": flag,
+    "echo": FLAG,
     "audio": only(None, why=_UNSUPPORTED),
     "function_call": only("none", why="functions are given as tools"),
     "functions": only([], why="functions are given as tools"),
-    "logprobs": flag,
-    "max_completion_tokens": max_tokens_check,
-    "messages": media.conversation,
+    "logprobs": FLAG,
+    "max_completion_tokens": MAX_TOKENS,
+    "messages": CONVERSATION.required,
     "modalities": only(["text"], why=_UNSUPPORTED),
-    "prediction": ignored,
-    "prompt_cache_key": ignored,
-    "prompt_cache_retention": ignored,
-    "reasoning_budget_message": name_check,
-    "reasoning_budget_tokens": whole_number(OPTIONS["reasoning_budget_tokens"]),
-    "response_format": response_format,
-    "safety_identifier": ignored,
-    "service_tier": ignored,
-    "store": ignored,
-    "thinking_budget_tokens": whole_number(OPTIONS["reasoning_budget_tokens"]),
-    "tool_choice": _tool_choice,
-    "tools": _tools,
-    "top_logprobs": whole_number(OPTIONS["n_probs"], high=MAX_TOP_LOGPROBS),
-    "verbosity": ignored,
+    "prediction": IGNORED,
+    "prompt_cache_key": IGNORED,
+    "prompt_cache_retention": IGNORED,
+    "reasoning_budget_message": NAME,
+    "reasoning_budget_tokens": of_option("reasoning_budget_tokens"),
+    "response_format": RESPONSE_FORMAT,
+    "safety_identifier": IGNORED,
+    "service_tier": IGNORED,
+    "store": IGNORED,
+    "thinking_budget_tokens": of_option("reasoning_budget_tokens"),
+    "tool_choice": _TOOL_CHOICE,
+    "tools": _TOOLS,
+    "top_logprobs": whole_number(0, MAX_TOP_LOGPROBS),
+    "verbosity": IGNORED,
 }
-_COMPLETIONS: dict[str, Check] = {
+_COMPLETIONS = {
     **SAMPLING,
     **_IGNORED,
     "best_of": only(1, why=_UNSUPPORTED),
     "echo": only(value=False, why=_UNSUPPORTED),
-    "logprobs": probabilities_check,
-    "max_completion_tokens": max_tokens_check,
-    "prompt": media.prompts,
+    "logprobs": PROBABILITIES,
+    "max_completion_tokens": MAX_TOKENS,
+    "prompt": PROMPTS.required,
     "suffix": only("", why="the endpoint /infill fills text in"),
 }
-_COMPLETION: dict[str, Check] = {
-    **SAMPLING,
-    **_IGNORED,
-    "logprobs": probabilities_check,
-    "prompt": media.prompts,
-    "return_tokens": flag,
-}
-_INFILL: dict[str, Check] = {
+_COMPLETION = {**SAMPLING, **_IGNORED, "logprobs": PROBABILITIES, "prompt": PROMPTS.required, "return_tokens": FLAG}
+_INFILL = {
     **_COMPLETION,
     "input_extra": items(MAX_EXTRA_FILES),
-    "input_prefix": text(MAX_TOKENIZED_CHARACTERS),
-    "input_suffix": text(MAX_TOKENIZED_CHARACTERS),
-    "prompt": text(MAX_TOKENIZED_CHARACTERS),
+    "input_prefix": _LONG_TEXT.required,
+    "input_suffix": _LONG_TEXT.required,
+    "prompt": _LONG_TEXT,
 }
-# Several answers, and probabilities, have no place in the answers of the next two APIs.
-_ALONE = {
-    name: check for name, check in SAMPLING.items() if name not in {"n", "n_cmpl", "n_probs", "post_sampling_probs"}
-}
-_RESPONSES: dict[str, Check] = {
-    **{name: check for name, check in _ALONE.items() if name not in {"json_schema", "max_tokens", "n_predict"}},
+# Several answers, and probabilities, have no place in the answers of this API; its other names for the rest are below.
+_NOT_OF_RESPONSES = {"json_schema", "max_tokens", "n", "n_cmpl", "n_predict", "n_probs", "post_sampling_probs"}
+_RESPONSES = {
+    **{name: field for name, field in SAMPLING.items() if name not in _NOT_OF_RESPONSES},
     **_TEMPLATE,
     **_IGNORED,
     "background": only(value=False, why=_UNSUPPORTED),
-    "include": ignored,
-    "input": media.response_input,
-    "instructions": text(MAX_TOKENIZED_CHARACTERS),
-    "max_output_tokens": max_tokens_check,
+    "include": IGNORED,
+    "input": RESPONSE_INPUT.required,
+    "instructions": _LONG_TEXT,
+    "max_output_tokens": MAX_TOKENS,
     "previous_response_id": only("", why="no response is kept"),
-    "prompt_cache_key": ignored,
-    "prompt_cache_retention": ignored,
+    "prompt_cache_key": IGNORED,
+    "prompt_cache_retention": IGNORED,
     "reasoning": mapping(8),
-    "safety_identifier": ignored,
-    "service_tier": ignored,
-    "store": ignored,
-    "text": response_text,
-    "tool_choice": _tool_choice,
-    "tools": _tools,
+    "safety_identifier": IGNORED,
+    "service_tier": IGNORED,
+    "store": IGNORED,
+    "text": RESPONSE_TEXT,
+    "tool_choice": _TOOL_CHOICE,
+    "tools": _TOOLS,
     "top_logprobs": only(0, why="a response has no probabilities"),
-    "truncation": ignored,
+    "truncation": IGNORED,
 }
-
-
-_ANTHROPIC_CHOICES = ("auto", "any", "none", "tool")
-
-
-def _anthropic_choice(name: str, value: Any) -> None:
-    if type(value) is not dict or value.get("type") not in _ANTHROPIC_CHOICES:
-        raise invalid(name, value, "an object whose type is auto, any, none or tool")
-    if value["type"] == "tool" and type(value.get("name")) is not str:
-        raise invalid(name, value, "an object with the name of a tool")
-
-
-_MESSAGES: dict[str, Check] = {
-    **of_options("temperature", "top_p", "top_k"),
+_MESSAGES = {
+    "temperature": SAMPLING["temperature"],
+    "top_k": SAMPLING["top_k"],
+    "top_p": SAMPLING["top_p"],
     "chat_template_kwargs": _TEMPLATE["chat_template_kwargs"],
-    "max_tokens": max_tokens_check,
-    "messages": media.conversation,
+    "max_tokens": MAX_TOKENS,
+    "messages": CONVERSATION.required,
     "metadata": mapping(8),
-    "model": name_check,
-    "service_tier": ignored,
-    "stop_sequences": stop_check,
-    "stream": flag,
-    "system": either(text(MAX_TOKENIZED_CHARACTERS), items(MAX_TOOLS), wanted="a string or a list of texts"),
+    "model": NAME,
+    "service_tier": IGNORED,
+    "stop_sequences": STOP,
+    "stream": FLAG,
+    "system": either(_LONG_TEXT, items(MAX_TOOLS), wanted="a string or a list of texts"),
     "thinking": mapping(4),
-    "tool_choice": _anthropic_choice,
-    "tools": _tools,
+    "tool_choice": _ANTHROPIC_CHOICE,
+    "tools": _TOOLS,
 }
-_EMBEDDINGS: dict[str, Check] = {
+_EMBEDDINGS = {
     **_IGNORED,
-    "content": media.inputs,
     "dimensions": only(None, why="a model has its own number of dimensions"),
-    "embd_normalize": whole_number(Option("int", low=-1, high=1024)),
+    "embd_normalize": whole_number(-1, 1024),
     "encoding_format": one_of("float", "base64"),
-    "input": media.inputs,
+    "input": INPUTS.required,
 }
-_RERANK: dict[str, Check] = {
+_RERANK = {
     **_IGNORED,
-    "documents": list_of(MAX_DOCUMENTS, text(MAX_TOKENIZED_CHARACTERS)),
-    "query": text(MAX_TOKENIZED_CHARACTERS),
+    "documents": list_of(MAX_DOCUMENTS, _LONG_TEXT),
+    "query": _LONG_TEXT.required,
     "return_documents": only(value=False, why="an answer has their positions"),
-    "return_text": flag,
-    "texts": list_of(MAX_DOCUMENTS, text(MAX_TOKENIZED_CHARACTERS)),
-    "top_n": whole_number(Option("int", low=1)),
+    "return_text": FLAG,
+    "texts": list_of(MAX_DOCUMENTS, _LONG_TEXT),
+    "top_n": whole_number(1),
 }
-_mixed = either(tokens, text(MAX_TOKENIZED_CHARACTERS), media.prompt, wanted="a string, or tokens and strings")
 
-FIELDS: dict[Endpoint, dict[str, Check]] = {
+
+def _takes_tokenized(_name: str, value: Any) -> bool:
+    if type(value) is not list:
+        return _LONG_TEXT.takes("", value)
+    characters = sum(len(item) for item in value if type(item) is str)
+    return characters <= MAX_TOKENIZED_CHARACTERS and TOKENS.takes("", [one for one in value if type(one) is not str])
+
+
+_TOKENIZED = Field(
+    _takes_tokenized,
+    f"a string, or tokens and strings, of at most {MAX_TOKENIZED_CHARACTERS} characters in all",
+    {"anyOf": [_LONG_TEXT.schema, {"type": "array", "items": {"anyOf": [_LONG_TEXT.schema, TOKEN]}}]},
+)
+_TOKENIZE = {
+    "add_special": FLAG,
+    "content": _TOKENIZED.required,
+    "model": NAME,
+    "parse_special": FLAG,
+    "with_pieces": FLAG,
+}
+
+FIELDS: dict[str, dict[str, Field]] = {
     "chat": _CHAT,
     "completions": _COMPLETIONS,
     "completion": _COMPLETION,
     "infill": _INFILL,
     "responses": _RESPONSES,
     "messages": _MESSAGES,
-    "embeddings": {name: check for name, check in _EMBEDDINGS.items() if name != "content"},
-    "embedding": _EMBEDDINGS,
+    "embeddings": _EMBEDDINGS,
+    "embedding": {**_EMBEDDINGS, "content": INPUTS, "input": INPUTS},
     "rerank": _RERANK,
-    "tokenize": {
-        "add_special": flag, "content": _mixed, "model": name_check, "parse_special": flag, "with_pieces": flag,
-    },
-    "detokenize": {"model": name_check, "tokens": tokens},
+    "tokenize": _TOKENIZE,
+    "detokenize": {"model": NAME, "tokens": TOKENS.required},
     "apply_template": _CHAT,
     "chat_tokens": _CHAT,
     "responses_tokens": _RESPONSES,
     "messages_tokens": _MESSAGES,
-}  # fmt: skip
-
-REQUIRED: dict[Endpoint, tuple[str, ...]] = {
-    "chat": ("messages",),
-    "completions": ("prompt",),
-    "completion": ("prompt",),
-    "infill": ("input_prefix", "input_suffix"),
-    "responses": ("input",),
-    "messages": ("messages",),
-    "embeddings": ("input",),
-    "embedding": (),
-    "rerank": ("query",),
-    "tokenize": ("content",),
-    "detokenize": ("tokens",),
-    "apply_template": ("messages",),
-    "chat_tokens": ("messages",),
-    "responses_tokens": ("input",),
-    "messages_tokens": ("messages",),
 }
+"""The fields of each endpoint, by their names."""

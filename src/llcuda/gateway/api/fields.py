@@ -8,13 +8,12 @@ from json import JSONDecodeError, JSONDecoder, JSONEncoder
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.field_tables import FIELDS, REFUSED, REQUIRED
+from llcuda.gateway.api.field_checks import invalid
+from llcuda.gateway.api.field_tables import FIELDS, REFUSED
 from llcuda.options import suggest_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from llcuda.gateway.http.endpoints import Endpoint
 
 __all__ = [
     "MAX_QUICK_BYTES", "MOST_LAYERS", "OFFLOADS", "check_fields", "is_quick_to_read", "parse_body", "read_known",
@@ -43,22 +42,25 @@ _SHORTEST_NAME = 5  # with its quotes, colon, value and comma
 MAX_NAME_SHOWN = 100
 """Characters of an unknown field's name that the refusal repeats."""
 
+_REQUIRED = {
+    endpoint: [name for name, field in fields.items() if field.is_required] for endpoint, fields in FIELDS.items()
+}
 _MAY_BE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
 
 
-def check_fields(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+def check_fields(endpoint: str, body: Mapping[str, Any]) -> None:
     """Check that the endpoint knows every field, and that each is within its bounds; null is a field left out.
 
     Raises RefusedError (400) with the code ``unknown_field``, ``invalid_value`` or ``invalid_schema``.
     """
-    checks = FIELDS[endpoint]
+    fields = FIELDS[endpoint]
     for name, value in body.items():
-        check = checks.get(name)
-        if check is None:
-            raise _refuse_name(name, tuple(checks))
-        if value is not None:
-            check(name, value)
-    for name in REQUIRED[endpoint]:
+        field = fields.get(name)
+        if field is None:
+            raise _refuse_name(name, tuple(fields))
+        if value is not None and not field.takes(name, value):
+            raise invalid(name, value, field.wanted)
+    for name in _REQUIRED[endpoint]:
         if body.get(name) is None:
             raise RefusedError(400, f"{name} is missing", code="invalid_value", param=name)
     if "json_schema" in body:

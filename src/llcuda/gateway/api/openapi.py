@@ -7,16 +7,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llcuda import __version__
+from llcuda.gateway.api.field_checks import IGNORED
+from llcuda.gateway.api.field_tables import FIELDS
 from llcuda.gateway.api.openapi_answers import ENVELOPE, OWN_BODIES, describe_answers, describe_refusals
-from llcuda.gateway.api.openapi_fields import describe_body
-from llcuda.gateway.http.endpoints import ENDPOINTS
 from llcuda.gateway.http.routes import ALIASES, CHAT_FOLDER, MODEL_PREFIX, ROUTES, ModelRoute, find_routes
 
 if TYPE_CHECKING:
+    from llcuda.gateway.api.field_checks import Field, Schema
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.http.routes import Route
 
-__all__ = ["PREFIXED", "make_document", "serve_document"]
+__all__ = ["PREFIXED", "describe_body", "make_document", "serve_document"]
 
 _MAX_QUERIED = 80
 """Characters of a name in a query: as many as fit into a target in any script."""
@@ -66,7 +67,7 @@ def _encode() -> bytes:
 def make_document() -> dict[str, Any]:
     """Return the document: every address, what it takes, what it answers, and who may ask."""
     paths = {path: path for path in (*ROUTES, *PREFIXED)} | ALIASES
-    bodies = {endpoint: describe_body(endpoint) for endpoint in dict.fromkeys(ENDPOINTS.values())}
+    bodies = {endpoint: describe_body(endpoint) for endpoint in FIELDS}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -113,3 +114,28 @@ def _describe(path: str, route: Route) -> dict[str, Any]:
     if route.is_public:
         operation["security"] = []
     return operation
+
+
+def describe_body(endpoint: str) -> Schema:
+    """Return the schema of an endpoint's body: its fields, those it must have, and no others."""
+    fields = FIELDS[endpoint]
+    body: Schema = {
+        "type": "object",
+        "properties": {name: _describe_field(field) for name, field in sorted(fields.items())},
+        "additionalProperties": False,
+    }
+    if required := [name for name, field in fields.items() if field.is_required]:
+        body["required"] = required
+    if "grammar" in fields and "json_schema" in fields:
+        body["not"] = {"required": ["grammar", "json_schema"], "properties": {"json_schema": {"type": "object"}}}
+    return body
+
+
+def _describe_field(field: Field) -> Schema:
+    """Return the schema of a field. Where one may be left out, null is the same."""
+    schema = field.schema
+    if field.is_required or field is IGNORED or schema.get("const", 0) is None:
+        return schema
+    if "type" in schema:
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}

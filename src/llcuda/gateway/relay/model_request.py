@@ -14,10 +14,9 @@ from llcuda.fleet.dispatch.suspects import refuse
 from llcuda.fleet.dispatch.upstream import PlainAnswer
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.answer_schema import check_answer
+from llcuda.gateway.api.answer_schema import asked_schema, check_answer
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
-from llcuda.gateway.api.field_schemas import asked_schema
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 

@@ -16,7 +16,7 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api import field_costs as costs
 from llcuda.gateway.api import patterns
 from llcuda.gateway.api.field_costs import SchemaCosts, check_grammar_cost
-from llcuda.gateway.api.field_schemas import schema
+from llcuda.gateway.api.field_schemas import SCHEMA
 from llcuda.gateway.api.fields import check_fields
 from llcuda.gateway.api.patterns import Steps, StepsSpentError, is_quick
 
@@ -70,7 +70,7 @@ REAL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("document", REAL.values(), ids=REAL)
 def test_what_generators_of_schemas_write_is_taken(document: dict[str, Any]) -> None:
-    schema("json_schema", document)
+    SCHEMA.check("json_schema", document)
 
 
 def test_64_tools_of_20_parameters_are_taken() -> None:
@@ -187,7 +187,7 @@ def test_patterns_that_take_too_many_steps_together_are_refused_with_a_reason() 
     assert is_quick(SLOW)
     document = {"anyOf": [{"pattern": SLOW.replace("yy", f"y{letter}", 1)} for letter in string.ascii_letters]}
     with pytest.raises(RefusedError, match="patterns take more than 100000 steps") as caught:
-        schema("json_schema", document)
+        SCHEMA.check("json_schema", document)
     assert caught.value.code == "invalid_schema"
 
 

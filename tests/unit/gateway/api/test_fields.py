@@ -18,8 +18,9 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api import field_costs as costs
 from llcuda.gateway.api import field_sampling as sampling
 from llcuda.gateway.api import field_tables as tables
+from llcuda.gateway.api.answer_schema import asked_schema
 from llcuda.gateway.api.field_media import MAX_MESSAGES, MAX_PROMPTS, count_texts
-from llcuda.gateway.api.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS, asked_schema
+from llcuda.gateway.api.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS
 from llcuda.gateway.api.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.api.patterns import is_quick
 from llcuda.gateway.http.endpoints import ENDPOINTS, GENERATING, Endpoint
@@ -136,10 +137,8 @@ def test_what_the_libraries_send_is_taken(endpoint: Endpoint, body: dict[str, An
 
 
 def test_every_endpoint_has_its_fields_and_every_path_an_endpoint() -> None:
-    assert set(get_args(Endpoint)) == set(tables.FIELDS) == set(tables.REQUIRED) == set(ENDPOINTS.values())
+    assert set(get_args(Endpoint)) == set(tables.FIELDS) == set(ENDPOINTS.values())
     assert set(tables.FIELDS) > GENERATING
-    for endpoint, names in tables.REQUIRED.items():
-        assert tables.FIELDS[endpoint].keys() >= set(names)
 
 
 @pytest.mark.parametrize(("endpoint", "body"), SMALLEST.items())
@@ -176,10 +175,11 @@ def test_what_the_chat_page_sends_with_every_question_is_taken_in_a_chat_alone()
     assert refuse_chat(sse_ping_interval=31).code == "invalid_value"
 
 
-@pytest.mark.parametrize("endpoint", [endpoint for endpoint, names in tables.REQUIRED.items() if names])
-def test_a_field_that_must_be_there_is_asked_for(endpoint: Endpoint) -> None:
-    assert refuse(endpoint, {}).param == tables.REQUIRED[endpoint][0]
-    assert refuse(endpoint, {tables.REQUIRED[endpoint][0]: None}).code == "invalid_value"
+@pytest.mark.parametrize("endpoint", sorted(tables.FIELDS.keys() - {"embedding"}))
+def test_a_field_that_must_be_there_is_asked_for(endpoint: str) -> None:
+    name = next(name for name, field in tables.FIELDS[endpoint].items() if field.is_required)
+    assert refuse(endpoint, {}).param == name
+    assert refuse(endpoint, {name: None}).code == "invalid_value"
 
 
 NUMBERS = [(name, option) for name, option in OPTIONS.items() if option.kind in {"int", "float"} and name != "id_slot"]
@@ -299,6 +299,9 @@ def test_a_value_that_is_no_value_or_too_large_is_refused(fields: dict[str, Any]
         ("rerank", {"return_documents": True}),
         ("detokenize", {"tokens": ["a"]}),
         ("tokenize", {"content": {"a": 1}}),
+        ("tokenize", {"content": {"prompt_string": "a"}}),
+        ("tokenize", {"content": "a" * (tables.MAX_TOKENIZED_CHARACTERS + 1)}),
+        ("tokenize", {"content": [1, "a" * (tables.MAX_TOKENIZED_CHARACTERS + 1)]}),
     ],
 )
 def test_what_an_endpoint_would_not_do_is_refused(endpoint: Endpoint, fields: dict[str, Any]) -> None:

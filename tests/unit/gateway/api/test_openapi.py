@@ -10,11 +10,9 @@ import pytest
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.admin.offload_changes import parse_choice
-from llcuda.gateway.api.field_checks import described
 from llcuda.gateway.api.field_tables import FIELDS
 from llcuda.gateway.api.fields import check_fields
-from llcuda.gateway.api.openapi import PREFIXED, make_document
-from llcuda.gateway.api.openapi_fields import describe_body
+from llcuda.gateway.api.openapi import PREFIXED, describe_body, make_document
 from llcuda.gateway.http.endpoints import ENDPOINTS
 from llcuda.gateway.http.routes import ALIASES, ROUTES, find_routes
 
@@ -155,14 +153,3 @@ def test_the_choice_of_a_place_is_described_as_it_is_parsed(offload: str | None,
         taken = True
     assert jsonschema.Draft202012Validator(DOCUMENT["components"]["schemas"]["offload"]).is_valid(body) == taken
 
-
-def test_a_check_that_was_never_described_is_noticed() -> None:
-    def check(_name: str, _value: Any) -> None:
-        pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FIELDS["detokenize"], "new", check)
-        with pytest.raises(KeyError):
-            describe_body("detokenize")
-        described(check, dict)
-        assert "new" in describe_body("detokenize")["properties"]
