@@ -67,7 +67,7 @@ class Information:
 
     @property
     def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
-        """The endpoints of :data:`llcuda.gateway.http.routes.ROUTES` that are answered here."""
+        """The endpoints of :mod:`llcuda.gateway.http.routes` that are answered here."""
         return {
             "health": self._health,
             "models": self._list_models,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.http.access import Caller
 from llcuda.gateway.http.exchange import Exchange
-from llcuda.gateway.http.routes import ROUTES, ModelRoute
+from llcuda.gateway.http.routes import ROUTES
 from llcuda.gateway.relay.model_request import ModelRequest
 from llcuda.gateway.relay.streamed_answer import read_usage
 from llcuda.metrics import get_percentile
@@ -28,7 +28,7 @@ __all__ = ["LOWEST", "Sample", "measure", "summarise"]
 
 LOWEST = Caller("benchmark", priority=-101)
 """Whose requests leave the queue after everybody's: no key can have that priority."""
-_PATH = "/completion"
+_ROUTE = ROUTES["POST", "/completion"]
 _OK = 200
 _LONGEST = 600.0
 _LOOK_INTERVAL = 0.01
@@ -66,10 +66,8 @@ async def measure(model: ServedModel, fields: dict[str, Any], *, metrics: Gatewa
 
     Raises RefusedError where it was not answered, and whatever keeps a model on demand from being started.
     """
-    route = ROUTES[_PATH]
-    assert isinstance(route, ModelRoute)  # noqa: S101 - it is one of llama-server's
     exchange = _Measured(json.dumps({**fields, "stream": True}).encode())
-    request = ModelRequest(exchange, route, metrics)
+    request = ModelRequest(exchange, _ROUTE, metrics)
     await model.ensure_started()
     await _await_room(model)
     limit = asyncio.get_running_loop().time() + _LONGEST
@@ -94,7 +92,7 @@ class _Measured(Exchange):
     def __init__(self, body: bytes) -> None:
         super().__init__()
         self.pieces: list[Piece] = []
-        self.method, self.path, self.caller, self.route = "POST", _PATH, LOWEST, ROUTES[_PATH]
+        self.method, self.path, self.caller, self.route = _ROUTE.method, _ROUTE.path, LOWEST, _ROUTE
         self.add_body(body)
 
     def respond(

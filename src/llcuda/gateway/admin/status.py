@@ -43,7 +43,7 @@ class Status:
 
     @property
     def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
-        """The endpoints of :data:`llcuda.gateway.http.routes.ROUTES` that are answered here."""
+        """The endpoints of :mod:`llcuda.gateway.http.routes` that are answered here."""
         return {"page": serve_page, "status": self._answer, "offload": self._begin_offload}
 
     def note_second(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,47 +11,28 @@ from llcuda import __version__
 from llcuda.gateway.api.field_checks import IGNORED
 from llcuda.gateway.api.field_tables import FIELDS
 from llcuda.gateway.api.openapi_answers import ENVELOPE, OWN_BODIES, describe_answers, describe_refusals
-from llcuda.gateway.http.routes import ALIASES, CHAT_FOLDER, MODEL_PREFIX, ROUTES, ModelRoute, find_routes
+from llcuda.gateway.http.routes import ALIASES, CHAT_FOLDER, MODEL_PREFIX, PREFIXES, ROUTES, Kind, Who
 
 if TYPE_CHECKING:
     from llcuda.gateway.api.field_checks import Field, Schema
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.http.routes import Route
 
-__all__ = ["PREFIXED", "describe_body", "make_document", "serve_document"]
+__all__ = ["describe_body", "make_document", "serve_document"]
 
 _MAX_QUERIED = 80
 """Characters of a name in a query: as many as fit into a target in any script."""
 
-PREFIXED: dict[str, dict[str, Any]] = {
-    f"{MODEL_PREFIX}{{model}}": {
-        "name": "model", "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_QUERIED},
-    },
-    f"{CHAT_FOLDER}{{file}}": {"name": "file", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,80}$"}},
-}  # fmt: skip
-"""Addresses with a name in them."""
-
-_KINDS = {
-    "generate": "Generate text, in a stream or whole",
-    "compute": "Compute, in a slot of the model",
-    "ask": "Ask the model's server, without a slot",
+_PREFIXED: dict[str, dict[str, Any]] = {
+    MODEL_PREFIX: {"name": "model", "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_QUERIED}},
+    CHAT_FOLDER: {"name": "file", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,80}$"}},
 }
+"""The names in addresses, by what comes before them."""
+
 _SUMMARIES = {
-    "benchmark": "Measure a model",
-    "capabilities": "Version, devices, models, workers and limits",
-    "health": "Whether a model can answer",
-    "metrics": "Figures for Prometheus",
-    "model": "One model",
-    "models": "The models",
-    "offload": "Choose where a model runs",
-    "openapi": "This document",
-    "props": "llama-server's settings",
-    "reload": "Replace every worker by a new one",
-    "rollback": "Take the GPU's backend that was in use before",
-    "slots": "Every worker's slots",
-    "status": "Workers, memory, and the figures of the last two minutes",
-    "upgrade": "Install the GPU's backend",
-    "upgrade_plan": "What installing the GPU's backend would do",
+    Kind.GENERATE: "Generate text, in a stream or whole",
+    Kind.COMPUTE: "Compute, in a slot of the model",
+    Kind.ASK: "Ask the model's server, without a slot",
 }
 
 
@@ -66,7 +48,6 @@ def _encode() -> bytes:
 
 def make_document() -> dict[str, Any]:
     """Return the document: every address, what it takes, what it answers, and who may ask."""
-    paths = {path: path for path in (*ROUTES, *PREFIXED)} | ALIASES
     bodies = {endpoint: describe_body(endpoint) for endpoint in FIELDS}
     return {
         "openapi": "3.1.0",
@@ -76,7 +57,7 @@ def make_document() -> dict[str, Any]:
             "description": "What the gateway checks of a request. A field that is not here is refused, and so is a "
             "number such as 1.0 where a whole one is meant. What is within messages is for llama-server to take.",
         },
-        "paths": {path: _describe_path(path, find_routes(target)) for path, target in sorted(paths.items())},
+        "paths": _describe_paths(),
         "components": {
             "schemas": {"Error": ENVELOPE, **bodies, **OWN_BODIES},
             "responses": describe_refusals(),
@@ -90,28 +71,32 @@ def make_document() -> dict[str, Any]:
     }
 
 
-def _describe_path(path: str, routes: dict[str, Route]) -> dict[str, Any]:
-    described: dict[str, Any] = {method.lower(): _describe(path, route) for method, route in routes.items()}
-    if path in PREFIXED:
-        described["parameters"] = [{"in": "path", "required": True, **PREFIXED[path]}]
-    return described
+def _describe_paths() -> dict[str, Any]:
+    paths: dict[str, Any] = defaultdict(dict)
+    for route in ROUTES.values():
+        for path in (route.path, *(alias for alias, target in ALIASES.items() if target == route.path)):
+            paths[path][route.method.lower()] = _describe_route(path, route)
+    for route in PREFIXES:
+        name = _PREFIXED[route.path]
+        path = f"{route.path}{{{name['name']}}}"
+        paths[path] = {"get": _describe_route(path, route), "parameters": [{"in": "path", "required": True, **name}]}
+    return dict(sorted(paths.items()))
 
 
-def _describe(path: str, route: Route) -> dict[str, Any]:
-    is_model = isinstance(route, ModelRoute)
-    summary = _KINDS[route.kind] if isinstance(route, ModelRoute) else _SUMMARIES.get(route.endpoint, "For the pages")
+def _describe_route(path: str, route: Route) -> dict[str, Any]:
+    summary = _SUMMARIES.get(route.kind, route.summary)
     operation: dict[str, Any] = {
         "operationId": f"{route.method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
-        "summary": f"{summary}; for administrators" if route.is_admin else summary,
+        "summary": f"{summary}; for administrators" if route.who is Who.ADMIN else summary,
         "responses": describe_answers(route),
     }
-    if is_model or route.endpoint in OWN_BODIES:
+    if route.endpoint in FIELDS or route.endpoint in OWN_BODIES:
         reference = {"$ref": f"#/components/schemas/{route.endpoint}"}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
     if route.endpoint == "props":
         name = {"type": "string", "maxLength": _MAX_QUERIED}
         operation["parameters"] = [{"name": "model", "in": "query", "schema": name}]
-    if route.is_public:
+    if route.who is Who.PUBLIC:
         operation["security"] = []
     return operation
 

@@ -1,60 +1,69 @@
-"""Every address that the gateway answers, and what kind of request it is."""
+"""Every address that the gateway answers: who may ask, what answers, and what the OpenAPI document says of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum
+from typing import Any
 
-from llcuda.gateway.http.endpoints import ENDPOINTS, GENERATING, Endpoint
+from llcuda.fleet.refusals import RefusedError
 
 __all__ = [
-    "ALIASES", "CHAT_FOLDER", "INSTEAD", "MODEL_PREFIX", "PAGES", "PREFLIGHT", "ROUTES", "SECOND", "Kind", "ModelRoute",
-    "OwnRoute", "Route", "find_routes",
+    "ALIASES", "CHAT_FOLDER", "INSTEAD", "MODEL_PREFIX", "PAGES", "PREFIXES", "PREFLIGHT", "ROUTES", "Answer", "Kind",
+    "Route", "Who", "find_route",
 ]  # fmt: skip
 
-Kind = Literal["generate", "compute", "ask"]
 
-_COMPUTING: frozenset[Endpoint] = frozenset({"embeddings", "embedding", "rerank"})
+class Kind(str, Enum):
+    """What answers: the gateway itself, or a worker; in a slot, and as a stream or whole, or whole only, or without."""
+
+    OWN = "own"
+    GENERATE = "generate"
+    COMPUTE = "compute"
+    ASK = "ask"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRoute:
-    """An address of llama-server's, which a worker answers.
+class Who(Enum):
+    """Who may ask: everybody, whoever has a key (everybody, if there are no keys), or administrators."""
 
-    ``generate`` takes a slot, and answers in a stream or whole; ``compute`` takes a slot, and answers whole; ``ask``
-    takes none.
-    """
-
-    endpoint: Endpoint
-    kind: Kind
-    method: str = "POST"
-    is_public: bool = False
-    is_admin: bool = False
+    PUBLIC = "public"
+    KEY = "key"
+    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)
-class OwnRoute:
-    """An address that the gateway answers itself."""
+class Answer:
+    """What the gateway itself answers if all goes well."""
 
+    schema: dict[str, Any]
+    status: int = 200
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One address. ``endpoint`` names what answers, and the fields of the request's body."""
+
+    method: str
+    path: str
     endpoint: str
-    method: str = "GET"
-    is_public: bool = False
-    """Whether it needs no key."""
-    is_admin: bool = False
-    """Whether it needs the key of an administrator."""
+    kind: Kind = Kind.OWN
+    who: Who = Who.KEY
+    summary: str = "For the pages"
+    answer: Answer | None = None
+    """None for files, and what a worker answers."""
+    refusals: tuple[int, ...] = ()
+    """The statuses beside those that every address can answer with."""
 
 
-Route = ModelRoute | OwnRoute
+def _object(*required: str, status: int = 200) -> Answer:
+    return Answer({"type": "object", "required": list(required)}, status)
 
 
-def _choose_kind(endpoint: Endpoint) -> Kind:
-    if endpoint in GENERATING:
-        return "generate"
-    return "compute" if endpoint in _COMPUTING else "ask"
-
-
-PREFLIGHT = OwnRoute("preflight", method="OPTIONS", is_public=True)
-"""What a browser asks before a page of an allowed origin may."""
+_EVENTS = Answer({}, content_type="text/event-stream")
+_SLOTS = Answer({"type": "array", "items": {"type": "object", "required": ["worker"]}})
+_HEALTH = ("health", Kind.OWN, Who.PUBLIC, "Whether a model can answer", _object("status"))
+_MODELS = ("models", Kind.OWN, Who.KEY, "The models", _object("object", "data"))
 
 PAGES = {
     "/": "index.html",
@@ -69,45 +78,102 @@ PAGES = {
     "/page/words.js": "words.js",
 }
 """The addresses of the page at ``/``, each with the name of its file."""
-
-ROUTES: dict[str, Route] = {
-    **{path: ModelRoute(endpoint, _choose_kind(endpoint)) for path, endpoint in ENDPOINTS.items()},
-    "/health": OwnRoute("health", is_public=True),
-    "/v1/health": OwnRoute("health", is_public=True),
-    "/v1/models": OwnRoute("models"),
-    "/models": OwnRoute("models"),
-    "/props": OwnRoute("props"),
-    "/slots": OwnRoute("slots"),
-    "/metrics": OwnRoute("metrics"),
-    "/openapi.json": OwnRoute("openapi", is_public=True),
-    "/api/capabilities": OwnRoute("capabilities"),
-    "/chat": OwnRoute("chat_folder", is_public=True),
-    "/chat/tools": OwnRoute("chat_tools", is_public=True),
-    "/chat/v1/streams/lookup": OwnRoute("chat_streams", method="POST"),
-    "/api/status": OwnRoute("status"),
-    "/api/admin/offload": OwnRoute("offload", method="POST", is_admin=True),
-    **{path: OwnRoute("page", is_public=True) for path in PAGES},
-    "/api/admin/reload": OwnRoute("reload", method="POST", is_admin=True),
-    "/api/admin/upgrade-gpu": OwnRoute("upgrade_plan", is_admin=True),
-    "/api/admin/rollback-gpu": OwnRoute("rollback", method="POST", is_admin=True),
-    "/api/admin/benchmark": OwnRoute("benchmark", method="POST", is_admin=True),
-}
-SECOND: dict[str, Route] = {
-    "/api/admin/upgrade-gpu": OwnRoute("upgrade", method="POST", is_admin=True),
-}
-"""What a path takes besides, where it takes two methods."""
-
+MODEL_PREFIX = "/v1/models/"
+"""What comes before a model's name, percent-encoded, to ask about that model alone."""
 CHAT_FOLDER = "/chat/"
-_CHAT_FILE = OwnRoute("chat_page", is_public=True)
-"""What lies in that folder and is no other address."""
+"""What lies in that folder and is no other address is a file of the chat page."""
+
+_TABLE = (
+    # llama-server's. ``/completions`` without ``/v1`` is the native form, as it is there.
+    Route("POST", "/v1/chat/completions", "chat", Kind.GENERATE),
+    Route("POST", "/chat/completions", "chat", Kind.GENERATE),
+    Route("POST", "/v1/completions", "completions", Kind.GENERATE),
+    Route("POST", "/completion", "completion", Kind.GENERATE),
+    Route("POST", "/completions", "completion", Kind.GENERATE),
+    Route("POST", "/infill", "infill", Kind.GENERATE),
+    Route("POST", "/v1/responses", "responses", Kind.GENERATE),
+    Route("POST", "/responses", "responses", Kind.GENERATE),
+    Route("POST", "/v1/messages", "messages", Kind.GENERATE),
+    Route("POST", "/v1/embeddings", "embeddings", Kind.COMPUTE),
+    Route("POST", "/embeddings", "embedding", Kind.COMPUTE),
+    Route("POST", "/embedding", "embedding", Kind.COMPUTE),
+    Route("POST", "/v1/rerank", "rerank", Kind.COMPUTE),
+    Route("POST", "/v1/reranking", "rerank", Kind.COMPUTE),
+    Route("POST", "/rerank", "rerank", Kind.COMPUTE),
+    Route("POST", "/reranking", "rerank", Kind.COMPUTE),
+    Route("POST", "/tokenize", "tokenize", Kind.ASK),
+    Route("POST", "/detokenize", "detokenize", Kind.ASK),
+    Route("POST", "/apply-template", "apply_template", Kind.ASK),
+    Route("POST", "/v1/chat/completions/input_tokens", "chat_tokens", Kind.ASK),
+    Route("POST", "/chat/completions/input_tokens", "chat_tokens", Kind.ASK),
+    Route("POST", "/v1/responses/input_tokens", "responses_tokens", Kind.ASK),
+    Route("POST", "/responses/input_tokens", "responses_tokens", Kind.ASK),
+    Route("POST", "/v1/messages/count_tokens", "messages_tokens", Kind.ASK),
+    # The gateway's own.
+    Route("GET", "/health", *_HEALTH),
+    Route("GET", "/v1/health", *_HEALTH),
+    Route("GET", "/v1/models", *_MODELS),
+    Route("GET", "/models", *_MODELS),
+    Route("GET", "/props", "props", summary="llama-server's settings", answer=_object("model_path"), refusals=(404,)),
+    Route("GET", "/slots", "slots", summary="Every worker's slots", answer=_SLOTS),
+    Route(
+        "GET", "/metrics", "metrics", summary="Figures for Prometheus", answer=Answer(
+            {"type": "string"}, content_type="text/plain"
+        ),
+    ),
+    Route(
+        "GET", "/openapi.json", "openapi", who=Who.PUBLIC, summary="This document", answer=_object("openapi", "paths")
+    ),
+    Route(
+        "GET", "/api/capabilities", "capabilities", summary="Version, devices, models, workers and limits",
+        answer=_object("version", "devices", "models", "limits"),
+    ),
+    Route(
+        "GET", "/api/status", "status", summary="Workers, memory, and the figures of the last two minutes",
+        answer=_object("version", "models"),
+    ),
+    *(Route("GET", path, "page", who=Who.PUBLIC) for path in PAGES),
+    Route("GET", "/chat", "chat_folder", who=Who.PUBLIC, refusals=(404,)),
+    Route("GET", "/chat/tools", "chat_tools", who=Who.PUBLIC),
+    Route("POST", "/chat/v1/streams/lookup", "chat_streams", answer=Answer({"type": "array", "maxItems": 0})),
+    # For administrators.
+    Route(
+        "POST", "/api/admin/offload", "offload", who=Who.ADMIN, summary="Choose where a model runs",
+        answer=_object("model", "change", status=202), refusals=(404, 409),
+    ),
+    Route(
+        "POST", "/api/admin/reload", "reload", who=Who.ADMIN, summary="Replace every worker by a new one",
+        answer=_object("status", status=202), refusals=(409,),
+    ),
+    Route(
+        "GET", "/api/admin/upgrade-gpu", "upgrade_plan", who=Who.ADMIN,
+        summary="What installing the GPU's backend would do", answer=_object(),
+    ),
+    Route(
+        "POST", "/api/admin/upgrade-gpu", "upgrade", who=Who.ADMIN, summary="Install the GPU's backend",
+        answer=_EVENTS, refusals=(409,),
+    ),
+    Route(
+        "POST", "/api/admin/rollback-gpu", "rollback", who=Who.ADMIN,
+        summary="Take the GPU's backend that was in use before", answer=_EVENTS, refusals=(409,),
+    ),
+    Route(
+        "POST", "/api/admin/benchmark", "benchmark", who=Who.ADMIN, summary="Measure a model", answer=_EVENTS,
+        refusals=(404, 409, 429, 502, 504),
+    ),
+)  # fmt: skip
+ROUTES = {(route.method, route.path): route for route in _TABLE}
+"""One row for each method and address; those with a name in them are among ``PREFIXES``."""
+PREFIXES = (
+    Route("GET", MODEL_PREFIX, "model", summary="One model", answer=_object("id", "object"), refusals=(404,)),
+    Route("GET", CHAT_FOLDER, "chat_page", who=Who.PUBLIC, refusals=(404, 406)),
+)
+"""What answers the addresses that begin so, and are no others."""
+PREFLIGHT = Route("OPTIONS", "", "preflight", who=Who.PUBLIC)
+"""What a browser asks before a page of an allowed origin may."""
 
 ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/completions", "/v1/models")}
 """What the chat page asks beside itself, and the address that answers it."""
-
-MODEL_PREFIX = "/v1/models/"
-"""What comes before a model's name, percent-encoded, to ask about that model alone."""
-_ONE_MODEL = OwnRoute("model")
-
 INSTEAD: dict[str, str] = {
     "/api/chat": "/v1/chat/completions",
     "/api/embed": "/v1/embeddings",
@@ -120,16 +186,19 @@ INSTEAD: dict[str, str] = {
 }
 """What is asked of Ollama, and the address here that does the same."""
 
-_BY_METHOD = {path: {route.method: route} for path, route in ROUTES.items()}
-for _path, _route in SECOND.items():
-    _BY_METHOD[_path][_route.method] = _route
 
-
-def find_routes(path: str) -> dict[str, Route]:
-    """Return what a path leads to, by the method; nothing where there is no such path."""
-    found = _BY_METHOD.get(path)
+def find_route(method: str, path: str) -> Route:
+    """Return what answers an address. Raises RefusedError: 404 for an unknown path, 405 for another method."""
+    found = ROUTES.get((method, path))
     if found is not None:
         return found
-    if path.startswith(MODEL_PREFIX):
-        return {_ONE_MODEL.method: _ONE_MODEL}
-    return {_CHAT_FILE.method: _CHAT_FILE} if path.startswith(CHAT_FOLDER) else {}
+    routes = [route for route in _TABLE if route.path == path] or [one for one in PREFIXES if path.startswith(one.path)]
+    if not routes:
+        instead = INSTEAD.get(path)
+        hint = f"; use {instead}" if instead else ""
+        raise RefusedError(404, f"there is no {path}{hint}", code="not_found")
+    for route in routes:
+        if route.method == method:
+            return route
+    allowed = ", ".join(route.method for route in routes)
+    raise RefusedError(405, f"{path} takes {allowed}", code="method_not_allowed", headers={"Allow": allowed})

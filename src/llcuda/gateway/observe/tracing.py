@@ -21,7 +21,6 @@ from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llcuda import __version__
-from llcuda.gateway.http.endpoints import ENDPOINTS
 from llcuda.gateway.http.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ _MAX_TEXT = 256
 """Characters of what a client has chosen; whole requests do not belong into a trace."""
 _SHORTEST_WAIT = 0.001
 """Seconds in the queue that are worth a span: a turn that comes at once takes some microseconds too."""
+_ENDPOINTS = {route.path: route.endpoint for route in ROUTES.values()}
 _OPERATIONS = {
     "chat": "chat",
     "responses": "chat",
@@ -157,7 +157,7 @@ def _describe_service() -> Resource:
 
 def _describe_request(exchange: Exchange, end: float) -> _Span:
     """Return the span of the whole request, by OpenTelemetry's conventions for HTTP servers and for generative AI."""
-    route = exchange.path if exchange.path in ROUTES else ""
+    route = exchange.path if exchange.path in _ENDPOINTS else ""
     method = exchange.method or "HTTP"
     attributes = {**_describe_http(exchange, route), **_describe_model(exchange)}
     statuses = (exchange.status, exchange.refusal.status if exchange.refusal else 0)
@@ -202,7 +202,7 @@ def _describe_http(exchange: Exchange, route: str) -> dict[str, str | int | floa
 
 
 def _describe_model(exchange: Exchange) -> dict[str, str | int | float]:
-    operation = _OPERATIONS.get(ENDPOINTS.get(exchange.path, ""), "")
+    operation = _OPERATIONS.get(_ENDPOINTS.get(exchange.path, ""), "")
     prompt, completion = exchange.usage
     return {
         "gen_ai.operation.name": operation,

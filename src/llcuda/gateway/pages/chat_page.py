@@ -63,7 +63,7 @@ class ChatPage:
 
     @property
     def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
-        """The endpoints of :data:`llcuda.gateway.http.routes.ROUTES` that are answered here."""
+        """The endpoints of :mod:`llcuda.gateway.http.routes` that are answered here."""
         return {
             "chat_page": self._answer,
             "chat_folder": self._redirect,

@@ -18,6 +18,7 @@ from llcuda.gateway.api.answer_schema import asked_schema, check_answer
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.http.routes import Kind
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from llcuda.fleet.dispatch.worker import Slot, Worker
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
-    from llcuda.gateway.http.routes import ModelRoute
+    from llcuda.gateway.http.routes import Route
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 __all__ = ["ModelRequest", "write_error_event"]
@@ -56,7 +57,7 @@ class _Attempt:
 class ModelRequest:
     """A request that a model answers, from its body to the last byte of the answer."""
 
-    def __init__(self, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> None:
+    def __init__(self, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> None:
         """Read and check the body. Raises RefusedError."""
         self._exchange = exchange
         self._route = route
@@ -64,14 +65,14 @@ class ModelRequest:
         self._body = exchange.body
         self.fields: dict[str, Any] = parse_body(self._body)
         check_fields(route.endpoint, self.fields)
-        self._streams = route.kind == "generate" and self.fields.get("stream") is True
+        self._streams = route.kind is Kind.GENERATE and self.fields.get("stream") is True
         self._body = to_understood(self._body, self.fields)
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
         self._identity = hash((exchange.path, self._body))
         exchange.drop_body()
 
     @classmethod
-    async def read(cls, exchange: Exchange, route: ModelRoute, metrics: GatewayMetrics) -> ModelRequest:
+    async def read(cls, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> ModelRequest:
         """Return the request of an exchange, read in a thread if that may take long. Raises RefusedError."""
         if exchange.body_bytes <= MAX_QUICK_BYTES and is_quick_to_read(exchange.body):
             return cls(exchange, route, metrics)
@@ -214,7 +215,7 @@ class ModelRequest:
             exchange.usage = reception.usage
             self._note_first()
         else:
-            if self._route.kind == "generate" and reception.status == _OK:
+            if self._route.kind is Kind.GENERATE and reception.status == _OK:
                 await self._check(reception.body)
             figures = find_figures(reception.body)
             exchange.usage, seconds = read_usage(figures), read_prompt_seconds(figures)
@@ -242,7 +243,7 @@ class ModelRequest:
             value = self.fields.get(name)
             if isinstance(value, int) and value > 0:
                 return value
-        return _USUAL_ANSWER if self._route.kind == "generate" else 0
+        return _USUAL_ANSWER if self._route.kind is Kind.GENERATE else 0
 
 
 def write_error_event(exchange: Exchange, message: str) -> None:

@@ -15,7 +15,7 @@ from llcuda.fleet.dispatch.admission import Callers
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.http.access import check_content_type, require_admin
 from llcuda.gateway.http.error_envelopes import to_refusal
-from llcuda.gateway.http.routes import ALIASES, INSTEAD, PREFLIGHT, OwnRoute, find_routes
+from llcuda.gateway.http.routes import ALIASES, PREFLIGHT, Kind, Who, find_route
 from llcuda.gateway.observe.audit_log import AuditRecord
 from llcuda.gateway.relay.model_request import ModelRequest, write_error_event
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.access import Access
     from llcuda.gateway.http.connection import Connection
     from llcuda.gateway.http.exchange import Exchange
-    from llcuda.gateway.http.routes import ModelRoute, Route
+    from llcuda.gateway.http.routes import Route
     from llcuda.gateway.observe.audit_log import AuditLog
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
@@ -81,11 +81,11 @@ class GatewayService:
             lines = self._access.cors_headers(exchange.headers, preflight=is_preflight).items()
             exchange.extra_headers = "".join(f"{name}: {value}\r\n" for name, value in lines)
         exchange.route = route = self._find_route(exchange)
-        if not route.is_public:
+        exchange.keeps_body = route.who is not Who.PUBLIC
+        if route.who is not Who.PUBLIC:
             exchange.caller = caller = self._access.authenticate(exchange.headers)
-            if route.is_admin:
+            if route.who is Who.ADMIN:
                 require_admin(caller)
-        exchange.keeps_body = not route.is_public
         if exchange.has_body:
             check_content_type(exchange.headers)
 
@@ -139,26 +139,17 @@ class GatewayService:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
             return PREFLIGHT
         exchange.path = ALIASES.get(exchange.path, exchange.path)
-        routes = find_routes(exchange.path)
-        if not routes:
-            instead = INSTEAD.get(exchange.path)
-            hint = f"; use {instead}" if instead else ""
-            raise RefusedError(404, f"there is no {exchange.path}{hint}", code="not_found")
-        if exchange.method not in routes:
-            allowed = ", ".join(routes)
-            headers = {"Allow": allowed}
-            raise RefusedError(405, f"{exchange.path} takes {allowed}", code="method_not_allowed", headers=headers)
-        return routes[exchange.method]
+        return find_route(exchange.method, exchange.path)
 
     async def _dispatch(self, exchange: Exchange) -> None:
         route = exchange.route
         assert route is not None  # noqa: S101 - check_head has found it
-        if isinstance(route, OwnRoute):
+        if route.kind is Kind.OWN:
             await self._own[route.endpoint](exchange)
         else:
             await self._ask_model(exchange, route)
 
-    async def _ask_model(self, exchange: Exchange, route: ModelRoute) -> None:
+    async def _ask_model(self, exchange: Exchange, route: Route) -> None:
         caller = exchange.caller
         name = caller.name if caller else ""
         with self._callers.count(name, caller.max_in_flight if caller else None):
@@ -166,7 +157,7 @@ class GatewayService:
             model = self.find_model(request.fields.get("model"))
             exchange.model = model.name
             await _start(model)
-            respond = request.ask if route.kind == "ask" else request.answer
+            respond = request.ask if route.kind is Kind.ASK else request.answer
             await respond(model, deadline=self._find_deadline(exchange))
 
     def find_model(self, name: object) -> ServedModel:

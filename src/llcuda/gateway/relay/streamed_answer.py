@@ -10,7 +10,6 @@ from llcuda.fleet.dispatch.upstream import PlainAnswer
 from llcuda.gateway.api.response_events import ResponseEvents
 
 if TYPE_CHECKING:
-    from llcuda.gateway.http.endpoints import Endpoint
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import StreamMeter
 
@@ -21,7 +20,7 @@ _EDGE_BYTES = 1 << 10
 
 # How each kind of stream says that it is complete; one that ends without was cut off. No text of an answer can look
 # like it: there a line end and a quote are escaped.
-_ENDS: dict[Endpoint, bytes] = {
+_ENDS: dict[str, bytes] = {
     "chat": b"\ndata: [DONE]",
     "completions": b"\ndata: [DONE]",
     "completion": b'"stop":true',
@@ -99,7 +98,7 @@ class _Ends:
 class StreamedAnswer(PlainAnswer):
     """A stream that goes to the client chunk by chunk, as bytes."""
 
-    def __init__(self, exchange: Exchange, endpoint: Endpoint, meter: StreamMeter, *, texts: int = 1) -> None:
+    def __init__(self, exchange: Exchange, endpoint: str, meter: StreamMeter, *, texts: int = 1) -> None:
         """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for."""
         super().__init__()
         self._exchange = exchange

@@ -11,7 +11,7 @@ import pytest
 
 from llcuda.gateway.api.answer_schema import check_answer
 from llcuda.gateway.api.fields import parse_body
-from llcuda.gateway.http.endpoints import ENDPOINTS
+from llcuda.gateway.http.routes import ROUTES
 from tests.process.gateway.clients.gateways import KEY, gateway
 from tests.standins.looped_gateway import LoopedGateway, Request, build_request, run_still, turns
 from tests.standins.stub_answers import plain
@@ -264,5 +264,6 @@ def test_a_response_holds_to_the_schema_that_its_text_has(wanted: dict[str, Any]
     fields = settle(RESPONSES, {"input": "A person", "text": {"format": wanted}, "max_output_tokens": 100})
     status, answer = real.ask(RESPONSES, fields)
     assert status == 200
-    check_answer(ENDPOINTS[RESPONSES], parse_body(json.dumps(fields).encode()), json.dumps(answer).encode())
+    endpoint = ROUTES["POST", RESPONSES].endpoint
+    check_answer(endpoint, parse_body(json.dumps(fields).encode()), json.dumps(answer).encode())
     assert answer["output"][0]["content"][0]["text"].startswith("{")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.answer_schema import check_answer
-
-if TYPE_CHECKING:
-    from llcuda.gateway.http.endpoints import Endpoint
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"schema": NUMBER}}}
@@ -50,7 +47,7 @@ def response(text: str, *, tokens: int = 3, kind: str = "message") -> dict[str, 
     ],
 )
 def test_an_answer_that_holds_or_was_cut_off_is_passed_on(
-    endpoint: Endpoint, fields: dict[str, Any], answer: Any
+    endpoint: str, fields: dict[str, Any], answer: Any
 ) -> None:
     check_answer(endpoint, fields, json.dumps(answer).encode())
 
@@ -71,7 +68,7 @@ def test_an_answer_that_holds_or_was_cut_off_is_passed_on(
     ],
 )  # fmt: skip
 def test_an_answer_that_does_not_hold_is_an_error_never_an_answer(
-    endpoint: Endpoint, fields: dict[str, Any], answer: Any
+    endpoint: str, fields: dict[str, Any], answer: Any
 ) -> None:
     with pytest.raises(RefusedError, match="does not hold to the schema") as caught:
         check_answer(endpoint, fields, json.dumps(answer).encode())

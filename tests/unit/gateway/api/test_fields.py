@@ -8,7 +8,7 @@ import random
 import sys
 import threading
 from contextlib import suppress
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,8 +23,7 @@ from llcuda.gateway.api.field_media import MAX_MESSAGES, MAX_PROMPTS, count_text
 from llcuda.gateway.api.field_schemas import MAX_PATTERNS, MAX_SCHEMA_CHARACTERS
 from llcuda.gateway.api.fields import MAX_BODY_DEPTH, MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.api.patterns import is_quick
-from llcuda.gateway.http.endpoints import ENDPOINTS, GENERATING, Endpoint
-from llcuda.gateway.http.routes import ModelRoute
+from llcuda.gateway.http.routes import ROUTES, Kind
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.relay import model_request
 from llcuda.gateway.relay.model_request import ModelRequest
@@ -34,7 +33,7 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 IMAGE = "data:image/png;base64,AAAA"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-SMALLEST: dict[Endpoint, dict[str, Any]] = {
+SMALLEST: dict[str, dict[str, Any]] = {
     "chat": {"messages": MESSAGES},
     "completions": {"prompt": "a"},
     "completion": {"prompt": "a"},
@@ -97,7 +96,7 @@ OPENAI_RESPONSE: dict[str, Any] = {
     "reasoning": {"effort": "low"}, "include": [], "truncation": "auto", "max_output_tokens": 9, "temperature": 1,
     "tools": [{"type": "function", "name": "f", "parameters": {}}], "tool_choice": {"type": "function", "name": "f"},
 }  # fmt: skip
-TAKEN: list[tuple[Endpoint, dict[str, Any]]] = [
+TAKEN: list[tuple[str, dict[str, Any]]] = [
     *SMALLEST.items(),
     ("chat", LLAMA_INDEX_CHAT),
     ("chat", LANG_CHAIN_CHAT),
@@ -120,7 +119,7 @@ TAKEN: list[tuple[Endpoint, dict[str, Any]]] = [
 ]
 
 
-def refuse(endpoint: Endpoint, body: dict[str, Any]) -> RefusedError:
+def refuse(endpoint: str, body: dict[str, Any]) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
         check_fields(endpoint, body)
     assert caught.value.status == 400
@@ -132,18 +131,17 @@ def refuse_chat(**fields: Any) -> RefusedError:
 
 
 @pytest.mark.parametrize(("endpoint", "body"), TAKEN)
-def test_what_the_libraries_send_is_taken(endpoint: Endpoint, body: dict[str, Any]) -> None:
+def test_what_the_libraries_send_is_taken(endpoint: str, body: dict[str, Any]) -> None:
     check_fields(endpoint, parse_body(json.dumps(body).encode()))
 
 
 def test_every_endpoint_has_its_fields_and_every_path_an_endpoint() -> None:
-    assert set(get_args(Endpoint)) == set(tables.FIELDS) == set(ENDPOINTS.values())
-    assert set(tables.FIELDS) > GENERATING
+    assert {route.endpoint for route in ROUTES.values() if route.kind is not Kind.OWN} == set(tables.FIELDS)
 
 
 @pytest.mark.parametrize(("endpoint", "body"), SMALLEST.items())
 def test_a_field_that_is_not_known_is_named_with_what_may_have_been_meant(
-    endpoint: Endpoint, body: dict[str, Any]
+    endpoint: str, body: dict[str, Any]
 ) -> None:
     error = refuse(endpoint, {**body, "modle": "m"})
     assert (error.code, error.param) == ("unknown_field", "modle")
@@ -160,7 +158,7 @@ def test_a_long_name_is_cut_short_in_the_refusal() -> None:
     ("endpoint", "name"),
     [(endpoint, name) for endpoint, fields in tables.FIELDS.items() for name in tables.REFUSED if name not in fields],
 )
-def test_what_reaches_into_the_server_is_refused_everywhere_and_the_reason_given(endpoint: Endpoint, name: str) -> None:
+def test_what_reaches_into_the_server_is_refused_everywhere_and_the_reason_given(endpoint: str, name: str) -> None:
     error = refuse(endpoint, {name: None})
     assert (error.code, error.param) == ("unknown_field", name)
     assert tables.REFUSED[name] in error.message
@@ -304,7 +302,7 @@ def test_a_value_that_is_no_value_or_too_large_is_refused(fields: dict[str, Any]
         ("tokenize", {"content": [1, "a" * (tables.MAX_TOKENIZED_CHARACTERS + 1)]}),
     ],
 )
-def test_what_an_endpoint_would_not_do_is_refused(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+def test_what_an_endpoint_would_not_do_is_refused(endpoint: str, fields: dict[str, Any]) -> None:
     assert refuse(endpoint, {**SMALLEST[endpoint], **fields}).code == "invalid_value"
 
 
@@ -430,7 +428,7 @@ def test_a_schema_beside_a_grammar_would_be_left_out_of_account(grammar: Any) ->
     ],
 )
 def test_the_schema_is_the_one_that_llama_server_takes(
-    endpoint: Endpoint, fields: dict[str, Any], document: dict[str, Any] | None
+    endpoint: str, fields: dict[str, Any], document: dict[str, Any] | None
 ) -> None:
     assert asked_schema(endpoint, fields) == document
 
@@ -622,7 +620,7 @@ LIKELY = st.recursive(
 
 
 @given(st.sampled_from(sorted(tables.FIELDS)), st.data(), JSON | LIKELY)
-def test_a_value_is_taken_or_refused(endpoint: Endpoint, data: st.DataObject, value: Any) -> None:
+def test_a_value_is_taken_or_refused(endpoint: str, data: st.DataObject, value: Any) -> None:
     name = data.draw(st.sampled_from(sorted(tables.FIELDS[endpoint])))
     with suppress(RefusedError):
         check_fields(endpoint, {**SMALLEST[endpoint], name: value})
@@ -659,6 +657,6 @@ def test_a_large_body_and_one_with_a_grammar_are_read_in_a_thread(
 
     monkeypatch.setattr(model_request, "parse_body", read)
     body: Any = Body(json.dumps({**SMALLEST["chat"], **more}).encode())
-    request = asyncio.run(ModelRequest.read(body, ModelRoute("chat", "generate"), GatewayMetrics()))
+    request = asyncio.run(ModelRequest.read(body, ROUTES["POST", "/v1/chat/completions"], GatewayMetrics()))
     assert request.fields["messages"] == MESSAGES
     assert [thread is not threading.main_thread() for thread in threads] == [is_apart]

@@ -12,12 +12,11 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.admin.offload_changes import parse_choice
 from llcuda.gateway.api.field_tables import FIELDS
 from llcuda.gateway.api.fields import check_fields
-from llcuda.gateway.api.openapi import PREFIXED, describe_body, make_document
-from llcuda.gateway.http.endpoints import ENDPOINTS
-from llcuda.gateway.http.routes import ALIASES, ROUTES, find_routes
+from llcuda.gateway.api.openapi import describe_body, make_document
+from llcuda.gateway.http.routes import ALIASES, PREFIXES, ROUTES, Who
 
 if TYPE_CHECKING:
-    from llcuda.gateway.http.endpoints import Endpoint
+    from llcuda.gateway.http.routes import Route
 
 DOCUMENT = make_document()
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -46,7 +45,7 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def is_taken(endpoint: Endpoint, body: dict[str, Any]) -> bool:
+def is_taken(endpoint: str, body: dict[str, Any]) -> bool:
     try:
         check_fields(endpoint, body)
     except RefusedError:
@@ -57,7 +56,8 @@ def is_taken(endpoint: Endpoint, body: dict[str, Any]) -> bool:
 def test_it_is_whole_and_refers_to_nothing_that_is_not_there() -> None:
     text = json.dumps(DOCUMENT)
     assert DOCUMENT["openapi"] == "3.1.0"
-    assert DOCUMENT["paths"].keys() == ROUTES.keys() | ALIASES.keys() | PREFIXED.keys()
+    paths = {path for _, path in ROUTES} | ALIASES.keys() | {"/v1/models/{model}", "/chat/{file}"}
+    assert DOCUMENT["paths"].keys() == paths
     for line in text.split('"$ref": "#/')[1:]:
         place: Any = DOCUMENT
         for step in line.partition('"')[0].split("/"):
@@ -66,17 +66,15 @@ def test_it_is_whole_and_refers_to_nothing_that_is_not_there() -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-@pytest.mark.parametrize("path", sorted({*ROUTES, *PREFIXED}))
-def test_each_address_says_who_may_ask_and_how_a_refusal_looks(path: str) -> None:
-    routes = find_routes(path)
-    described = {name for name in DOCUMENT["paths"][path] if name != "parameters"}
-    assert described == {method.lower() for method in routes}
-    for method, route in routes.items():
-        operation = DOCUMENT["paths"][path][method.lower()]
-        assert ("401" in operation["responses"]) != route.is_public
-        assert (operation.get("security") == []) == route.is_public
-        assert {"400", "413", "431", "500"} <= operation["responses"].keys()
-        assert ("requestBody" in operation) == (path in ENDPOINTS or route.endpoint == "offload")
+@pytest.mark.parametrize("route", [*ROUTES.values(), *PREFIXES], ids=lambda route: f"{route.method} {route.path}")
+def test_each_address_says_who_may_ask_and_how_a_refusal_looks(route: Route) -> None:
+    name = {"/v1/models/": "{model}", "/chat/": "{file}"}.get(route.path, "")
+    operation = DOCUMENT["paths"][route.path + name][route.method.lower()]
+    assert ("401" in operation["responses"]) == (route.who is not Who.PUBLIC)
+    assert (operation.get("security") == []) == (route.who is Who.PUBLIC)
+    assert ("; for administrators" in operation["summary"]) == (route.who is Who.ADMIN)
+    assert {"400", "413", "431", "500"} <= operation["responses"].keys()
+    assert ("requestBody" in operation) == (route.endpoint in {*FIELDS, "offload"})
 
 
 def test_no_two_operations_have_one_name() -> None:
@@ -100,7 +98,7 @@ def test_those_that_generate_can_stream() -> None:
 
 
 @pytest.mark.parametrize("endpoint", FIELDS)
-def test_a_value_is_described_where_the_check_takes_it_and_nowhere_else(endpoint: Endpoint) -> None:
+def test_a_value_is_described_where_the_check_takes_it_and_nowhere_else(endpoint: str) -> None:
     schema = describe_body(endpoint)
     body = {name: good for name, good in _REQUIRED.items() if name in schema.get("required", ())}
     assert jsonschema.Draft202012Validator(schema).is_valid(body)

@@ -11,7 +11,7 @@ import pytest
 
 from llcuda.gateway.http import static_files
 from llcuda.gateway.http.http_exchange import HttpExchange
-from llcuda.gateway.http.routes import PAGES, ROUTES
+from llcuda.gateway.http.routes import PAGES, ROUTES, Who
 from llcuda.gateway.http.static_files import read_pages, serve_page
 
 FOLDER = Path(static_files.__file__).parents[1] / "pages"
@@ -47,7 +47,7 @@ def header(head: str, name: str) -> str:
 def test_every_file_of_the_folder_has_one_address_and_needs_no_key() -> None:
     files = {path.name for path in FOLDER.iterdir() if path.is_file() and path.suffix != ".py"}
     assert sorted(PAGES.values()) == sorted(files)
-    assert all(ROUTES[address].is_public and ROUTES[address].method == "GET" for address in PAGES)
+    assert all(ROUTES["GET", address].who is Who.PUBLIC for address in PAGES)
 
 
 @pytest.mark.parametrize("address", PAGES)
@@ -115,4 +115,4 @@ def test_no_file_is_too_long() -> None:
 
 def test_a_path_of_a_request_is_never_a_path_on_the_disk() -> None:
     tried: list[Any] = ["/page/../static.py", "/page/%2e%2e/static.py", "/pages/index.html", "/page/", "/index.html"]
-    assert not [path for path in tried if path in ROUTES]
+    assert not [path for path in tried if ("GET", path) in ROUTES]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -9,9 +9,6 @@ from llcuda.fleet.dispatch.upstream import PlainAnswer
 from llcuda.gateway.api.response_events import ResponseEvents
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
-
-if TYPE_CHECKING:
-    from llcuda.gateway.http.endpoints import Endpoint
 
 HEADERS = {"content-type": "text/event-stream"}
 LONG = "x" * 40_000
@@ -49,7 +46,7 @@ RESPONSES_END = event(
 MESSAGES = event({"usage": {"input_tokens": 3, "output_tokens": 0}}, "message_start")
 MESSAGES_END = event({"usage": {"output_tokens": 7}}, "message_delta") + event({"type": "message_stop"}, "message_stop")
 
-WHOLE: list[tuple[Endpoint, int, bytes, bytes]] = [
+WHOLE: list[tuple[str, int, bytes, bytes]] = [
     ("chat", 1, CHAT, b"data: [DONE]\n\n"),
     ("completions", 1, CHAT, b"data: [DONE]\n\n"),
     ("completion", 1, NATIVE, NATIVE_END),
@@ -60,7 +57,7 @@ WHOLE: list[tuple[Endpoint, int, bytes, bytes]] = [
 ]
 
 
-def receive(endpoint: Endpoint, texts: int, stream: bytes, *, size: int) -> tuple[StreamedAnswer, Written]:
+def receive(endpoint: str, texts: int, stream: bytes, *, size: int) -> tuple[StreamedAnswer, Written]:
     written: Any = Written()
     answer = StreamedAnswer(written, endpoint, GatewayMetrics().meter(0.0), texts=texts)
     answer.on_head(200, HEADERS)
@@ -73,7 +70,7 @@ def receive(endpoint: Endpoint, texts: int, stream: bytes, *, size: int) -> tupl
 @pytest.mark.parametrize("size", [1, 7, 100, 4096, 1 << 20])
 @pytest.mark.parametrize(("endpoint", "texts", "begin", "end"), WHOLE)
 def test_a_stream_is_complete_at_its_own_end_however_long_that_is_and_however_it_is_cut(
-    *, endpoint: Endpoint, texts: int, begin: bytes, end: bytes, size: int
+    *, endpoint: str, texts: int, begin: bytes, end: bytes, size: int
 ) -> None:
     answer, written = receive(endpoint, texts, begin + end, size=size)
     assert answer.is_complete
@@ -95,7 +92,7 @@ def test_a_stream_is_complete_at_its_own_end_however_long_that_is_and_however_it
     ],
 )
 def test_a_worker_that_reports_an_error_has_ended_its_stream(
-    *, endpoint: Endpoint, begin: bytes, error: bytes, size: int
+    *, endpoint: str, begin: bytes, error: bytes, size: int
 ) -> None:
     assert receive(endpoint, 1, begin + error, size=size)[0].is_complete
     assert receive(endpoint, 1, error, size=size)[0].is_complete
@@ -109,7 +106,7 @@ def test_an_error_is_the_first_event_where_other_prompts_have_told_nothing_yet(s
 
 
 @pytest.mark.parametrize(("endpoint", "texts", "begin", "end"), [row for row in WHOLE if row[1] == 1])
-def test_the_end_of_a_stream_says_what_it_took(*, endpoint: Endpoint, texts: int, begin: bytes, end: bytes) -> None:
+def test_the_end_of_a_stream_says_what_it_took(*, endpoint: str, texts: int, begin: bytes, end: bytes) -> None:
     assert receive(endpoint, texts, begin + end, size=1 << 20)[0].usage == (3, 7)
 
 
