@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence  # noqa: TC003 - OPTIONS reads the annotations
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 from llcuda.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "OPTIONS",
@@ -19,73 +17,6 @@ __all__ = [
     "check_options",
     "suggest_names",
 ]
-
-
-class SamplingOptions(TypedDict, total=False):
-    """What can be said about how a text is generated. An option that is left out, or None, is the server's to choose.
-
-    The meanings and defaults are llama-server's own; ``max_tokens`` is its ``n_predict`` (-1: no limit but the
-    context), ``stop_sequences`` its ``stop``. The last four are for the chat endpoint only.
-    """
-
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    seed: int | None
-    stop_sequences: Sequence[str] | str | None
-    repeat_penalty: float | None
-    repeat_last_n: int | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    typical_p: float | None
-    top_n_sigma: float | None
-    dynatemp_range: float | None
-    dynatemp_exponent: float | None
-    xtc_probability: float | None
-    xtc_threshold: float | None
-    dry_multiplier: float | None
-    dry_base: float | None
-    dry_allowed_length: int | None
-    dry_penalty_last_n: int | None
-    dry_sequence_breakers: Sequence[str] | None
-    mirostat: int | None
-    mirostat_tau: float | None
-    mirostat_eta: float | None
-    min_keep: int | None
-    n_probs: int | None
-    n_keep: int | None
-    t_max_predict_ms: int | None
-    id_slot: int | None
-    cache_prompt: bool | None
-    ignore_eos: bool | None
-    logit_bias: Mapping[str, float | bool] | Sequence[Sequence[Any]] | None
-    samplers: Sequence[str] | None
-    grammar: str | None
-    lora: Mapping[int, float] | None
-    chat_template_kwargs: Mapping[str, Any] | None
-    reasoning_effort: str | None
-    reasoning_format: str | None
-    reasoning_budget_tokens: int | None
-
-
-class InferOptions(SamplingOptions, total=False):
-    """What ``infer`` takes beside a prompt, for functions that pass it on."""
-
-    system: str | None
-    schema: Any
-    raw: bool
-    timeout: float | None
-
-
-class ChatOptions(SamplingOptions, total=False):
-    """What ``chat`` takes beside the messages, for functions that pass it on."""
-
-    tools: Sequence[Mapping[str, Any]] | None
-    tool_choice: str | Mapping[str, Any] | None
-    schema: Any
-    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,47 +42,76 @@ _POSITIVE = Option("float", low=0)
 _FLOAT = Option("float")
 _BOOL = Option("bool")
 
+
+class SamplingOptions(TypedDict, total=False):
+    """What can be said about how a text is generated. An option that is left out, or None, is the server's to choose.
+
+    The meanings and defaults are llama-server's own; ``max_tokens`` is its ``n_predict`` (-1: no limit but the
+    context), ``stop_sequences`` its ``stop``. Those that are ``chat_only`` are for the chat endpoint only.
+    """
+
+    max_tokens: Annotated[int | None, _COUNT_OR_ALL]
+    temperature: Annotated[float | None, _POSITIVE]
+    top_p: Annotated[float | None, Option("float", above=0, high=1)]
+    top_k: Annotated[int | None, _COUNT]
+    min_p: Annotated[float | None, _SHARE]
+    seed: Annotated[int | None, Option("int", low=-1, high=2**32 - 1)]
+    stop_sequences: Annotated[Sequence[str] | str | None, Option("strings", field="stop")]
+    repeat_penalty: Annotated[float | None, Option("float", above=0)]
+    repeat_last_n: Annotated[int | None, _COUNT]
+    presence_penalty: Annotated[float | None, _PENALTY]
+    frequency_penalty: Annotated[float | None, _PENALTY]
+    typical_p: Annotated[float | None, Option("float", above=0, high=1)]
+    top_n_sigma: Annotated[float | None, _FLOAT]
+    dynatemp_range: Annotated[float | None, _POSITIVE]
+    dynatemp_exponent: Annotated[float | None, _POSITIVE]
+    xtc_probability: Annotated[float | None, _SHARE]
+    xtc_threshold: Annotated[float | None, _SHARE]
+    dry_multiplier: Annotated[float | None, _POSITIVE]
+    dry_base: Annotated[float | None, Option("float", low=1)]
+    dry_allowed_length: Annotated[int | None, _COUNT]
+    dry_penalty_last_n: Annotated[int | None, _COUNT]
+    dry_sequence_breakers: Annotated[Sequence[str] | None, Option("strings")]
+    mirostat: Annotated[int | None, Option("int", low=0, high=2)]
+    mirostat_tau: Annotated[float | None, _POSITIVE]
+    mirostat_eta: Annotated[float | None, _POSITIVE]
+    min_keep: Annotated[int | None, _COUNT]
+    n_probs: Annotated[int | None, _COUNT]
+    n_keep: Annotated[int | None, _COUNT_OR_ALL]
+    t_max_predict_ms: Annotated[int | None, _COUNT_OR_ALL]
+    id_slot: Annotated[int | None, _COUNT_OR_ALL]
+    cache_prompt: Annotated[bool | None, _BOOL]
+    ignore_eos: Annotated[bool | None, _BOOL]
+    logit_bias: Annotated[Mapping[str, float | bool] | Sequence[Sequence[Any]] | None, Option("json")]
+    samplers: Annotated[Sequence[str] | None, Option("strings")]
+    grammar: Annotated[str | None, Option("str")]
+    lora: Annotated[Mapping[int, float] | None, Option("lora")]
+    chat_template_kwargs: Annotated[Mapping[str, Any] | None, Option("json", chat_only=True)]
+    reasoning_effort: Annotated[str | None, Option("str", chat_only=True)]
+    reasoning_format: Annotated[str | None, Option("str", chat_only=True)]
+    reasoning_budget_tokens: Annotated[int | None, Option("int", low=-1, chat_only=True)]
+
+
+class InferOptions(SamplingOptions, total=False):
+    """What ``infer`` takes beside a prompt, for functions that pass it on."""
+
+    system: str | None
+    schema: Any
+    raw: bool
+    timeout: float | None
+
+
+class ChatOptions(SamplingOptions, total=False):
+    """What ``chat`` takes beside the messages, for functions that pass it on."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    schema: Any
+    timeout: float | None
+
+
 OPTIONS: dict[str, Option] = {
-    "max_tokens": _COUNT_OR_ALL,
-    "temperature": _POSITIVE,
-    "top_p": Option("float", above=0, high=1),
-    "top_k": _COUNT,
-    "min_p": _SHARE,
-    "seed": Option("int", low=-1, high=2**32 - 1),
-    "stop_sequences": Option("strings", field="stop"),
-    "repeat_penalty": Option("float", above=0),
-    "repeat_last_n": _COUNT,
-    "presence_penalty": _PENALTY,
-    "frequency_penalty": _PENALTY,
-    "typical_p": Option("float", above=0, high=1),
-    "top_n_sigma": _FLOAT,
-    "dynatemp_range": _POSITIVE,
-    "dynatemp_exponent": _POSITIVE,
-    "xtc_probability": _SHARE,
-    "xtc_threshold": _SHARE,
-    "dry_multiplier": _POSITIVE,
-    "dry_base": Option("float", low=1),
-    "dry_allowed_length": _COUNT,
-    "dry_penalty_last_n": _COUNT,
-    "dry_sequence_breakers": Option("strings"),
-    "mirostat": Option("int", low=0, high=2),
-    "mirostat_tau": _POSITIVE,
-    "mirostat_eta": _POSITIVE,
-    "min_keep": _COUNT,
-    "n_probs": _COUNT,
-    "n_keep": _COUNT_OR_ALL,
-    "t_max_predict_ms": _COUNT_OR_ALL,
-    "id_slot": _COUNT_OR_ALL,
-    "cache_prompt": _BOOL,
-    "ignore_eos": _BOOL,
-    "logit_bias": Option("json"),
-    "samplers": Option("strings"),
-    "grammar": Option("str"),
-    "lora": Option("lora"),
-    "chat_template_kwargs": Option("json", chat_only=True),
-    "reasoning_effort": Option("str", chat_only=True),
-    "reasoning_format": Option("str", chat_only=True),
-    "reasoning_budget_tokens": Option("int", low=-1, chat_only=True),
+    name: hint.__metadata__[0] for name, hint in get_type_hints(SamplingOptions, include_extras=True).items()
 }
 
 # What other libraries and llama-server itself call our options, where spelling alone would not lead to them.

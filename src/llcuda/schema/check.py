@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
-from llcuda.schema.validate import KEYWORDS, MAX_SHOWN, resolve_reference, show
+from llcuda.schema.validate import KEYWORDS, MAX_SHOWN, TYPES, resolve_reference, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,6 @@ _ANNOTATIONS = frozenset({
     "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description", "discriminator",
     "examples", "format", "readOnly", "title", "writeOnly",
 })  # fmt: skip
-_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 
 
 def check_schema(document: dict[str, Any]) -> None:
@@ -146,13 +145,9 @@ def _is_names(argument: Any) -> bool:
 
 def _is_types(argument: Any) -> bool:
     if isinstance(argument, str):
-        return argument in _TYPES
+        return argument in TYPES
     # llama-server takes a name that is there twice for two alternatives, in each schema inside as well.
-    return _is_names(argument) and bool(argument) and _TYPES.issuperset(argument) and _is_unique(argument)
-
-
-def _is_unique(names: list[str]) -> bool:
-    return len(set(names)) == len(names)
+    return _is_names(argument) and bool(argument) and TYPES.keys() >= set(argument) and len(set(argument)) == len(argument)
 
 
 def _is_pattern(argument: Any) -> bool:

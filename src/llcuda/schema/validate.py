@@ -5,6 +5,7 @@ It is our own because its work must be bounded whatever the schema: at most 1,00
 
 from __future__ import annotations
 
+import operator
 import re
 import reprlib
 from fractions import Fraction
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["KEYWORDS", "MAX_SHOWN", "find_mismatch", "freeze", "resolve_reference", "show"]
+    Check = Callable[[Any, Any, "_Site"], str | None]
+
+__all__ = ["KEYWORDS", "MAX_SHOWN", "TYPES", "find_mismatch", "freeze", "resolve_reference", "show"]
 
 # Both bounds are far above what a model writes. They are there for schemas that refer to themselves, where the work can
 # double with every level of the value.
@@ -97,12 +100,11 @@ class _Site:
             raise RecursionError
         site = _Site(self.run, schema, place=place, depth=self.depth + 1)
         for keyword, argument in schema.items():
-            check = KEYWORDS.get(keyword)
-            reason = check and check(value, argument, site)
-            if reason:
-                return reason
+            if keyword in KEYWORDS:
+                kinds, check = KEYWORDS[keyword]
+                if (kinds is None or type(value) in kinds) and (reason := check(value, argument, site)):
+                    return reason
         return None
-
 
     def spend(self, steps: int) -> None:
         """Count work; what takes more than a million steps is given up."""
@@ -112,17 +114,7 @@ class _Site:
 
 
 def _is_type(value: Any, name: str) -> bool:
-    if name == "null":
-        return value is None
-    if name == "integer":
-        return _is_number(value) and (isinstance(value, int) or value.is_integer())
-    if name == "number":
-        return _is_number(value)
-    return isinstance(value, {"boolean": bool, "string": str, "array": list, "object": dict}[name])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) in TYPES[name] and (name != "integer" or type(value) is int or value.is_integer())
 
 
 def _type(value: Any, names: Any, site: _Site) -> str | None:
@@ -175,8 +167,6 @@ def _not(value: Any, schema: Any, site: _Site) -> str | None:
 
 
 def _properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
-    if not isinstance(value, dict):
-        return None
     for name, schema in schemas.items():
         if name in value and (reason := site.find(value[name], schema, at=f".{name}")):
             return reason
@@ -184,8 +174,6 @@ def _properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
 
 
 def _pattern_properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
-    if not isinstance(value, dict):
-        return None
     site.spend(len(schemas) * len(value))
     for pattern, schema in schemas.items():
         for name in value:
@@ -195,8 +183,6 @@ def _pattern_properties(value: Any, schemas: dict[str, Any], site: _Site) -> str
 
 
 def _additional_properties(value: Any, schema: Any, site: _Site) -> str | None:
-    if not isinstance(value, dict):
-        return None
     known, patterns = site.schema.get("properties", {}), site.schema.get("patternProperties", {})
     site.spend(len(patterns) * len(value))
     for name, item in value.items():
@@ -210,13 +196,11 @@ def _additional_properties(value: Any, schema: Any, site: _Site) -> str | None:
 
 
 def _required(value: Any, names: list[str], site: _Site) -> str | None:
-    missing = [name for name in names if name not in value] if isinstance(value, dict) else []
+    missing = [name for name in names if name not in value]
     return f"{site.place}: {', '.join(missing)} is missing" if missing else None
 
 
 def _prefix_items(value: Any, schemas: list[Any], site: _Site) -> str | None:
-    if not isinstance(value, list):
-        return None
     for index, (item, schema) in enumerate(zip(value, schemas, strict=False)):
         if reason := site.find(item, schema, at=f"[{index}]"):
             return reason
@@ -224,8 +208,6 @@ def _prefix_items(value: Any, schemas: list[Any], site: _Site) -> str | None:
 
 
 def _items(value: Any, schema: Any, site: _Site) -> str | None:
-    if not isinstance(value, list):
-        return None
     for index in range(len(site.schema.get("prefixItems", ())), len(value)):
         if reason := site.find(value[index], schema, at=f"[{index}]"):
             return reason
@@ -233,14 +215,12 @@ def _items(value: Any, schema: Any, site: _Site) -> str | None:
 
 
 def _unique_items(value: Any, wanted: bool, site: _Site) -> str | None:  # noqa: FBT001
-    if not wanted or not isinstance(value, list) or len({freeze(item) for item in value}) == len(value):
+    if not wanted or len({freeze(item) for item in value}) == len(value):
         return None
     return f"{site.place}: an item is there twice"
 
 
 def _pattern(value: Any, pattern: str, site: _Site) -> str | None:
-    if not isinstance(value, str):
-        return None
     site.spend(len(value) // _CHARACTERS_PER_STEP)
     if re.search(pattern, value):
         return None
@@ -249,30 +229,16 @@ def _pattern(value: Any, pattern: str, site: _Site) -> str | None:
 
 def _multiple_of(value: Any, divisor: Any, site: _Site) -> str | None:
     # By decimal digits, as a reader of the JSON would: 0.3 is a multiple of 0.1, which binary fractions deny.
-    if not _is_number(value) or Fraction(repr(value)) % Fraction(repr(divisor)) == 0:
+    if Fraction(repr(value)) % Fraction(repr(divisor)) == 0:
         return None
     return f"{site.place}: {show(value)} is not a multiple of {divisor}"
 
 
-def _bound(applies: Callable[[Any], bool], holds: Callable[[Any, Any], bool], words: str) -> Any:
+def _bound(holds: Callable[[Any, Any], bool], words: str) -> Check:
     def check(value: Any, bound: Any, site: _Site) -> str | None:
-        if not applies(value) or holds(value, bound):
-            return None
-        return f"{site.place}: {show(value)} {words} {bound}"
+        return None if holds(value, bound) else f"{site.place}: {show(value)} {words} {bound}"
 
     return check
-
-
-def _is_str(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def show(value: Any) -> str:
@@ -284,32 +250,39 @@ def show(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
-KEYWORDS: dict[str, Callable[[Any, Any, _Site], str | None]] = {
-    "type": _type,
-    "enum": _enum,
-    "const": _const,
-    "$ref": _reference,
-    "allOf": _all_of,
-    "anyOf": _any_of,
-    "oneOf": _one_of,
-    "not": _not,
-    "properties": _properties,
-    "patternProperties": _pattern_properties,
-    "additionalProperties": _additional_properties,
-    "required": _required,
-    "minProperties": _bound(_is_dict, lambda value, bound: len(value) >= bound, "has fewer properties than"),
-    "maxProperties": _bound(_is_dict, lambda value, bound: len(value) <= bound, "has more properties than"),
-    "prefixItems": _prefix_items,
-    "items": _items,
-    "minItems": _bound(_is_list, lambda value, bound: len(value) >= bound, "has fewer items than"),
-    "maxItems": _bound(_is_list, lambda value, bound: len(value) <= bound, "has more items than"),
-    "uniqueItems": _unique_items,
-    "minLength": _bound(_is_str, lambda value, bound: len(value) >= bound, "is shorter than"),
-    "maxLength": _bound(_is_str, lambda value, bound: len(value) <= bound, "is longer than"),
-    "pattern": _pattern,
-    "minimum": _bound(_is_number, lambda value, bound: value >= bound, "is below"),
-    "maximum": _bound(_is_number, lambda value, bound: value <= bound, "is above"),
-    "exclusiveMinimum": _bound(_is_number, lambda value, bound: value > bound, "is not above"),
-    "exclusiveMaximum": _bound(_is_number, lambda value, bound: value < bound, "is not below"),
-    "multipleOf": _multiple_of,
+_OBJECT, _ARRAY, _STRING, _NUMBER = {dict}, {list}, {str}, {int, float}
+TYPES: dict[str, set[type]] = {
+    "array": _ARRAY, "boolean": {bool}, "integer": _NUMBER, "null": {type(None)}, "number": _NUMBER, "object": _OBJECT,
+    "string": _STRING,
+}  # fmt: skip
+
+KEYWORDS: dict[str, tuple[set[type] | None, Check]] = {
+    "type": (None, _type),
+    "enum": (None, _enum),
+    "const": (None, _const),
+    "$ref": (None, _reference),
+    "allOf": (None, _all_of),
+    "anyOf": (None, _any_of),
+    "oneOf": (None, _one_of),
+    "not": (None, _not),
+    "properties": (_OBJECT, _properties),
+    "patternProperties": (_OBJECT, _pattern_properties),
+    "additionalProperties": (_OBJECT, _additional_properties),
+    "required": (_OBJECT, _required),
+    "minProperties": (_OBJECT, _bound(lambda value, bound: len(value) >= bound, "has fewer properties than")),
+    "maxProperties": (_OBJECT, _bound(lambda value, bound: len(value) <= bound, "has more properties than")),
+    "prefixItems": (_ARRAY, _prefix_items),
+    "items": (_ARRAY, _items),
+    "minItems": (_ARRAY, _bound(lambda value, bound: len(value) >= bound, "has fewer items than")),
+    "maxItems": (_ARRAY, _bound(lambda value, bound: len(value) <= bound, "has more items than")),
+    "uniqueItems": (_ARRAY, _unique_items),
+    "minLength": (_STRING, _bound(lambda value, bound: len(value) >= bound, "is shorter than")),
+    "maxLength": (_STRING, _bound(lambda value, bound: len(value) <= bound, "is longer than")),
+    "pattern": (_STRING, _pattern),
+    "minimum": (_NUMBER, _bound(operator.ge, "is below")),
+    "maximum": (_NUMBER, _bound(operator.le, "is above")),
+    "exclusiveMinimum": (_NUMBER, _bound(operator.gt, "is not above")),
+    "exclusiveMaximum": (_NUMBER, _bound(operator.lt, "is not below")),
+    "multipleOf": (_NUMBER, _multiple_of),
 }
+"""Each keyword with the types of the values that it says something about (None: all), and its check."""
