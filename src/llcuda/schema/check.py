@@ -147,7 +147,11 @@ def _is_types(argument: Any) -> bool:
     if isinstance(argument, str):
         return argument in TYPES
     # llama-server takes a name that is there twice for two alternatives, in each schema inside as well.
-    return _is_names(argument) and bool(argument) and TYPES.keys() >= set(argument) and len(set(argument)) == len(argument)
+    return _is_names(argument) and bool(argument) and TYPES.keys() >= set(argument) and _is_unique(argument)
+
+
+def _is_unique(names: list[str]) -> bool:
+    return len(set(names)) == len(names)
 
 
 def _is_pattern(argument: Any) -> bool:
