@@ -250,13 +250,13 @@ def show(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
-_OBJECT, _ARRAY, _STRING, _NUMBER = {dict}, {list}, {str}, {int, float}
-TYPES: dict[str, set[type]] = {
-    "array": _ARRAY, "boolean": {bool}, "integer": _NUMBER, "null": {type(None)}, "number": _NUMBER, "object": _OBJECT,
-    "string": _STRING,
+_OBJECT, _ARRAY, _STRING, _NUMBER = (dict,), (list,), (str,), (int, float)
+TYPES: dict[str, tuple[type, ...]] = {
+    "array": _ARRAY, "boolean": (bool,), "integer": _NUMBER, "null": (type(None),), "number": _NUMBER,
+    "object": _OBJECT, "string": _STRING,
 }  # fmt: skip
 
-KEYWORDS: dict[str, tuple[set[type] | None, Check]] = {
+KEYWORDS: dict[str, tuple[tuple[type, ...] | None, Check]] = {
     "type": (None, _type),
     "enum": (None, _enum),
     "const": (None, _const),
