@@ -110,11 +110,12 @@ def texts(most: int, *, most_characters: int) -> Field:
 
     def takes(_name: str, value: Any) -> bool:
         strings = [value] if type(value) is str else value
-        return (
-            type(strings) is list
-            and len(strings) <= most
-            and all(type(string) is str and 0 < len(string) <= most_characters for string in strings)
-        )
+        if type(strings) is not list or len(strings) > most:
+            return False
+        for string in strings:  # noqa: SIM110 - all() takes 0.3 us more, and `stop` is in many requests
+            if type(string) is not str or not 0 < len(string) <= most_characters:
+                return False
+        return True
 
     string = {"type": "string", "minLength": 1, "maxLength": most_characters}
     wanted = f"a string or a list of at most {most}, each of 1 to {most_characters} characters"

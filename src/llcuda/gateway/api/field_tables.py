@@ -114,14 +114,14 @@ _TOOLS = Field(
     },
 )
 # llama-server itself would ignore any other choice.
-_TOOL_CHOICE = matching(
-    {
+_TOOL_CHOICE = either(
+    one_of("auto", "none", "required"),
+    matching({
         "anyOf": [
-            {"enum": ["auto", "none", "required"]},
             typed("function", function={"type": "object", "required": ["name"], "properties": {"name": _TEXT}}),
             {**typed("function", name=_TEXT), "not": {"required": ["function"]}},
         ]
-    },
+    }, wanted="an object that names a function"),
     wanted="'auto', 'none', 'required', or an object that names a function",
 )
 _ANTHROPIC_CHOICE = matching(
