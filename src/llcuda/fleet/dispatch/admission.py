@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import insort
-from collections import defaultdict, deque
-from contextlib import contextmanager
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
 from random import random
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from llcuda.fleet.dispatch.balance import Prompt
     from llcuda.fleet.dispatch.worker import Job, Slot, Worker
 
-__all__ = ["Admission", "Callers", "DrainRate", "QueueLimits", "current_task"]
+__all__ = ["Admission", "DrainRate", "QueueLimits", "current_task"]
 
 _MAX_RETRY_AFTER = 600
 _LONGEST_WAIT_FOR_A_WORKER = 60.0
@@ -57,47 +56,6 @@ class DrainRate:
     def estimate(self, ahead: int, *, slots: int) -> float:
         """Return the seconds until ``ahead`` requests have left ``slots`` slots; 0 where nothing was measured."""
         return ahead * (self._seconds or 0.0) / max(1, slots)
-
-
-class Callers:
-    """The requests that each caller has under way."""
-
-    __slots__ = ("_under_way",)
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._under_way: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
-
-    @contextmanager
-    def count(self, name: str, maximum: int | None) -> Iterator[None]:
-        """Count the request of the current task within the block. Raises RefusedError if it is one too many."""
-        mine = self._under_way[name]
-        if maximum is not None and len(mine) >= maximum:
-            raise RefusedError(
-                429,
-                f"this key may have {maximum} requests at a time",
-                code="too_many_in_flight",
-                headers={"Retry-After": "1"},
-            )
-        owner = current_task()
-        mine.add(owner)
-        try:
-            yield
-        finally:
-            self._discard(name, owner)
-
-    def drop_lost(self) -> int:
-        """Forget the requests whose tasks have ended, and return how many there were: none, but for a mistake."""
-        lost = [(name, task) for name, tasks in self._under_way.items() for task in tasks if task.done()]
-        for name, task in lost:
-            self._discard(name, task)
-        return len(lost)
-
-    def _discard(self, name: str, owner: asyncio.Task[Any]) -> None:
-        mine = self._under_way[name]
-        mine.discard(owner)
-        if not mine:
-            del self._under_way[name]
 
 
 def current_task() -> asyncio.Task[Any]:

@@ -1,4 +1,4 @@
-"""One request to a model: its turn, its worker, a second worker where the first fails, and the answer's end."""
+"""One request to a model: its body, what each worker that is asked makes of it, and the answer's end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from llcuda.gateway.http.routes import Kind
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
-    from llcuda.fleet.dispatch.suspects import Suspects
     from llcuda.fleet.dispatch.worker import Slot, Worker
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelRequest", "write_error_event"]
 
 _OK, _SERVER_ERROR = 200, 500
+_WORKERS_ASKED = 2
 _CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
 _USUAL_ANSWER = 256
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
@@ -70,6 +70,8 @@ class ModelRequest:
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
         self._identity = hash((exchange.path, self._body))
         exchange.drop_body()
+        self._model: ServedModel
+        self._attempts: list[_Attempt] = []
 
     @classmethod
     async def read(cls, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> ModelRequest:
@@ -78,135 +80,104 @@ class ModelRequest:
             return cls(exchange, route, metrics)
         return await asyncio.to_thread(cls, exchange, route, metrics)
 
-    async def answer(self, model: ServedModel, *, deadline: float) -> None:
-        """Answer it with one of the model's workers. Raises RefusedError."""
-        exchange = self._exchange
-        job = self._describe(model, deadline, is_suspect=model.suspects.is_suspect(self._identity))
-        first = await self._try(model, job)
-        if not first.is_failure or exchange.started or (first.problem is None and len(model.workers) == 1):
-            await self._finish(first)
-            return
-        job.excluded = first.worker
-        job.is_suspect = job.is_suspect or first.is_suspect
-        if first.problem is None:
-            # What comes meanwhile goes elsewhere: the second answer, which shows whose fault it was, may take a minute.
-            first.worker.note_failure()
-        self._metrics.retries.inc()
-        second = first
-        for _ in range(2):
-            second = await self._try(model, job)
-            if second.problem is None or second.is_suspect:
-                break  # else it went to a worker that had just died, and that did not read it
-        if first.problem is None and second.problem is None and second.is_failure:
-            first.worker.forgive()
-        await self._finish(second)
+    def describe(self, model: ServedModel, *, deadline: float) -> Job | None:
+        """Return what the model's queue needs to know of it; None if it takes no slot.
 
-    async def ask(self, model: ServedModel, *, deadline: float) -> None:
-        """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError.
-
-        What a worker may have died of takes a slot, and has a worker to itself as everything else that may.
+        What a worker may have died of always takes one, and has a worker to itself. Raises RefusedError if it has
+        ended two workers.
         """
-        if model.suspects.is_suspect(self._identity):
-            await self._finish(await self._try(model, self._describe(model, deadline, is_suspect=True)))
-            return
-        worker, reception = model.choose_any(), PlainAnswer()
-        if worker is None:
-            raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
-        upstream = worker.upstream
-        self._exchange.worker = worker.server.name
-        try:
-            await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
-        except UpstreamFailedError as error:
-            worker.note_failure()
-            if error.was_sent:
-                model.suspects.suspect(self._identity)
-            raise RefusedError(502, "the worker broke off", code="worker_failed") from error
-        except asyncio.CancelledError:
-            worker.note_abandoned(self._identity)
-            raise
-        self._pass_on(reception)
-
-    def _describe(self, model: ServedModel, deadline: float, *, is_suspect: bool) -> Job:
-        caller = self._exchange.caller
-        grammar = self.fields.get("grammar") or ""
-        prompt_tokens = (len(self._body) - len(grammar)) // _CHARACTERS_PER_TOKEN
+        self._model = model
+        is_suspect = model.suspects.is_suspect(self._identity)
+        if self._route.kind == "ask" and not is_suspect:
+            return None
+        exchange = self._exchange
+        prompt_tokens = (len(self._body) - len(self.fields.get("grammar") or "")) // _CHARACTERS_PER_TOKEN
+        exchange.queued_at = monotonic()
         return Job(
             prompt=read_prompt(self.fields) if len(model.workers) > 1 else Prompt(),
             prompt_tokens=prompt_tokens,
             tokens=prompt_tokens + self._answer_tokens(),
             texts=count_texts(self.fields),
-            priority=caller.priority if caller else 0,
+            priority=exchange.caller.priority if exchange.caller else 0,
             deadline=deadline,
             is_suspect=is_suspect,
         )
 
-    async def _try(self, model: ServedModel, job: Job) -> _Attempt:
-        """Wait for a worker and let it answer. Raises RefusedError."""
-        exchange, before = self._exchange, job.queued
-        exchange.queued_at = monotonic()
-        with await model.admission.acquire(job) as slot:
-            exchange.turn_at = monotonic()
-            exchange.worker = slot.worker.server.name
-            exchange.queue_seconds = job.queued
-            self._metrics.queue_seconds.observe(job.queued - before)
-            try:
-                attempt = await self._ask(slot)
-            except asyncio.CancelledError:
-                slot.worker.note_abandoned(self._identity)
-                raise
-            # Before the slot is free: it is not to be given to somebody else at a worker that has just failed.
-            if attempt.problem is not None:
-                slot.worker.note_failure()
-            else:
-                model.admission.note_answer(monotonic() - exchange.turn_at)
+    async def send(self, slot: Slot) -> None:
+        """Let the worker of a slot answer; a stream is passed on as it comes, anything else kept for :meth:`finish`."""
+        exchange, worker, upstream = self._exchange, slot.worker, slot.worker.upstream
+        exchange.turn_at = monotonic()
+        exchange.worker = worker.server.name
+        self._metrics.queue_seconds.observe(slot.job.queued - exchange.queue_seconds)
+        exchange.queue_seconds = slot.job.queued
+        stream = self._receive_stream() if self._streams else None
+        reception = stream or PlainAnswer()
+        problem, was_sent = None, True
+        try:
+            request = upstream.build("POST", exchange.path, self._body)
+            on_link = exchange.follow if stream else None
+            await upstream.exchange(request, reception, on_link=on_link, on_life=slot.note_life)
+            if stream and stream.is_stream and not stream.is_complete:
+                problem = "the worker ended the stream before its end"
+        except UpstreamFailedError as error:
+            problem, was_sent = str(error), error.was_sent
+        except asyncio.CancelledError:
+            worker.note_abandoned(self._identity)
+            raise
+        finally:
+            exchange.follow(None)
+            exchange.first_at = stream.first_at if stream else 0.0
+        # Before the slot is free: it is not to be given to somebody else at a worker that has just failed.
+        if problem is not None:
+            worker.note_failure()
+        else:
+            self._model.admission.note_answer(monotonic() - exchange.turn_at)
+        is_suspect = problem is not None and was_sent and not slot.was_cut_off
+        self._attempts.append(_Attempt(worker, reception, problem, is_suspect))
+
+    async def judge(self, slot: Slot) -> Job | None:
+        """Note what came of the slot, and return the job for another worker; None if this was the last.
+
+        Raises RefusedError if the request has ended two workers, and no stream has begun.
+        """
+        attempt, suspects = self._attempts[-1], self._model.suspects
         if not attempt.is_failure:
             attempt.worker.note_answer()
-        await self._judge(model.suspects, slot, attempt)
-        return attempt
-
-    async def _judge(self, suspects: Suspects, slot: Slot, attempt: _Attempt) -> None:
-        """Note whether the request may be what ended a worker. Raises RefusedError if it is and no stream has begun."""
-        was_alone = slot.job.is_suspect
-        if attempt.is_suspect and was_alone and await slot.has_died():
+        if attempt.is_suspect and slot.job.is_suspect and await slot.has_died():
             if suspects.prove(self._identity, was_killed=slot.was_killed) and not self._exchange.started:
                 raise refuse()
         elif attempt.is_suspect:
             suspects.suspect(self._identity)
-        elif was_alone and attempt.problem is None:
+        elif slot.job.is_suspect and attempt.problem is None:
             suspects.clear(self._identity)
+        return self._repeat(slot.job, attempt) if attempt.is_failure and not self._exchange.started else None
 
-    async def _ask(self, slot: Slot) -> _Attempt:
-        """Let the worker of a slot answer."""
-        exchange, worker, reception = self._exchange, slot.worker, self._receive()
-        upstream = worker.upstream
-        request = upstream.build("POST", exchange.path, self._body)
-        on_link = exchange.follow if self._streams else None
-        problem, was_sent = None, True
-        try:
-            await upstream.exchange(request, reception, on_link=on_link, on_life=slot.note_life)
-            problem = self._find_cut(reception)
-        except UpstreamFailedError as error:
-            problem, was_sent = str(error), error.was_sent
-        finally:
-            exchange.follow(None)
-            exchange.first_at = reception.first_at if isinstance(reception, StreamedAnswer) else 0.0
-        is_suspect = problem is not None and was_sent and not slot.was_cut_off
-        return _Attempt(worker, reception, problem, is_suspect)
+    def _repeat(self, job: Job, failed: _Attempt) -> Job | None:
+        """Return the job for another worker after a failure; None if there is no other, or it was asked already."""
+        if len(self._attempts) == 1:
+            if failed.problem is None:
+                if len(self._model.workers) == 1:
+                    return None
+                # What comes meanwhile goes elsewhere: the second answer, which shows whose fault it was, may take long.
+                failed.worker.note_failure()
+            job.excluded = failed.worker
+            job.is_suspect = job.is_suspect or failed.is_suspect
+            self._metrics.retries.inc()
+        elif len(self._attempts) > _WORKERS_ASKED or failed.problem is None or failed.is_suspect:
+            return None  # else it went to a worker that had just died, and that did not read it
+        self._exchange.queued_at = monotonic()
+        return job
 
-    def _find_cut(self, reception: PlainAnswer) -> str | None:
-        if isinstance(reception, StreamedAnswer) and reception.is_stream and not reception.is_complete:
-            return "the worker ended the stream before its end"
-        return None
-
-    def _receive(self) -> PlainAnswer:
-        if not self._streams:
-            return PlainAnswer()
+    def _receive_stream(self) -> StreamedAnswer:
         meter = self._metrics.meter(self._exchange.arrived)
         return StreamedAnswer(self._exchange, self._route.endpoint, meter, texts=count_texts(self.fields))
 
-    async def _finish(self, attempt: _Attempt) -> None:
-        """Write what is left of the answer."""
-        exchange, reception = self._exchange, attempt.reception
+    async def finish(self) -> None:
+        """Write what is left of the answer. Raises RefusedError."""
+        exchange, first, attempt = self._exchange, self._attempts[0], self._attempts[-1]
+        reception = attempt.reception
+        if attempt is not first and first.problem is None and attempt.problem is None and attempt.is_failure:
+            first.worker.forgive()
         if attempt.problem is not None:
             if not exchange.started:
                 raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
@@ -223,6 +194,25 @@ class ModelRequest:
                 exchange.first_at = min(exchange.turn_at + seconds, monotonic())
                 self._note_first()
             self._pass_on(reception)
+
+    async def ask(self, model: ServedModel) -> None:
+        """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
+        worker, reception = model.choose_any(), PlainAnswer()
+        if worker is None:
+            raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
+        upstream = worker.upstream
+        self._exchange.worker = worker.server.name
+        try:
+            await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
+        except UpstreamFailedError as error:
+            worker.note_failure()
+            if error.was_sent:
+                model.suspects.suspect(self._identity)
+            raise RefusedError(502, "the worker broke off", code="worker_failed") from error
+        except asyncio.CancelledError:
+            worker.note_abandoned(self._identity)
+            raise
+        self._pass_on(reception)
 
     async def _check(self, body: bytes) -> None:
         """Hold a whole answer against the schema that was asked for. Raises RefusedError."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import contextmanager
 from logging import getLogger
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, UsageError
-from llcuda.fleet.dispatch.admission import Callers
+from llcuda.fleet.dispatch.admission import current_task
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.http.access import check_content_type, require_admin
 from llcuda.gateway.http.error_envelopes import to_refusal
@@ -20,22 +21,64 @@ from llcuda.gateway.observe.audit_log import AuditRecord
 from llcuda.gateway.relay.model_request import ModelRequest, write_error_event
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.config.configuration import GatewayConfig
-    from llcuda.gateway.http.access import Access
+    from llcuda.gateway.http.access import Access, Caller
     from llcuda.gateway.http.connection import Connection
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.http.routes import Route
     from llcuda.gateway.observe.audit_log import AuditLog
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
-__all__ = ["GatewayService"]
+__all__ = ["Callers", "GatewayService"]
 
 _CLIENT_GONE = 499  # nginx's status for it, in the log and the metrics only
 _READ_BYTES = 64 << 10
 _MAX_TIMEOUT = 86400.0
+
+
+class Callers:
+    """The requests that each caller has under way."""
+
+    __slots__ = ("_under_way",)
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._under_way: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
+
+    @contextmanager
+    def count(self, caller: Caller | None) -> Iterator[None]:
+        """Count the request of the current task within the block. Raises RefusedError if it is one too many."""
+        name, maximum = (caller.name, caller.max_in_flight) if caller else ("", None)
+        mine = self._under_way[name]
+        if maximum is not None and len(mine) >= maximum:
+            raise RefusedError(
+                429,
+                f"this key may have {maximum} requests at a time",
+                code="too_many_in_flight",
+                headers={"Retry-After": "1"},
+            )
+        owner = current_task()
+        mine.add(owner)
+        try:
+            yield
+        finally:
+            self._discard(name, owner)
+
+    def drop_lost(self) -> int:
+        """Forget the requests whose tasks have ended, and return how many there were: none, but for a mistake."""
+        lost = [(name, task) for name, tasks in self._under_way.items() for task in tasks if task.done()]
+        for name, task in lost:
+            self._discard(name, task)
+        return len(lost)
+
+    def _discard(self, name: str, owner: asyncio.Task[Any]) -> None:
+        mine = self._under_way[name]
+        mine.discard(owner)
+        if not mine:
+            del self._under_way[name]
 
 
 class GatewayService:
@@ -90,9 +133,24 @@ class GatewayService:
             check_content_type(exchange.headers)
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer, whatever happens, and count it."""
+        """Answer a request whose head :meth:`check_head` has let in, whatever happens, and record it."""
+        route = exchange.route
         try:
-            await self._dispatch(exchange)
+            if route is not None and route.kind is Kind.OWN:
+                await self._own[route.endpoint](exchange)
+            elif route is not None:
+                with self._callers.count(exchange.caller):
+                    request = await ModelRequest.read(exchange, route, self.metrics)  # parse, check
+                    model = await self._start_model(exchange, request.fields.get("model"))
+                    job = request.describe(model, deadline=self._find_deadline(exchange))
+                    if job is None:
+                        await request.ask(model)
+                        return
+                    while job is not None:  # once more at another worker, if the first fails
+                        with await model.admission.acquire(job) as slot:  # admit, choose
+                            await request.send(slot)  # send, pass on
+                        job = await request.judge(slot)
+                    await request.finish()
         except RefusedError as error:
             self._refuse(exchange, error)
         except LlcudaError as error:
@@ -103,7 +161,8 @@ class GatewayService:
         except Exception:
             getLogger("llcuda.gateway").exception("a request failed: %s %s", exchange.method, exchange.path)
             self._refuse(exchange, RefusedError(500, "the gateway failed at this request", code="internal_error"))
-        self._record(exchange)
+        finally:
+            self._record(exchange)
 
     def refuse(self, exchange: Exchange, error: RefusedError) -> None:
         """Answer with an error, and count it."""
@@ -141,25 +200,6 @@ class GatewayService:
         exchange.path = ALIASES.get(exchange.path, exchange.path)
         return find_route(exchange.method, exchange.path)
 
-    async def _dispatch(self, exchange: Exchange) -> None:
-        route = exchange.route
-        assert route is not None  # noqa: S101 - check_head has found it
-        if route.kind is Kind.OWN:
-            await self._own[route.endpoint](exchange)
-        else:
-            await self._ask_model(exchange, route)
-
-    async def _ask_model(self, exchange: Exchange, route: Route) -> None:
-        caller = exchange.caller
-        name = caller.name if caller else ""
-        with self._callers.count(name, caller.max_in_flight if caller else None):
-            request = await ModelRequest.read(exchange, route, self.metrics)
-            model = self.find_model(request.fields.get("model"))
-            exchange.model = model.name
-            await _start(model)
-            respond = request.ask if route.kind is Kind.ASK else request.answer
-            await respond(model, deadline=self._find_deadline(exchange))
-
     def find_model(self, name: object) -> ServedModel:
         """Return the model that a request names; the first one where it names none."""
         model = self._models.get(self._default if name is None else str(name))
@@ -167,6 +207,19 @@ class GatewayService:
             names = ", ".join(self._models)
             message = f"there is no model {name!r}; there is {names}"
             raise RefusedError(404, message, code="model_not_found", param="model")
+        return model
+
+    async def _start_model(self, exchange: Exchange, name: object) -> ServedModel:
+        """Return the model that a request names, started if it is on demand. Raises why it cannot be."""
+        model = self.find_model(name)
+        exchange.model = model.name
+        try:
+            await model.ensure_started()
+        except UsageError as error:
+            # It is the configuration that is wrong, and not the request.
+            getLogger("llcuda.gateway").warning("the model %s cannot be started: %s", model.name, error)
+            message = "this model cannot be started; the gateway's log says why"
+            raise RefusedError(503, message, code="unavailable") from None
         return model
 
     def _find_deadline(self, exchange: Exchange) -> float:
@@ -218,17 +271,6 @@ class GatewayService:
             self._audit.write(_describe(exchange, seconds))
         if self._trace is not None:
             self._trace(exchange)
-
-
-async def _start(model: ServedModel) -> None:
-    """Start a model on demand. Raises the LlcudaError that says why it cannot be."""
-    try:
-        await model.ensure_started()
-    except UsageError as error:
-        # It is the configuration that is wrong, and not the request.
-        getLogger("llcuda.gateway").warning("the model %s cannot be started: %s", model.name, error)
-        message = "this model cannot be started; the gateway's log says why"
-        raise RefusedError(503, message, code="unavailable") from None
 
 
 def _describe(exchange: Exchange, seconds: float) -> AuditRecord:

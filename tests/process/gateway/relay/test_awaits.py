@@ -63,7 +63,7 @@ NEVER = {
     ("grpc_server", "guarded"): "it waits where what it guards does, which is cancelled",
     ("grpc_server", "await task"): "the task is done by then",
     ("served_model", "unload_if_idle"): "no request",
-    ("service", "_dispatch"): "of the gateway's own addresses, which hold nothing",
+    ("service", "await self._own[route.endpoint](exchange)"): "one of the gateway's own addresses, which hold nothing",
 }
 """Functions whose waits need not be cancelled, or single waits, and why."""
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.fleet.dispatch.admission import Admission, Callers, DrainRate
+from llcuda.fleet.dispatch.admission import Admission, DrainRate
 from llcuda.fleet.dispatch.balance import read_prompt
 from llcuda.fleet.dispatch.worker import Job, Slot, Worker
 from llcuda.fleet.refusals import RefusedError
 from llcuda.fleet.states import State
+from llcuda.gateway.http.access import Caller
+from llcuda.gateway.relay.service import Callers
 from llcuda.transport.address import Address, unix_address
 
 if TYPE_CHECKING:
@@ -344,7 +346,7 @@ def test_a_key_has_as_many_requests_under_way_as_it_may() -> None:
         end = asyncio.Event()
 
         async def ask(name: str) -> None:
-            with callers.count(name, 2):
+            with callers.count(Caller(name, max_in_flight=2)):
                 await end.wait()
 
         under_way = [asyncio.ensure_future(ask(name)) for name in ("ann", "ann", "bob")]
