@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.dispatch import admission
 from llcuda.fleet.dispatch.worker import Slot, Worker
-from llcuda.fleet.processes.restarts import Restarts
+from llcuda.fleet.processes.replica import Restarts
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.gateway import Gateway
 

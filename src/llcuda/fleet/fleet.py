@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from llcuda.engine.placement import settle
 from llcuda.errors import LlcudaError, OutOfMemoryError, ServerError
 from llcuda.fleet.dispatch.worker import Worker
-from llcuda.fleet.processes.loads import Share, prepare_loads
+from llcuda.fleet.processes.machine_shares import Share, has_room, prepare_loads
 from llcuda.fleet.processes.replica import Replica
 from llcuda.fleet.processes.socket_folder import SocketFolder
-from llcuda.fleet.processes.spare_memory import has_room
 from llcuda.fleet.remotes.remote import Remote
 from llcuda.fleet.remotes.resolver import follow_name
 from llcuda.fleet.states import State

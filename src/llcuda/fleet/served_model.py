@@ -12,7 +12,7 @@ from llcuda.fleet.dispatch.admission import Admission
 from llcuda.fleet.dispatch.progress import Progress
 from llcuda.fleet.dispatch.suspects import Suspects
 from llcuda.fleet.fleet import Fleet
-from llcuda.fleet.processes.loads import Share
+from llcuda.fleet.processes.machine_shares import Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,9 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llcuda.fleet.dispatch.answer_reader import UpstreamFailedError
 from llcuda.fleet.dispatch.balance import Prompt, PromptMemory
-from llcuda.fleet.dispatch.upstream import PlainAnswer, Upstream
+from llcuda.fleet.dispatch.upstream import PlainAnswer, Upstream, UpstreamFailedError
 from llcuda.fleet.states import DEAD, EXPECTED, GONE, State
 from llcuda.fleet.timeouts import timeout
 

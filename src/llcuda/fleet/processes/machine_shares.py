@@ -1,4 +1,4 @@
-"""How the workers of one model share the machine: which GPU each has, how many threads, and how much context.
+"""How the workers of one model share the machine: which GPU, how many threads, how much context, and if one more fits.
 
 llama-server divides ``--ctx-size`` among its slots and rounds each part up to 256 tokens, unless ``--kv-unified`` makes
 one pool of it, from which one slot can take what the others were promised. So it is given as many times the context of
@@ -12,19 +12,37 @@ threads than one are the scheduler's: that was not measured.
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llcuda.engine.load import Load, complete_options, require_whole_binaries
+from llcuda.engine.placement import check_split, choose_placement
 from llcuda.errors import UsageError
+from llcuda.models import resolve_model
+from llcuda.server.free_memory import limit_prompt_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llcuda.engine import DeviceReport
+    from llcuda.engine.placement import Placement
     from llcuda.fleet.model_config import ModelConfig
+    from llcuda.models import ModelFile
 
-__all__ = ["Place", "choose_options", "choose_places", "keep_to_core", "order_cores", "turn"]
+__all__ = [
+    "Place", "Share", "choose_options", "choose_places", "has_room", "keep_to_core", "order_cores", "prepare_loads",
+    "turn",
+]  # fmt: skip
 
 _OURS = ("ctx_size", "gpu_layers", "n_parallel", "parallel", "threads")
+_MIB = 1 << 20
+_SPARE_MIB = 512
+_SPARE_GPU_MIB = 1536
+"""llama-server's own fitting leaves 1 GiB free and takes layers off the GPU otherwise; CUDA needs some of the rest."""
+_SPARE_SHARE = 1.1
 _NOT_SHARED = ("kv_unified", "kv_unified_per_slot")
 
 
@@ -100,3 +118,67 @@ def keep_to_core(options: Mapping[str, Any], core: int | None) -> dict[str, Any]
     if core is None or is_chosen or options.get("threads") != 1:
         return dict(options)
     return {**options, "cpu_range": f"{core}-{core}", "cpu_strict": 1}
+
+
+class Share(NamedTuple):
+    """What a model has of the machine beside others."""
+
+    workers_before: int = 0
+    """How many workers the models before it have: each model's are kept to other cores, as long as there are any."""
+    workers_of_others: int = 0
+    """How many have a part of the memory for old prompts besides its own."""
+
+
+def prepare_loads(config: ModelConfig, share: Share = Share()) -> tuple[Load, ...]:  # noqa: B008 - it never changes
+    """Return a load for each worker; the model is downloaded if it is not on this disk.
+
+    Raises what :meth:`llcuda.InferenceEngine.load_model` raises before it starts anything.
+    """
+    options = {"cache_ram": limit_prompt_cache(config.workers + share.workers_of_others), **choose_options(config)}
+    require_whole_binaries()
+    placement = choose_placement(config.device, require_gpu=False, gpu_layers=config.gpu_layers)
+    ordered = order_cores({core: _read_siblings(core) for core in os.sched_getaffinity(0)})
+    cores = turn(ordered, share.workers_before)
+    places = choose_places(config, gpus=len(placement.choice.gpus), cores=cores)
+    chosen = [placement if place.gpu is None else placement.on_one(place.gpu) for place in places]
+    checked = [check_split(one, options) for one in chosen]
+    model = resolve_model(config.model, progress=False)
+    return tuple(
+        _make_load(model, chosen[number], place, options=checked[number]) for number, place in enumerate(places)
+    )
+
+
+def _make_load(model: ModelFile, placement: Placement, place: Place, *, options: dict[str, object]) -> Load:
+    completed = complete_options(model, options)
+    if completed["threads"] is None:
+        completed["threads"] = place.threads
+    if placement.backend is None:
+        completed = keep_to_core(completed, place.core)
+    return Load(model, placement, completed)
+
+
+def _read_siblings(core: int) -> tuple[int, ...]:
+    """Return the cores that share a physical one with ``core``, from the kernel's ``0-1`` or ``0,8``."""
+    try:
+        text = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text(encoding="ascii")
+    except OSError:
+        return (core,)
+    parts = [[int(number) for number in part.split("-")] for part in re.findall(r"\d+(?:-\d+)?", text)]
+    return tuple(sorted({core, *(number for ends in parts for number in range(ends[0], ends[-1] + 1))}))
+
+
+def has_room(report: DeviceReport, *, gpus_free_mib: Mapping[str, int | None], memory_free_mib: int | None) -> bool:
+    """Return whether every device could hold once more what the ``report`` says that it holds.
+
+    ``gpus_free_mib`` is by the GPUs' UUIDs. What is not known counts as too little.
+    """
+    return all(
+        _fits(use.total_bytes, gpus_free_mib.get(use.uuid), spare_mib=_SPARE_GPU_MIB)
+        if use.uuid
+        else _fits(use.total_bytes, memory_free_mib, spare_mib=_SPARE_MIB)
+        for use in report.devices
+    )
+
+
+def _fits(size: int, free_mib: int | None, *, spare_mib: int) -> bool:
+    return free_mib is not None and size / _MIB * _SPARE_SHARE + spare_mib <= free_mib

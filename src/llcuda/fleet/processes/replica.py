@@ -7,6 +7,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from logging import getLogger
 from time import monotonic
@@ -24,7 +25,6 @@ from llcuda.errors import (
     UsageError,
 )
 from llcuda.fleet.processes.heartbeat import Heartbeat
-from llcuda.fleet.processes.restarts import Restarts
 from llcuda.fleet.states import State
 from llcuda.fleet.timeouts import timeout
 from llcuda.server import ServerManager
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llcuda.engine import DeviceReport
     from llcuda.engine.load import Load
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "Restarts"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,35 @@ _EXIT_TIMEOUT = 5.0
 _STOP_INTERVAL = 0.1  # seconds; between two tries of one start there is no server to stop
 # A second try would find the same.
 _PERMANENT = (BinaryError, ModelError, UsageError)
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 10.0
+_BUDGET = 5
+_WINDOW = 60.0
+"""Seconds in which there may be _BUDGET starts; also how long a server must run for its past to be forgotten."""
+
+
+@dataclass(slots=True)
+class Restarts:
+    """The starts and ends so far; times are those of ``time.monotonic``."""
+
+    starts: list[float] = field(default_factory=list)
+    """Those of the last minute."""
+    in_a_row: int = 0
+    """Ends without a minute of life in between."""
+
+    def note_start(self, now: float) -> None:
+        """Take a start."""
+        self.starts = [*(at for at in self.starts if now - at < _WINDOW), now]
+
+    def choose_delay(self, now: float) -> float | None:
+        """Return the seconds to wait before the next start, after an end at ``now``; None where the budget is spent."""
+        if self.starts and now - self.starts[-1] >= _WINDOW:
+            self.in_a_row = 0
+        self.in_a_row += 1
+        if sum(now - at < _WINDOW for at in self.starts) >= _BUDGET:
+            return None
+        # The exponent is bounded, or the power would become too large for a float in the end.
+        return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self.in_a_row - 1, 10))
 
 
 class Replica:

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.http.http_exchange import HttpExchange
+from llcuda.gateway.http.exchange import HttpExchange
 from llcuda.gateway.http.request_reader import RequestReader
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from llcuda.fleet.dispatch.answer_reader import UpstreamFailedError
 from llcuda.fleet.dispatch.balance import Prompt, read_prompt
 from llcuda.fleet.dispatch.suspects import refuse
-from llcuda.fleet.dispatch.upstream import PlainAnswer
+from llcuda.fleet.dispatch.upstream import PlainAnswer, UpstreamFailedError
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.answer_schema import asked_schema, check_answer

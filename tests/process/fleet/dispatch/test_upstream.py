@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.fleet.dispatch.answer_reader import UpstreamFailedError
-from llcuda.fleet.dispatch.upstream import Upstream
+from llcuda.fleet.dispatch.upstream import Upstream, UpstreamFailedError
 from llcuda.transport.address import unix_address
 from tests.processes import PATIENCE
 

@@ -18,7 +18,7 @@ from llcuda.errors import ModelFormatError, ModelNotFoundError, NoDeviceError, S
 from llcuda.fleet.dispatch.admission import current_task
 from llcuda.fleet.dispatch.worker import Job, Worker
 from llcuda.fleet.fleet import Fleet
-from llcuda.fleet.processes.loads import Share, prepare_loads
+from llcuda.fleet.processes.machine_shares import Share, prepare_loads
 from llcuda.fleet.processes.replica import Replica
 from llcuda.fleet.processes.socket_folder import SocketFolder, list_parents
 from llcuda.fleet.states import State

@@ -44,7 +44,7 @@ PACKAGE = Path(llcuda.__file__).parent
 MODULES = {path.stem: path for path in (
     *(PACKAGE / "fleet/dispatch" / f"{name}.py" for name in ("admission", "suspects", "upstream", "worker")),
     *(PACKAGE / "gateway/relay" / f"{name}.py" for name in ("model_request", "service", "streamed_answer")),
-    *(PACKAGE / "gateway/http" / f"{name}.py" for name in ("connection", "exchange", "http_exchange")),
+    *(PACKAGE / "gateway/http" / f"{name}.py" for name in ("connection", "exchange")),
     *(PACKAGE / "gateway/grpc" / f"{name}.py" for name in ("grpc_call", "grpc_server")),
     PACKAGE / "fleet/served_model.py",
 )}  # fmt: skip

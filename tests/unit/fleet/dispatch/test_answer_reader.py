@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llcuda.fleet.dispatch.answer_reader import AnswerReader, UpstreamFailedError
+from llcuda.fleet.dispatch.upstream import AnswerReader, UpstreamFailedError
 from tests.unit.transport.test_http1 import HEAD, NOT_HTTP, read_with_h11, responses
 
 ENDLESS = b"x" * (64 << 10)

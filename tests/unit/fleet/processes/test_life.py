@@ -12,10 +12,10 @@ import pytest
 from llcuda.engine import DeviceReport, DeviceUse
 from llcuda.errors import UsageError
 from llcuda.fleet.processes import socket_folder
-from llcuda.fleet.processes.liveness import Pulse
-from llcuda.fleet.processes.restarts import Restarts
+from llcuda.fleet.processes.heartbeat import Pulse
+from llcuda.fleet.processes.machine_shares import has_room
+from llcuda.fleet.processes.replica import Restarts
 from llcuda.fleet.processes.socket_folder import SocketFolder, choose_parent, parse_owner, remove_leftovers
-from llcuda.fleet.processes.spare_memory import has_room
 
 MIB = 1 << 20
 

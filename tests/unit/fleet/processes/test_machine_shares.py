@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda.errors import NoDeviceError, UsageError
-from llcuda.fleet.processes import loads
+from llcuda.fleet.processes import machine_shares
 from llcuda.fleet.processes.machine_shares import choose_options, choose_places, keep_to_core, order_cores, turn
 from llcuda.gateway import ModelConfig
 from tests.unit.engine.test_devices import BACKEND, T4, devices
@@ -118,11 +118,11 @@ def test_a_server_option_does_not_contradict_a_setting(name: str) -> None:
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llcuda.engine.placement.find_devices", lambda: devices(T4, SECOND))
     monkeypatch.setattr("llcuda.engine.placement.find_backends", lambda: (BACKEND,))
-    monkeypatch.setattr("llcuda.fleet.processes.loads.require_whole_binaries", lambda: None)
+    monkeypatch.setattr("llcuda.fleet.processes.machine_shares.require_whole_binaries", lambda: None)
 
 
 def placements(config: ModelConfig) -> list[Placement]:
-    return [load.placement for load in loads.prepare_loads(config)]
+    return [load.placement for load in machine_shares.prepare_loads(config)]
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -156,7 +156,7 @@ def test_the_cpu_is_the_cpu_where_there_are_gpus() -> None:
 
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llcuda.engine.placement.find_devices", devices)
-    monkeypatch.setattr("llcuda.fleet.processes.loads.require_whole_binaries", lambda: None)
+    monkeypatch.setattr("llcuda.fleet.processes.machine_shares.require_whole_binaries", lambda: None)
     assert [one.backend for one in placements(model(workers=2))] == [None, None]
     with pytest.raises(NoDeviceError):
         placements(model(workers=2, device="cuda"))
@@ -168,10 +168,10 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(monkeypatch: pytest.Mon
 def test_all_workers_share_the_memory_for_old_prompts(
     monkeypatch: pytest.MonkeyPatch, *, others: int, options: dict[str, int], expected: int
 ) -> None:
-    monkeypatch.setattr("llcuda.fleet.processes.loads.require_whole_binaries", lambda: None)
+    monkeypatch.setattr("llcuda.fleet.processes.machine_shares.require_whole_binaries", lambda: None)
     monkeypatch.setattr("llcuda.server.free_memory.read_free_memory", lambda: 8000)
     config = model(workers=2, device="cpu", server_options=options)
-    found = loads.prepare_loads(config, loads.Share(workers_of_others=others))
+    found = machine_shares.prepare_loads(config, machine_shares.Share(workers_of_others=others))
     assert [load.options["cache_ram"] for load in found] == [expected] * 2
 
 
@@ -179,14 +179,14 @@ def test_all_workers_share_the_memory_for_old_prompts(
 def test_a_small_model_has_one_thread_unless_it_is_told_another_number(
     monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: int
 ) -> None:
-    monkeypatch.setattr("llcuda.fleet.processes.loads.require_whole_binaries", lambda: None)
+    monkeypatch.setattr("llcuda.fleet.processes.machine_shares.require_whole_binaries", lambda: None)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     config = model(workers=2, device="cpu", threads=threads)
-    assert [load.options["threads"] for load in loads.prepare_loads(config)] == [expected] * 2
+    assert [load.options["threads"] for load in machine_shares.prepare_loads(config)] == [expected] * 2
 
 
 def test_a_larger_model_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.fleet.processes.loads.require_whole_binaries", lambda: None)
+    monkeypatch.setattr("llcuda.fleet.processes.machine_shares.require_whole_binaries", lambda: None)
     monkeypatch.setattr("llcuda.engine.load._ONE_THREAD_PARAMETERS", 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    assert [load.options["threads"] for load in loads.prepare_loads(model(workers=3, device="cpu"))] == [5] * 3
+    assert [load.options["threads"] for load in machine_shares.prepare_loads(model(workers=3, device="cpu"))] == [5] * 3

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llcuda.gateway.http import static_files
-from llcuda.gateway.http.http_exchange import HttpExchange
+from llcuda.gateway.http.exchange import HttpExchange
 from llcuda.gateway.http.routes import PAGES, ROUTES, Who
 from llcuda.gateway.http.static_files import read_pages, serve_page
 
