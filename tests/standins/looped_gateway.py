@@ -162,6 +162,8 @@ class LoopedServer:
     api_key = "key"
     hang_timeout = 10.0
     pid = None
+    tls = None
+    heard_at = 0.0
     was_killed = False
     is_remote = False
 
@@ -211,9 +213,6 @@ class LoopedServer:
                 Path(self.address.host).unlink(missing_ok=True)
         for link in tuple(self.links):
             link.transport.abort()
-
-    def note_life(self) -> None:
-        """Nothing is watched here."""
 
     def give_up(self, reason: str) -> None:
         """Nothing is watched here."""

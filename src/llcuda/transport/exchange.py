@@ -180,8 +180,10 @@ class Exchange:
 class BaseTransport:
     """Requests to one server. Closing it ends those under way, and the connections that wait for the next request."""
 
-    def __init__(self, address: Address, *, api_key: str | None, user_agent: str) -> None:
-        """Prepare; nothing is opened before the first request."""
+    def __init__(
+        self, address: Address, *, api_key: str | None, user_agent: str, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Prepare; nothing is opened before the first request. Of https, ``tls`` is made then, unless it is given."""
         self.url = address.url
         self._address = address
         self._head = build_head(address.authority, user_agent=user_agent, api_key=api_key)
@@ -190,7 +192,7 @@ class BaseTransport:
         self._handles: set[Handle] = set()
         self._closings = 0
         self._owner: object = None
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
 
     def begin(self) -> Handle:
         """Return the handle of a new request, for all the times that it is sent."""

@@ -8,7 +8,6 @@ extra, takes 23.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +19,7 @@ from llcuda.fleet.timeouts import timeout
 from llcuda.transport.http1 import build_head, build_request
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from llcuda.transport.address import Address
@@ -264,10 +264,17 @@ class _Link(asyncio.Protocol):
 class Upstream:
     """The connections to one llama-server."""
 
-    def __init__(self, address: Address, *, api_key: str | None, on_life: Callable[[], object]) -> None:
-        """Open nothing yet; ``on_life`` is called whenever something comes from the server."""
+    def __init__(
+        self,
+        address: Address,
+        *,
+        api_key: str | None,
+        on_life: Callable[[], object],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Open nothing yet; ``on_life`` is called whenever something comes from the server. Of https, give ``tls``."""
         self._address = address
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
         self._head = build_head(address.authority, user_agent="llcuda", api_key=api_key)
         self._on_life = on_life
         self._idle: deque[_Link] = deque()
@@ -359,7 +366,5 @@ class Upstream:
         if address.is_unix:
             _, link = await self._loop.create_unix_connection(_Link, address.host)
             return link
-        if address.scheme == "https" and self._tls is None:
-            self._tls = ssl.create_default_context()
         _, link = await self._loop.create_connection(_Link, address.host, address.port, ssl=self._tls)
         return link

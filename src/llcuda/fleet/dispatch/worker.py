@@ -13,6 +13,7 @@ from llcuda.fleet.states import DEAD, EXPECTED, GONE, State
 from llcuda.fleet.timeouts import timeout
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
@@ -34,6 +35,9 @@ class Server(Protocol):
     address: Address
     slots: int
     hang_timeout: float
+    heard_at: float
+    """When bytes last came from it, as ``time.monotonic`` counts."""
+    tls: ssl.SSLContext | None
     is_remote: bool
     """Whether it is a process of another machine, which is neither started nor ended here."""
 
@@ -49,11 +53,8 @@ class Server(Protocol):
     def was_killed(self) -> bool:
         """Whether it last ended by a signal that only others send, or fell silent on another machine."""
 
-    def note_life(self) -> None:
-        """Take note that it has said something."""
-
     def give_up(self, reason: str) -> None:
-        """Kill it, and start it anew."""
+        """Kill it and start it anew, if it is a process of this machine."""
 
 
 @dataclass(slots=True)
@@ -112,8 +113,7 @@ class Slot:
 
     def note_life(self) -> None:
         """Take note that bytes of its answer have come."""
-        self._is_read, self.heard_at = True, asyncio.get_running_loop().time()
-        self.worker.server.note_life()
+        self._is_read, self.heard_at = True, self.worker.note_life()
 
     @property
     def was_killed(self) -> bool:
@@ -216,8 +216,13 @@ class Worker:
         """Its connections."""
         if self._upstream is None:
             server = self.server
-            self._upstream = Upstream(server.address, api_key=server.api_key, on_life=server.note_life)
+            self._upstream = Upstream(server.address, api_key=server.api_key, on_life=self.note_life, tls=server.tls)
         return self._upstream
+
+    def note_life(self) -> float:
+        """Take note that bytes have come from it, and return when, by the loop's clock."""
+        self.server.heard_at = now = self._loop.time()
+        return now
 
     def take(self, job: Job, owner: asyncio.Task[Any], *, now: float) -> Slot:
         """Let ``owner`` have a slot for a job."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError
+from llcuda.fleet.states import State
 from llcuda.transport.aio import AsyncTransport
 from llcuda.transport.deadline import Deadline
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from llcuda.transport.address import Address
 
-__all__ = ["Heartbeat", "Pulse"]
+__all__ = ["Heartbeat", "Pulse", "WatchedServer"]
 
 PROBE_INTERVAL = 0.25
 _LATE = 0.1
@@ -58,10 +60,10 @@ class Pulse:
             self.is_silent = False
 
     def note_life(self, now: float) -> None:
-        """Take any other sign of life: bytes of an answer."""
-        self.last_life = now
+        """Take any other sign of life: bytes of an answer, which came at ``now`` or were known of already."""
+        self.last_life = max(self.last_life, now)
         if self.asked is not None:
-            self.asked = now
+            self.asked = max(self.asked, now)
 
     def skip(self, seconds: float) -> None:
         """Leave out a time in which this process did not run, so that nothing could be seen of the server."""
@@ -98,24 +100,24 @@ class Heartbeat:
         address: Address,
         *,
         hang_timeout: float,
+        find_life: Callable[[], float],
         on_silence: Callable[[bool], object],
         ends_if_refused: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Prepare; ``on_silence`` is called with True when it falls silent, and with False when it is back.
 
-        ``ends_if_refused`` is for a process that nobody else watches: it has ended if nobody listens any more.
+        ``find_life`` says when others have last heard of it. ``ends_if_refused`` is for a process that nobody else
+        watches: it has ended if nobody listens any more.
         """
-        self._transport = AsyncTransport(address, api_key=None, user_agent="llcuda")
+        self._transport = AsyncTransport(address, api_key=None, user_agent="llcuda", tls=tls)
+        self._find_life = find_life
         self._pulse = Pulse(monotonic(), hang_timeout)
         self._on_silence = on_silence
         self._was_silent = False
         self._ends_if_refused = ends_if_refused
         self.was_refused = False
         """Whether nobody listens there."""
-
-    def note_life(self) -> None:
-        """Take a sign of life that somebody else has seen."""
-        self._pulse.note_life(monotonic())
 
     async def run(self) -> None:
         """Watch, and return when the server has given no sign of life for ``hang_timeout`` seconds."""
@@ -146,6 +148,7 @@ class Heartbeat:
     async def _wait(self, probe: asyncio.Future[bool]) -> bool:
         """Wait until the answer is there or the server must be judged, and return whether it is to be given up."""
         now = monotonic()
+        self._pulse.note_life(self._find_life())
         patience = self._pulse.next_look(now)
         await asyncio.wait({probe}, timeout=patience)
         if probe.done() or self._was_late(now + patience):
@@ -175,8 +178,42 @@ class Heartbeat:
         return exchange.status == _HTTP_OK
 
     def _judge(self) -> bool:
+        self._pulse.note_life(self._find_life())
         is_lost = self._pulse.judge(monotonic())
         if self._pulse.is_silent is not self._was_silent:
             self._was_silent = self._pulse.is_silent
             self._on_silence(self._was_silent)
         return is_lost
+
+
+class WatchedServer:
+    """A llama-server in a :class:`~llcuda.fleet.states.State`, here or on another machine."""
+
+    tls: ssl.SSLContext | None = None
+    """What connections to it are made with, if it is behind TLS."""
+
+    def __init__(self, on_change: Callable[[Any], object]) -> None:
+        """Be stopped; ``on_change`` is called on the loop at each change of the state."""
+        self.state = State.STOPPED
+        self.heard_at = 0.0
+        """When bytes last came from it, as ``time.monotonic`` counts."""
+        self._on_change = on_change
+
+    def give_up(self, reason: str) -> None:
+        """End it and start it anew, if it is a process of this machine."""
+
+    def drain(self) -> None:
+        """Let it be asked no more. What it has begun goes on until it is stopped."""
+        if self.state in {State.READY, State.SILENT}:
+            self._set(State.DRAINING)
+
+    def _note_silence(self, is_silent: bool) -> None:  # noqa: FBT001 - a callback
+        if is_silent and self.state is State.READY:
+            self._set(State.SILENT)
+        elif not is_silent and self.state is State.SILENT:
+            self._set(State.READY)
+
+    def _set(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_change(self)

@@ -24,7 +24,7 @@ from llcuda.errors import (
     ServerNotReadyError,
     UsageError,
 )
-from llcuda.fleet.processes.heartbeat import Heartbeat
+from llcuda.fleet.processes.heartbeat import Heartbeat, WatchedServer
 from llcuda.fleet.states import State
 from llcuda.fleet.timeouts import timeout
 from llcuda.server import ServerManager
@@ -76,7 +76,7 @@ class Restarts:
         return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self.in_a_row - 1, 10))
 
 
-class Replica:
+class Replica(WatchedServer):
     """One llama-server on a Unix socket, in a :class:`~llcuda.fleet.states.State`.
 
     All methods are for one event loop; nothing in them blocks it.
@@ -99,9 +99,10 @@ class Replica:
         *,
         socket_path: Path,
         hang_timeout: float = 10.0,
-        on_change: Callable[[Replica], object] | None = None,
+        on_change: Callable[[Replica], object] = lambda _: None,
     ) -> None:
         """Prepare; nothing is started yet. ``on_change`` is called on the loop at each change of the state."""
+        super().__init__(on_change)
         self.name = name
         self.load = load
         self.socket_path = socket_path
@@ -109,7 +110,6 @@ class Replica:
         self.slots: int = load.options.get("n_parallel") or 1
         self.api_key = os.urandom(24).hex()
         """The key that the server asks for, the same after each start."""
-        self.state = State.STOPPED
         self.device_report: DeviceReport | None = None
         self.restarts = 0
         """How often it was started anew after it had ended or did not answer."""
@@ -118,7 +118,6 @@ class Replica:
         self.failed_at: float | None = None
         """When it failed, as ``time.monotonic`` counts; None where it has not since it was last ready."""
         self.hang_timeout = hang_timeout
-        self._on_change = on_change
         self._server = ServerManager(on_exit=self._tell_exit, is_batch=True)
         # One for a start, which may hang, and one for the stop that ends it.
         self._threads: ThreadPoolExecutor | None = None
@@ -129,7 +128,6 @@ class Replica:
         self._ended = asyncio.Event()
         self._left = asyncio.Event()
         self._lost = asyncio.Event()
-        self._heartbeat: Heartbeat | None = None
 
     @property
     def pid(self) -> int | None:
@@ -146,11 +144,6 @@ class Replica:
     def log_tail(self) -> tuple[str, ...]:
         """The last lines of its log."""
         return self._server.log_tail
-
-    def note_life(self) -> None:
-        """Take that bytes have come from it: what answers requests is not silent."""
-        if self._heartbeat is not None:
-            self._heartbeat.note_life()
 
     def give_up(self, reason: str) -> None:
         """Kill it and start it anew, though it answers its health check."""
@@ -175,11 +168,6 @@ class Replica:
             self._set(State.STARTING)
         if self._outcome is not None:
             await asyncio.shield(self._outcome)
-
-    def drain(self) -> None:
-        """Let it be asked no more. What it has begun goes on until it is stopped."""
-        if self.state in {State.READY, State.SILENT}:
-            self._set(State.DRAINING)
 
     async def stop(self, grace: float = _EXIT_TIMEOUT) -> None:
         """End it, by force after ``grace`` seconds, and return when it is gone. An answer that it streams is cut."""
@@ -261,22 +249,23 @@ class Replica:
 
     def _become_ready(self) -> None:
         self.failed_at = None
-        self._heartbeat = Heartbeat(
-            self.address, hang_timeout=self.hang_timeout, on_silence=self._note_silence
-        )
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(None)
         self._set(State.READY)
 
     async def _watch(self) -> LlcudaError | None:
         """Wait until the server has ended, is given up, or is to be stopped, and return why it ended."""
-        heartbeat = self._heartbeat
-        if heartbeat is None or self._left.is_set():
+        if self._left.is_set():
             return None
+        heartbeat = Heartbeat(
+            self.address,
+            hang_timeout=self.hang_timeout,
+            find_life=lambda: self.heard_at,
+            on_silence=self._note_silence,
+        )
         ended = asyncio.ensure_future(self._wait_for_end())
         watchers = {ended, asyncio.ensure_future(heartbeat.run()), asyncio.ensure_future(self._lost.wait())}
         await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
-        self._heartbeat = None
         is_lost = not ended.done()
         for watcher in watchers:
             watcher.cancel()
@@ -325,15 +314,3 @@ class Replica:
         if loop is not None:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._ended.set)
-
-    def _note_silence(self, is_silent: bool) -> None:  # noqa: FBT001 - a callback
-        if is_silent and self.state is State.READY:
-            self._set(State.SILENT)
-        elif not is_silent and self.state is State.SILENT:
-            self._set(State.READY)
-
-    def _set(self, state: State) -> None:
-        if state != self.state:
-            self.state = state
-            if self._on_change is not None:
-                self._on_change(self)

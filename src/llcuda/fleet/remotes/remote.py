@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from contextlib import suppress
 from http import HTTPStatus
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, ResponseError, ServerNotReadyError
-from llcuda.fleet.processes.heartbeat import Heartbeat
+from llcuda.fleet.processes.heartbeat import Heartbeat, WatchedServer
 from llcuda.fleet.states import State
 from llcuda.transport.aio import AsyncTransport
 from llcuda.transport.deadline import Deadline
@@ -31,7 +32,7 @@ _MAX_SLOTS = 4096
 _MAX_BYTES = 4 << 20
 
 
-class Remote:
+class Remote(WatchedServer):
     """A worker of another machine, in a :class:`~llcuda.fleet.states.State`.
 
     It is ``starting`` until it has answered for the first time, ``waiting`` while it is lost, and ``failed`` if that
@@ -58,6 +59,7 @@ class Remote:
         ``slots`` holds if it does not say itself how many requests it answers at a time. ``model`` is what a gateway
         there calls it. ``on_change`` is called on the loop at each change of the state.
         """
+        super().__init__(on_change)
         self.name = f"{model}@{address.authority}"
         self.config = config
         """What led to it."""
@@ -65,7 +67,6 @@ class Remote:
         self.api_key = config.key
         self.slots = slots
         self.hang_timeout = hang_timeout
-        self.state = State.STOPPED
         self.restarts = 0
         """How often it was lost and came back."""
         self.last_error: LlcudaError | None = None
@@ -75,21 +76,8 @@ class Remote:
         """Whether it was last lost because it fell silent, and not because nobody listens there."""
         self._model = model
         self._usual_slots = slots
-        self._on_change = on_change
-        self._heartbeat: Heartbeat | None = None
-        self._lost = asyncio.Event()
         self._greeted = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
-
-    def note_life(self) -> None:
-        """Take that bytes have come from it."""
-        if self._heartbeat is not None:
-            self._heartbeat.note_life()
-
-    def give_up(self, reason: str) -> None:
-        """Ask it nothing more until it has been greeted anew."""
-        self.last_error = ServerNotReadyError(f"{self.address.url}: {reason}", timeout=self.hang_timeout)
-        self._lost.set()
 
     async def start(self) -> None:
         """Begin to watch it, and return when it has answered, has not for the first time, or is stopped."""
@@ -98,11 +86,6 @@ class Remote:
             self._set(State.STARTING)
             self._life = asyncio.ensure_future(self._live())
         await self._greeted.wait()
-
-    def drain(self) -> None:
-        """Let it be asked no more. What it has begun goes on until it is stopped."""
-        if self.state in {State.READY, State.SILENT}:
-            self._set(State.DRAINING)
 
     async def stop(self) -> None:
         """Watch it no more; it goes on as it is."""
@@ -114,6 +97,9 @@ class Remote:
         self._set(State.STOPPED)
 
     async def _live(self) -> None:
+        if self.address.scheme == "https":
+            # It takes 25 ms to read the certificates of the system.
+            self.tls = await asyncio.to_thread(ssl.create_default_context)
         while True:
             await self._greet_until_it_answers()
             await self._watch()
@@ -136,7 +122,7 @@ class Remote:
 
     async def _greet(self) -> bool:
         """Ask whether it is well, and how much it can do; return whether it may be asked."""
-        transport = AsyncTransport(self.address, api_key=self.api_key, user_agent="llcuda")
+        transport = AsyncTransport(self.address, api_key=self.api_key, user_agent="llcuda", tls=self.tls)
         deadline = Deadline(_GREETING_TIMEOUT)
         try:
             health = await _get(transport, "/health", deadline)
@@ -156,34 +142,19 @@ class Remote:
 
     async def _watch(self) -> None:
         """Return when it is lost."""
-        self._lost.clear()
-        self._heartbeat = heartbeat = Heartbeat(
-            self.address, hang_timeout=self.hang_timeout, on_silence=self._note_silence, ends_if_refused=True
+        heartbeat = Heartbeat(
+            self.address,
+            hang_timeout=self.hang_timeout,
+            find_life=lambda: self.heard_at,
+            on_silence=self._note_silence,
+            ends_if_refused=True,
+            tls=self.tls,
         )
         self._set(State.READY)
-        watchers = {asyncio.ensure_future(heartbeat.run()), asyncio.ensure_future(self._lost.wait())}
-        try:
-            await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._heartbeat = None
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.wait(watchers)
+        await heartbeat.run()
         self.was_killed = not heartbeat.was_refused
-        if not self._lost.is_set():
-            reason = "nobody listens" if heartbeat.was_refused else f"no sign of life for {self.hang_timeout:g} s"
-            self.last_error = ServerNotReadyError(f"{self.address.url}: {reason}", timeout=self.hang_timeout)
-
-    def _note_silence(self, is_silent: bool) -> None:  # noqa: FBT001 - a callback
-        if is_silent and self.state is State.READY:
-            self._set(State.SILENT)
-        elif not is_silent and self.state is State.SILENT:
-            self._set(State.READY)
-
-    def _set(self, state: State) -> None:
-        if state is not self.state:
-            self.state = state
-            self._on_change(self)
+        reason = "nobody listens" if heartbeat.was_refused else f"no sign of life for {self.hang_timeout:g} s"
+        self.last_error = ServerNotReadyError(f"{self.address.url}: {reason}", timeout=self.hang_timeout)
 
 
 async def _get(transport: AsyncTransport, path: str, deadline: Deadline) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import threading
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -298,14 +299,27 @@ def test_a_worker_behind_tls_must_have_a_certificate_that_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificate, key = write_certificate(tmp_path)
+    made_by: list[str] = []
+    make = ssl.create_default_context
+
+    def note(*arguments: Any, **named: Any) -> ssl.SSLContext:
+        made_by.append(threading.current_thread().name)
+        return make(*arguments, **named)
+
+    monkeypatch.setattr("ssl.create_default_context", note)
     with far(tls_certificate=certificate, tls_key=key) as other:
         with near(RemoteConfig(other.url, key=KEY)) as gateway:
             assert states(gateway) == ["starting"]
             assert "certificate verify failed" in caplog.text
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        made_by.clear()
         with near(RemoteConfig(other.url, key=KEY)) as gateway:
             assert states(gateway) == ["ready"]
             assert ask(gateway) == ANSWER
+    # Reading the certificates of the system takes 25 ms: once, and not on the loop.
+    made = [thread for thread in made_by if thread != "MainThread"]  # which is the client's
+    assert len(made) == 1
+    assert made != ["llcuda-gateway"]
 
 
 def test_a_stop_while_a_name_is_looked_up_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:

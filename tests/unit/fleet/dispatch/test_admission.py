@@ -16,6 +16,7 @@ from llcuda.gateway.relay.service import Callers
 from llcuda.transport.address import Address, unix_address
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine
 
 
@@ -28,11 +29,10 @@ class FakeServer:
     address: Address = field(default_factory=lambda: unix_address("/nonesuch.sock"))
     is_remote: bool = False
     hang_timeout: float = 10.0
+    heard_at: float = 0.0
+    tls: ssl.SSLContext | None = None
     pid: int | None = None
     was_killed: bool = False
-
-    def note_life(self) -> None:
-        """Nothing is watched here."""
 
     def give_up(self, reason: str) -> None:
         """Nothing is watched here."""
