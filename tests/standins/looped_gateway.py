@@ -29,6 +29,7 @@ from tests.standins import stub_answers
 from tests.standins.stub_answers import Asked, build_stream, build_whole, read_request
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine
 
     from llcuda.fleet.dispatch.worker import Server, Worker
@@ -162,7 +163,7 @@ class LoopedServer:
     api_key = "key"
     hang_timeout = 10.0
     pid = None
-    tls = None
+    tls: ssl.SSLContext | None = None
     heard_at = 0.0
     was_killed = False
     is_remote = False

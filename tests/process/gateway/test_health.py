@@ -12,6 +12,7 @@ import httpx
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.gateway import GatewayConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
+from llcuda.gateway.http.access import Caller
 from tests.process.gateway.clients.gateways import MESSAGES
 from tests.processes import wait_until
 from tests.standins.looped_gateway import LoopedGateway, Request, build_request, run_still, turns
@@ -78,7 +79,7 @@ def read_repairs(site: LoopedGateway) -> dict[str, float]:
 def test_what_belongs_to_tasks_that_have_ended_is_taken_back_and_told(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(site: LoopedGateway) -> None:
         admission, callers = site.model.admission, site.service._callers
-        counting = callers.count("high", 4)
+        counting = callers.count(Caller("high", max_in_flight=4))
 
         async def take() -> None:
             counting.__enter__()
