@@ -275,6 +275,7 @@ class Upstream:
         """Open nothing yet; ``on_life`` is called whenever something comes from the server. Of https, give ``tls``."""
         self._address = address
         self._tls = tls
+        self._is_unix = address.is_unix
         self._head = build_head(address.authority, user_agent="llcuda", api_key=api_key)
         self._on_life = on_life
         self._idle: deque[_Link] = deque()
@@ -363,7 +364,7 @@ class Upstream:
 
     async def _open(self) -> _Link:
         address = self._address
-        if address.is_unix:
+        if self._is_unix:
             _, link = await self._loop.create_unix_connection(_Link, address.host)
             return link
         _, link = await self._loop.create_connection(_Link, address.host, address.port, ssl=self._tls)
