@@ -71,7 +71,12 @@ async def measure(model: ServedModel, fields: dict[str, Any], *, metrics: Gatewa
     await model.ensure_started()
     await _await_room(model)
     limit = asyncio.get_running_loop().time() + _LONGEST
-    await request.answer(model, deadline=limit)
+    job = request.describe(model, deadline=limit)
+    while job is not None:
+        with await model.admission.acquire(job) as slot:
+            await request.send(slot)
+        job = await request.judge(slot)
+    await request.finish()
     sample = _read_sample(exchange.pieces, began=exchange.arrived) if exchange.status == _OK else None
     if sample is None:
         raise RefusedError(502, exchange.explain(), code="worker_failed")
