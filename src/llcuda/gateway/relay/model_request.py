@@ -87,7 +87,7 @@ class ModelRequest:
         """
         self._model = model
         is_suspect = model.suspects.is_suspect(self._identity)
-        if self._route.kind == "ask" and not is_suspect:
+        if self._route.kind is Kind.ASK and not is_suspect:
             return None
         exchange = self._exchange
         prompt_tokens = (len(self._body) - len(self.fields.get("grammar") or "")) // _CHARACTERS_PER_TOKEN
