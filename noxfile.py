@@ -53,7 +53,7 @@ def types(session: nox.Session) -> None:
     # async-timeout and tomli: mypy reads what Python 3.10 would.
     session.install("nox", "async-timeout", "tomli", *TYPES, *PROJECT["dependencies"], *needed)
     session.run("python", "-m", "tools.binaries.protocol")  # the types of its messages, which a build writes
-    session.run("mypy")
+    session.run("mypy", "--num-workers", str(os.cpu_count() or 1))
 
 
 @nox.session

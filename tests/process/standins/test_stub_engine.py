@@ -150,13 +150,31 @@ def test_a_stream_is_llama_servers(both: list[Path], endpoint: str, *, usage: bo
     assert seen[0] == seen[1]
 
 
-@pytest.mark.parametrize("path", ["/health", "/slots", "/props"])
+@pytest.mark.parametrize("path", ["/health", "/props"])
 def test_what_it_says_about_itself_is_llama_servers(both: list[Path], path: str) -> None:
     real, ours = (outline(fetch(host, path)) for host in both)
     if isinstance(real, dict) and isinstance(ours, dict):
         real.pop("chat_template_caps", None)
         ours.pop("chat_template_caps", None)
     assert real == ours
+
+
+def test_an_idle_slot_that_was_busy_is_llama_servers(both: list[Path]) -> None:
+    """Which of its slots, or how many, were ever busy is a server's own choice."""
+    seen = []
+    for host in both:
+        fetch(host, PATHS["completion"], {**ASKED["completion"], "n_predict": 1})
+        seen.append(next(outline(slot) for slot in fetch(host, "/slots") if "id_task" in slot))
+    assert seen[0] == seen[1]
+
+
+def test_slots_that_were_never_busy_are_llama_servers(programs: list[Path], demo_model: Path, tmp_path: Path) -> None:
+    seen = []
+    for number, program in enumerate(programs):
+        host = tmp_path / f"{number}.sock"
+        with running(program, host, "--model", str(demo_model), "--parallel", "2", "--threads", "1"):
+            seen.append(outline(fetch(host, "/slots")))
+    assert seen[0] == seen[1]
 
 
 def test_a_busy_slot_is_llama_servers(both: list[Path]) -> None:
