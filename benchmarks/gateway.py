@@ -5,7 +5,8 @@ takes about 8 us of CPU for a request. All run at once and take turns, direct an
 machine troubles all of them alike; a figure is the median of the rounds. CPU is the user and system time of the
 processes in between, from /proc. The number in brackets is the ratio to llcuda.
 
-    python benchmarks/gateway.py [--only PART...] [--rivals NAME...] [--rounds 5] [--seconds 1.5] [--json FILE]
+    python benchmarks/gateway.py [--only PART...] [--rivals NAME...] [--rounds 5] [--seconds 1.5]
+                                 [--earlier FOLDER] [--json FILE]
 
 The parts: ``latency`` at one connection, of whole answers and of streams, and what is added to the stub's own, in us;
 ``throughput`` at 32 connections; ``tokens`` of long streams, and how late they come; ``memory`` at 1,000 open streams;
@@ -52,7 +53,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             wanted = [
                 rival for rival in chosen.rivals if not arguments.rivals or rival in {*arguments.rivals, "direct"}
             ]
-            place = Workplace(folder, arguments.environments, chosen.slots, chosen.workers)
+            place = Workplace(folder, arguments.environments, chosen.slots, chosen.workers, arguments.earlier)
             with running(wanted, place, notes=notes) as rivals:
                 parts[part] = chosen.measure(rivals, run)
             print_part(part, parts[part])
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of one turn")
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     parser.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "llcuda-bench")
+    parser.add_argument("--earlier", type=Path, metavar="FOLDER", help="src of another llcuda, to compare with")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     machine = describe_machine()

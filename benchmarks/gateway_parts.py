@@ -265,7 +265,7 @@ def measure_replicas(rivals: Mapping[str, Rival], run: Run) -> Figures:
     return {name: {**kinds, "share": kinds["tokens/s"] / best} for name, kinds in figures.items()}
 
 
-_PROXIES = ("llcuda", "nginx", "aiohttp", "litellm", "vllm-router", "sglang-router")
+_PROXIES = ("llcuda", "earlier", "nginx", "aiohttp", "litellm", "vllm-router", "sglang-router")
 PARTS = {
     "latency": Part(measure_latency, ("direct", "direct-tcp", *_PROXIES)),
     "throughput": Part(measure_throughput, ("direct", *_PROXIES)),

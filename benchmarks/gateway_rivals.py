@@ -35,6 +35,8 @@ class Workplace:
     """Each rival that comes from pip has a virtual environment here."""
     slots: int = 512
     workers: int = 1
+    earlier: Path | None = None
+    """The package folder of another llcuda, to compare with."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +85,31 @@ def run_direct_tcp(place: Workplace) -> Iterator[Rival]:
 
 
 @contextlib.contextmanager
-def run_llcuda(place: Workplace) -> Iterator[Rival]:
+def run_llcuda(place: Workplace, name: str = "llcuda", *, source: Path = _ROOT / "src") -> Iterator[Rival]:
     """Run `llcuda serve` with a key, its llama-server being the stub."""
     sys.path[:0] = [str(_ROOT)]
     from tests.standins.stub_engine import write_executable  # noqa: PLC0415 - the tests are not a package of ours
 
     server = write_executable(place.folder / "bin" / "llama-server")
-    key, keys, port = os.urandom(16).hex(), place.folder / "keys", find_port()
+    key, keys, port = os.urandom(16).hex(), place.folder / f"{name}.keys", find_port()
     keys.touch(mode=0o600)
     keys.write_text(f"bench:{key}\n", encoding="utf-8")
     command = [sys.executable, "-m", "llcuda", "serve", "-m", "demo", "--device", "cpu", "--port", str(port)]
     command += ["--workers", str(place.workers), "--slots", str(place.slots), "--api-key-file", str(keys)]
-    environment = {"LLAMA_SERVER_PATH": str(server), "PYTHONPATH": str(_ROOT / "src")}
-    with run_process(command, folder=place.folder, name="llcuda", **environment) as process:
+    environment = {"LLAMA_SERVER_PATH": str(server), "PYTHONPATH": str(source)}
+    with run_process(command, folder=place.folder, name=name, **environment) as process:
         await_answer(process, f"127.0.0.1:{port}")
         stubs = tuple(f"unix:{path}" for path in sorted(_find_sockets(process.pid)))
-        yield Rival("llcuda", (f"127.0.0.1:{port}",), stubs, (process.pid,), key)
+        yield Rival(name, (f"127.0.0.1:{port}",), stubs, (process.pid,), key)
+
+
+@contextlib.contextmanager
+def run_earlier(place: Workplace) -> Iterator[Rival]:
+    """Run another llcuda in the same way, from the folder that ``--earlier`` names."""
+    if place.earlier is None:
+        raise UnavailableError("--earlier names no folder")
+    with run_llcuda(place, "earlier", source=place.earlier) as rival:
+        yield rival
 
 
 def _find_sockets(pid: int) -> set[str]:
@@ -232,6 +243,7 @@ RIVALS: dict[str, Callable[[Workplace], contextlib.AbstractContextManager[Rival]
     "direct": run_direct,
     "direct-tcp": run_direct_tcp,
     "llcuda": run_llcuda,
+    "earlier": run_earlier,
     "nginx": run_nginx,
     "aiohttp": run_aiohttp,
     "litellm": run_litellm,
