@@ -112,7 +112,7 @@ def install_and_test(session: nox.Session, wheel: Path, *arguments: str, setting
     session.install("--force-reinstall", "--no-deps", str(wheel))
     environment = {"LLCUDA_TEST_WHEEL": str(wheel), "LLCUDA_TEST_SETTINGS": " ".join(settings)}
     # One more than there are cores, because a test that waits for a process or for a time leaves its core to another.
-    side_by_side = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup", "--no-loadscope-reorder")
+    side_by_side = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-loadscope-reorder")
     session.run("pytest", *side_by_side, *arguments, env=environment)
 
 

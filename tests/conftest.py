@@ -22,14 +22,6 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, which sets up what they share once, and all that need the GPU in one."""
-    for item in items:
-        group = "gpu" if item.get_closest_marker("gpu") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def binaries() -> Path:
     """The folder of the executables in use: the installed package's, or those of a development build."""
