@@ -43,6 +43,7 @@ class ServedModel:
         """
         self.name = config.name
         self.last_used = monotonic()
+        self._starters = 0
         self.suspects = Suspects(monotonic)
         self.admission = Admission(
             lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
@@ -75,8 +76,8 @@ class ServedModel:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it answers anybody, or anybody waits for it."""
-        return bool(self.admission.waiting) or any(worker.busy for worker in self.workers)
+        """Whether it answers anybody, or anybody waits for it or for its start."""
+        return bool(self._starters or self.admission.waiting) or any(worker.busy for worker in self.workers)
 
     @property
     def can_make_room(self) -> bool:
@@ -106,7 +107,14 @@ class ServedModel:
 
         Raises why it cannot be started.
         """
-        self.last_used = monotonic()
+        self._starters += 1
+        try:
+            await self._start()
+        finally:
+            self._starters -= 1
+            self.last_used = monotonic()
+
+    async def _start(self) -> None:
         try:
             await self.fleet.ensure_started()
         except OutOfMemoryError:
@@ -122,7 +130,9 @@ class ServedModel:
     async def unload_if_idle(self) -> None:
         """Unload it if nobody has asked for it as long as its ``idle_timeout``."""
         limit = self.config.idle_timeout
-        if limit is not None and self.can_make_room and monotonic() - self.last_used > limit:
+        if self.is_busy:
+            self.last_used = monotonic()
+        elif limit is not None and self.can_make_room and monotonic() - self.last_used > limit:
             try:
                 await self.fleet.unload()
             except LlcudaError as error:
