@@ -18,6 +18,7 @@ from llcuda.gateway.config.checks import load_tls
 from llcuda.gateway.http.access import Access
 from llcuda.gateway.http.connection import Connection
 from llcuda.gateway.http.listener import Listener, allow_connections
+from llcuda.gateway.ollama.listing import Listing
 from llcuda.gateway.observe.audit_log import AuditLog
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
@@ -193,7 +194,7 @@ class Running:
             access=Access(self.config, port=self.port),
             models=self.models,
             metrics=self.metrics,
-            own={**self._administration.table, **chat.table},
+            own={**self._administration.table, **chat.table, **Listing(self.models).table},
             audit=self._audit,
             trace=self._tracer.record if self._tracer else None,
         )

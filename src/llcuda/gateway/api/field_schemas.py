@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.api.field_checks import Schema
 
-__all__ = ["RESPONSE_FORMAT", "RESPONSE_TEXT", "SCHEMA", "typed"]
+__all__ = ["OUTPUT_CONFIG", "RESPONSE_FORMAT", "RESPONSE_TEXT", "SCHEMA", "typed"]
 
 MAX_SCHEMA_CHARACTERS = 64 << 10
 """llama-server makes a grammar of it before it answers anyone else, and every answer is held against it."""
@@ -66,6 +66,11 @@ def _takes_format(name: str, value: Any) -> bool:
     return True
 
 
+def _takes_output_config(name: str, value: Any) -> bool:
+    """Take ``output_config`` of Anthropic's API, whose ``format`` is a schema or none."""
+    return _takes_text(name, value) and (value.get("format") or {"type": "json_schema"})["type"] == "json_schema"
+
+
 def _takes_text(name: str, value: Any) -> bool:
     """Take ``text`` of the Responses API, whose ``format`` is a schema without OpenAI's wrapper around it."""
     if type(value) is not dict:
@@ -100,6 +105,11 @@ RESPONSE_FORMAT = Field(
     },
 )
 _TEXT_FORMATS = [typed({"enum": ["text", "json_object"]}), typed("json_schema", schema=_OBJECT), _NULL]
+OUTPUT_CONFIG = Field(
+    _takes_output_config,
+    "an object whose format is a json_schema",
+    {"type": "object", "properties": {"format": {"anyOf": [_TEXT_FORMATS[1], _NULL]}}},
+)
 RESPONSE_TEXT = Field(_takes_text, "an object", {"type": "object", "properties": {"format": {"anyOf": _TEXT_FORMATS}}})
 
 

@@ -26,7 +26,8 @@ from llcuda.gateway.api.field_checks import (
 from llcuda.gateway.api.field_costs import SchemaCosts
 from llcuda.gateway.api.field_media import CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
 from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
-from llcuda.gateway.api.field_schemas import RESPONSE_FORMAT, RESPONSE_TEXT, typed
+from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
+from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RESPONSE_TEXT, typed
 
 __all__ = ["FIELDS", "REFUSED"]
 
@@ -38,6 +39,8 @@ MAX_DOCUMENTS = 2048
 """Texts to rank. Each is a request of its own that waits for a slot."""
 MAX_EXTRA_FILES = 256
 """Files beside the one that is filled in; llama-server keeps of them what fits into the context."""
+MAX_RESPONSE_FIELDS = 64
+"""Names of the parts of an answer that are wanted; an answer has fewer."""
 MAX_TOKENIZED_CHARACTERS = 4 << 20
 """A text to tokenise, which llama-server does while everyone else waits."""
 MAX_TOOLS = 128
@@ -183,9 +186,16 @@ _COMPLETIONS = {
     "suffix": only("", why="the endpoint /infill fills text in"),
 }
 _COMPLETION = {**SAMPLING, **_IGNORED, "logprobs": PROBABILITIES, "prompt": PROMPTS.required, "return_tokens": FLAG}
+# What llama.cpp's plugins for editors send with every request.
+_EDITORS = {
+    "id_slot": IGNORED,
+    "response_fields": list_of(MAX_RESPONSE_FIELDS, NAME),
+    "t_max_prompt_ms": IGNORED,
+}
 _INFILL = {
     **_COMPLETION,
-    "input_extra": items(MAX_EXTRA_FILES),
+    **_EDITORS,
+    "input_extra": either(only([], why="there is none"), items(MAX_EXTRA_FILES), wanted="a list of files"),
     "input_prefix": _LONG_TEXT.required,
     "input_suffix": _LONG_TEXT.required,
     "prompt": _LONG_TEXT,
@@ -197,12 +207,19 @@ _RESPONSES = {
     **_TEMPLATE,
     **_IGNORED,
     "background": only(value=False, why=_UNSUPPORTED),
+    "client_metadata": IGNORED,
+    "context_management": IGNORED,
+    "conversation": only(None, why="no conversation is kept; send its turns as input"),
     "include": IGNORED,
     "input": RESPONSE_INPUT.required,
     "instructions": _LONG_TEXT,
     "max_output_tokens": MAX_TOKENS,
+    "max_tool_calls": IGNORED,
+    "moderation": IGNORED,
     "previous_response_id": only("", why="no response is kept"),
+    "prompt": only(None, why="no prompt is kept; send its text as instructions"),
     "prompt_cache_key": IGNORED,
+    "prompt_cache_options": IGNORED,
     "prompt_cache_retention": IGNORED,
     "reasoning": mapping(8),
     "safety_identifier": IGNORED,
@@ -215,6 +232,22 @@ _RESPONSES = {
     "truncation": IGNORED,
 }
 _MESSAGES = {
+    "betas": IGNORED,
+    "billing_policy": IGNORED,
+    "cache_control": IGNORED,
+    "compaction": IGNORED,
+    "container": only(None, why="no code is run here"),
+    "context_management": IGNORED,
+    "diagnostics": IGNORED,
+    "fallback_credit_token": IGNORED,
+    "fallbacks": IGNORED,
+    "inference_geo": IGNORED,
+    "mcp_servers": only([], why="no server is asked for a request; give its functions as tools"),
+    "output_config": OUTPUT_CONFIG,
+    "speed": IGNORED,
+    "thread": only(None, why="no thread is kept; send its messages"),
+    "user_profile_id": IGNORED,
+    "workspace_id": IGNORED,
     "temperature": SAMPLING["temperature"],
     "top_k": SAMPLING["top_k"],
     "top_p": SAMPLING["top_p"],
@@ -226,7 +259,9 @@ _MESSAGES = {
     "service_tier": IGNORED,
     "stop_sequences": STOP,
     "stream": FLAG,
-    "system": either(_LONG_TEXT, items(MAX_TOOLS), wanted="a string or a list of texts"),
+    "system": either(
+        _LONG_TEXT, only([], why="there is none"), items(MAX_TOOLS), wanted="a string or a list of texts"
+    ),
     "thinking": mapping(4),
     "tool_choice": _ANTHROPIC_CHOICE,
     "tools": _TOOLS,
@@ -285,5 +320,6 @@ FIELDS: dict[str, dict[str, Field]] = {
     "chat_tokens": _CHAT,
     "responses_tokens": _RESPONSES,
     "messages_tokens": _MESSAGES,
+    **OLLAMA_FIELDS,
 }
 """The fields of each endpoint, by their names."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from llcuda import errors
 from llcuda.fleet.refusals import RefusedError
 
-__all__ = ["REFUSALS", "Refusal", "to_refusal"]
+__all__ = ["REFUSALS", "Refusal", "has_dialect", "read_refusal", "to_refusal", "write_envelope"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,35 @@ REFUSALS: dict[type[errors.LlcudaError], Refusal] = {
 
 # What llama-server says of a request that it will not take. Its 401 and 403 are about the gateway's own key.
 _PASSED_ON = frozenset({400, 404, 413, 422})
+
+
+_SERVER_ERROR = 500
+# Of Anthropic's kinds, those that OpenAI's API has other words for.
+_ANTHROPIC = {413: "request_too_large", 500: "api_error", 502: "api_error", 503: "overloaded_error", 504: "timeout_error"}
+
+
+def has_dialect(endpoint: str) -> bool:
+    """Tell whether the API of an endpoint writes its refusals otherwise than OpenAI's."""
+    return endpoint.startswith(("messages", "ollama"))
+
+
+def read_refusal(status: int, body: bytes) -> RefusedError:
+    """Return what a worker refused a request with."""
+    try:
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = "the worker answered with an error"
+    return RefusedError(status, message, code="invalid_request" if status < _SERVER_ERROR else "worker_failed")
+
+
+def write_envelope(error: RefusedError, endpoint: str) -> bytes:
+    """Return the body of a refusal, as the API of the endpoint writes it."""
+    if endpoint.startswith("messages"):
+        told = json.loads(error.envelope())["error"]
+        return json.dumps({"type": "error", "error": {**told, "type": _ANTHROPIC.get(error.status, error.kind)}}).encode()
+    if endpoint.startswith("ollama"):
+        return json.dumps({"error": error.message}, ensure_ascii=False).encode()
+    return error.envelope()
 
 
 def to_refusal(error: errors.LlcudaError) -> RefusedError:

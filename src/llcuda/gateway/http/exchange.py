@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.http.error_envelopes import write_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -153,7 +154,8 @@ class Exchange:
         lines = [f"{name}: {value}" for name, value in error.headers.items()]
         if error.close:
             self.keep_alive = False
-        self.respond(error.status, error.envelope(), headers=lines)
+        endpoint = self.route.endpoint if self.route else ""
+        self.respond(error.status, write_envelope(error, endpoint), headers=lines)
 
     def start_stream(self, status: int, content_type: str) -> None:
         """Begin an answer that comes in pieces; nothing is sent before the first."""

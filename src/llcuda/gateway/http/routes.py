@@ -9,7 +9,7 @@ from typing import Any
 from llcuda.fleet.refusals import RefusedError
 
 __all__ = [
-    "ALIASES", "CHAT_FOLDER", "INSTEAD", "MODEL_PREFIX", "PAGES", "PREFIXES", "PREFLIGHT", "ROUTES", "Answer", "Kind",
+    "ALIASES", "CHAT_FOLDER", "MANAGED", "MODEL_PREFIX", "PAGES", "PREFIXES", "PREFLIGHT", "ROUTES", "Answer", "Kind",
     "Route", "Who", "find_route",
 ]  # fmt: skip
 
@@ -109,6 +109,19 @@ _TABLE = (
     Route("POST", "/v1/responses/input_tokens", "responses_tokens", Kind.ASK),
     Route("POST", "/responses/input_tokens", "responses_tokens", Kind.ASK),
     Route("POST", "/v1/messages/count_tokens", "messages_tokens", Kind.ASK),
+    # Ollama's.
+    Route("POST", "/api/chat", "ollama_chat", Kind.GENERATE),
+    Route("POST", "/api/generate", "ollama_generate", Kind.GENERATE),
+    Route("POST", "/api/embed", "ollama_embed", Kind.COMPUTE),
+    Route("POST", "/api/embeddings", "ollama_embeddings", Kind.COMPUTE),
+    Route("GET", "/api/tags", "ollama_tags", summary="The models, as Ollama lists them", answer=_object("models")),
+    Route("GET", "/api/ps", "ollama_ps", summary="The models that are loaded", answer=_object("models")),
+    Route(
+        "POST", "/api/show", "ollama_show", summary="One model, as Ollama shows it", refusals=(404,),
+        answer=_object("details", "model_info", "capabilities"),
+    ),
+    Route("GET", "/api/version", "ollama_version", who=Who.PUBLIC, summary="The release of Ollama whose API this is",
+          answer=_object("version")),
     # The gateway's own.
     Route("GET", "/health", *_HEALTH),
     Route("GET", "/v1/health", *_HEALTH),
@@ -174,17 +187,9 @@ PREFLIGHT = Route("OPTIONS", "", "preflight", who=Who.PUBLIC)
 
 ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/completions", "/v1/models")}
 """What the chat page asks beside itself, and the address that answers it."""
-INSTEAD: dict[str, str] = {
-    "/api/chat": "/v1/chat/completions",
-    "/api/embed": "/v1/embeddings",
-    "/api/embeddings": "/v1/embeddings",
-    "/api/generate": "/v1/completions",
-    "/api/ps": "/v1/models",
-    "/api/show": "/v1/models",
-    "/api/tags": "/v1/models",
-    "/api/version": "/api/capabilities",
-}
-"""What is asked of Ollama, and the address here that does the same."""
+_HOW_TO_CHOOSE = "get one with `llcuda models pull NAME`, and serve it with `llcuda serve -m NAME`"
+MANAGED = ("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs")
+"""What manages the models of Ollama; here they are chosen when the gateway starts."""
 
 
 def find_route(method: str, path: str) -> Route:
@@ -194,9 +199,10 @@ def find_route(method: str, path: str) -> Route:
         return found
     routes = [route for route in _TABLE if route.path == path] or [one for one in PREFIXES if path.startswith(one.path)]
     if not routes:
-        instead = INSTEAD.get(path)
-        hint = f"; use {instead}" if instead else ""
-        raise RefusedError(404, f"there is no {path}{hint}", code="not_found")
+        if path.startswith(MANAGED):
+            reason = f"there is no {path}: models are chosen when the gateway starts; {_HOW_TO_CHOOSE}"
+            raise RefusedError(404, reason, code="not_found")
+        raise RefusedError(404, f"there is no {path}", code="not_found")
     for route in routes:
         if route.method == method:
             return route

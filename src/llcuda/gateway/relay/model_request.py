@@ -16,8 +16,12 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.answer_schema import asked_schema, check_answer
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
+from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.http.error_envelopes import has_dialect, read_refusal
 from llcuda.gateway.http.routes import Kind
+from llcuda.gateway.ollama.answers import OllamaAnswer
+from llcuda.gateway.ollama.requests import translate
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
@@ -62,15 +66,27 @@ class ModelRequest:
         self._route = route
         self._metrics = metrics
         self._body = exchange.body
+        self._endpoint, self._path = route.endpoint, exchange.path
+        self._ollama: OllamaAnswer | None = None
         self.fields: dict[str, Any] = parse_body(self._body)
         check_fields(route.endpoint, self.fields)
+        if route.endpoint in OLLAMA_FIELDS:
+            self._translate()
         self._streams = route.kind is Kind.GENERATE and self.fields.get("stream") is True
         self._body = to_understood(self._body, self.fields)
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
-        self._identity = hash((exchange.path, self._body))
+        self._identity = hash((self._path, self._body))
         exchange.drop_body()
         self._model: ServedModel
         self._attempts: list[_Attempt] = []
+
+    def _translate(self) -> None:
+        """Ask llama-server for what a request of Ollama's API asks for. Raises RefusedError."""
+        self._ollama = OllamaAnswer(self._endpoint, self.fields["model"])
+        asked = translate(self._endpoint, self.fields)
+        self._endpoint, self._path, self.fields = asked.endpoint, asked.path, asked.fields
+        check_fields(self._endpoint, self.fields)
+        self._body = json.dumps(self.fields, ensure_ascii=False).encode()
 
     @classmethod
     async def read(cls, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> ModelRequest:
@@ -113,7 +129,7 @@ class ModelRequest:
         reception = stream or PlainAnswer()
         problem, was_sent = None, True
         try:
-            request = upstream.build("POST", exchange.path, self._body)
+            request = upstream.build("POST", self._path, self._body)
             on_link = exchange.follow if stream else None
             await upstream.exchange(request, reception, on_link=on_link, on_life=slot.note_life)
             if stream and stream.is_stream and not stream.is_complete:
@@ -169,7 +185,8 @@ class ModelRequest:
 
     def _receive_stream(self) -> StreamedAnswer:
         meter = self._metrics.meter(self._exchange.arrived)
-        return StreamedAnswer(self._exchange, self._route.endpoint, meter, texts=count_texts(self.fields))
+        texts = count_texts(self.fields)
+        return StreamedAnswer(self._exchange, self._endpoint, meter, texts=texts, ollama=self._ollama)
 
     async def finish(self) -> None:
         """Write what is left of the answer. Raises RefusedError."""
@@ -202,7 +219,7 @@ class ModelRequest:
         upstream = worker.upstream
         self._exchange.worker = worker.server.name
         try:
-            await upstream.exchange(upstream.build("POST", self._exchange.path, self._body), reception)
+            await upstream.exchange(upstream.build("POST", self._path, self._body), reception)
         except UpstreamFailedError as error:
             worker.note_failure()
             if error.was_sent:
@@ -215,9 +232,9 @@ class ModelRequest:
 
     async def _check(self, body: bytes) -> None:
         """Hold a whole answer against the schema that was asked for. Raises RefusedError."""
-        if asked_schema(self._route.endpoint, self.fields) is not None:
+        if asked_schema(self._endpoint, self.fields) is not None:
             # A large answer takes up to a second to be held against its schema.
-            await asyncio.to_thread(check_answer, self._route.endpoint, self.fields, body)
+            await asyncio.to_thread(check_answer, self._endpoint, self.fields, body)
 
     def _note_first(self) -> None:
         exchange = self._exchange
@@ -225,7 +242,12 @@ class ModelRequest:
             self._metrics.first_token_seconds.observe(exchange.first_at - exchange.arrived)
 
     def _pass_on(self, reception: PlainAnswer) -> None:
-        self._exchange.respond(reception.status, reception.body, content_type=reception.content_type)
+        body = reception.body
+        if reception.status != _OK and has_dialect(self._route.endpoint):
+            raise read_refusal(reception.status, body)
+        if self._ollama is not None:
+            body = self._ollama.write(body)
+        self._exchange.respond(reception.status, body, content_type=reception.content_type)
 
     def _answer_tokens(self) -> int:
         for name in _ANSWER_LIMITS:
@@ -239,7 +261,9 @@ def write_error_event(exchange: Exchange, message: str) -> None:
     """End a stream that has begun with an error, in the words of its API."""
     error = {"message": message, "type": "server_error", "param": None, "code": "worker_failed"}
     endpoint = exchange.route.endpoint if exchange.route else ""
-    if endpoint == "messages":
+    if endpoint in OLLAMA_FIELDS:
+        event = json.dumps({"error": message}) + "\n"
+    elif endpoint == "messages":
         event = _named_event({"type": "error", "error": {"type": "api_error", "message": message}})
     elif endpoint == "responses":
         event = _named_event({**error, "type": "error"})

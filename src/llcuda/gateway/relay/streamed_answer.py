@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from llcuda.fleet.dispatch.upstream import PlainAnswer
 from llcuda.gateway.api.response_events import ResponseEvents
+from llcuda.gateway.ollama.answers import STREAM_TYPE, OllamaStream
 
 if TYPE_CHECKING:
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import StreamMeter
+    from llcuda.gateway.ollama.answers import OllamaAnswer
 
 __all__ = ["StreamedAnswer", "find_figures", "read_prompt_seconds", "read_usage"]
 
@@ -98,13 +100,27 @@ class _Ends:
 class StreamedAnswer(PlainAnswer):
     """A stream that goes to the client chunk by chunk, as bytes."""
 
-    def __init__(self, exchange: Exchange, endpoint: str, meter: StreamMeter, *, texts: int = 1) -> None:
-        """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for."""
+    def __init__(
+        self,
+        exchange: Exchange,
+        endpoint: str,
+        meter: StreamMeter,
+        *,
+        texts: int = 1,
+        ollama: OllamaAnswer | None = None,
+    ) -> None:
+        """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for.
+
+        If it came by Ollama's API, ``ollama`` says how its answers are written.
+        """
         super().__init__()
         self._exchange = exchange
         self._meter = meter
         self._has_several_texts = texts > 1
-        self._events = ResponseEvents() if endpoint == "responses" else None
+        self._stream_type = STREAM_TYPE if ollama else ""
+        self._events: OllamaStream | ResponseEvents | None = OllamaStream(ollama) if ollama else None
+        if endpoint == "responses":
+            self._events = ResponseEvents()
         self._marks = _Ends(_ENDS[endpoint], _NAMED_ERROR if endpoint == "messages" else _ERROR)
         # llama-server's own streams end with their texts; the others say once that all is done.
         self._ends = texts if endpoint in {"completion", "infill"} else 1
@@ -115,7 +131,7 @@ class StreamedAnswer(PlainAnswer):
         """Pass on a stream's head; keep that of an error, which another worker may spare the client."""
         super().on_head(status, headers)
         if self.is_stream:
-            self._exchange.start_stream(status, self.content_type)
+            self._exchange.start_stream(status, self._stream_type or self.content_type)
 
     def on_body(self, data: bytes, *, is_last: bool) -> None:
         """Pass it on, the end together with the last piece: each write is a call of the kernel, 14 us."""

@@ -1,0 +1,144 @@
+"""What Ollama's clients ask about the models and the release, answered by the gateway itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from llcuda.fleet.dispatch.worker import fetch
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.fields import read_known
+from llcuda.gateway.ollama.answers import read_now
+from llcuda.gateway.ollama.requests import find_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from llcuda.fleet.served_model import ServedModel
+    from llcuda.gateway.http.exchange import Exchange
+
+__all__ = ["Listing"]
+
+RELEASE = "0.13.5"
+"""The release of Ollama whose API this is: editors ask for one that is new enough."""
+_OK = 200
+_FOR_EVER = "9999-12-31T23:59:59Z"
+_MILLION = 10**6
+
+
+class Listing:
+    """The addresses of Ollama's API that no worker answers."""
+
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        """Tell of these models."""
+        self._models = models
+        self._began = read_now()
+
+    @property
+    def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
+        """The endpoints that are answered here."""
+        return {
+            "ollama_tags": self._list,
+            "ollama_ps": self._list_loaded,
+            "ollama_show": self._show,
+            "ollama_version": self._tell_release,
+        }
+
+    async def _list(self, exchange: Exchange) -> None:
+        models = [{**self._describe(model), "modified_at": self._began} for model in self._models.values()]
+        _respond(exchange, {"models": models})
+
+    async def _list_loaded(self, exchange: Exchange) -> None:
+        loaded = [model for model in self._models.values() if model.workers]
+        _respond(exchange, {"models": [self._describe_loaded(model) for model in loaded]})
+
+    async def _show(self, exchange: Exchange) -> None:
+        given = read_known(exchange.body, ("model", "name", "verbose"))
+        name = find_name(str(given.get("model") or given.get("name") or ""))
+        model = self._models.get(name)
+        if model is None:
+            raise RefusedError(404, f"there is no model {name!r}; there is {', '.join(self._models)}", code="model_not_found")
+        props = await _read_props(model)
+        told = {
+            "modelfile": f"# served by llcuda\nFROM {name}\n",
+            "parameters": "",
+            "template": props.get("chat_template", ""),
+            "details": _describe_file(model),
+            "model_info": _describe_header(model),
+            "capabilities": _find_capabilities(props),
+            "modified_at": self._began,
+        }
+        _respond(exchange, told)
+
+    async def _tell_release(self, exchange: Exchange) -> None:
+        _respond(exchange, {"version": RELEASE})
+
+    @staticmethod
+    def _describe(model: ServedModel) -> dict[str, Any]:
+        file = model.fleet.model
+        # Clients know a model by it, and show its first digits; the file itself would have to be read whole.
+        digest = hashlib.sha256(model.name.encode()).hexdigest()
+        size = file.info.file_bytes if file else 0
+        return {
+            "name": model.name, "model": model.name, "size": size, "digest": digest, "details": _describe_file(model)
+        }  # fmt: skip
+
+    def _describe_loaded(self, model: ServedModel) -> dict[str, Any]:
+        on_gpu = any(use.uuid for worker in model.workers for use in _find_devices(worker.server))
+        described = self._describe(model)
+        size = described["size"] if on_gpu else 0
+        file = model.fleet.model
+        context = model.config.ctx_size or (file.info.context_length if file else None) or 0
+        return {**described, "size_vram": size, "context_length": context, "expires_at": _FOR_EVER}
+
+
+def _find_devices(server: object) -> tuple[Any, ...]:
+    return tuple(getattr(getattr(server, "device_report", None), "devices", ()))
+
+
+def _describe_file(model: ServedModel) -> dict[str, Any]:
+    """Return what a model's file says of it; nothing of one that is not loaded here."""
+    file = model.fleet.model
+    if file is None:
+        return {"parent_model": "", "format": "gguf", "family": "", "families": [], "parameter_size": "",
+                "quantization_level": ""}  # fmt: skip
+    info = file.info
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": info.architecture,
+        "families": [info.architecture],
+        "parameter_size": f"{info.parameters / _MILLION:.4g}M",
+        "quantization_level": info.quantisation,
+    }
+
+
+def _describe_header(model: ServedModel) -> dict[str, Any]:
+    file = model.fleet.model
+    if file is None:
+        return {}
+    return {"general.parameter_count": file.info.parameters, **file.info.metadata}
+
+
+async def _read_props(model: ServedModel) -> dict[str, Any]:
+    worker = model.choose_any()
+    answer = await fetch(worker, "/props") if worker else None
+    try:
+        props = json.loads(answer.body) if answer and answer.status == _OK else {}
+    except (ValueError, RecursionError):
+        props = {}
+    return props if type(props) is dict else {}
+
+
+def _find_capabilities(props: Mapping[str, Any]) -> list[str]:
+    """Return what a model can do, in Ollama's words."""
+    can = {
+        "tools": (props.get("chat_template_caps") or {}).get("supports_tools"),
+        "vision": (props.get("modalities") or {}).get("vision"),
+    }
+    return ["completion", *(name for name, is_there in can.items() if is_there)]
+
+
+def _respond(exchange: Exchange, value: object) -> None:
+    exchange.respond(_OK, json.dumps(value, ensure_ascii=False).encode())
