@@ -24,6 +24,9 @@ def asked_schema(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any] | N
     if endpoint == "responses":
         wanted = (fields.get("text") or {}).get("format") or {}
         return _read_format({"type": wanted.get("type"), "json_schema": wanted}, None)
+    if endpoint == "messages":
+        wanted = (fields.get("output_config") or {}).get("format")
+        return _or_any_object(wanted and wanted["schema"])
     if endpoint == "chat":
         return _read_format(fields.get("response_format") or {}, fields.get("json_schema"))
     return None
@@ -76,6 +79,9 @@ def _find_texts(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterat
         for choice in answer["choices"]:
             if choice["finish_reason"] != "length":
                 yield choice["text"]
+    elif endpoint == "messages":
+        if answer["stop_reason"] not in {"max_tokens", "tool_use"}:
+            yield "".join(part["text"] for part in answer["content"] if part["type"] == "text")
     elif endpoint == "responses":
         yield from _find_response_texts(fields.get("max_output_tokens"), answer)
     else:

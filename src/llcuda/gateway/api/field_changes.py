@@ -15,14 +15,20 @@ __all__ = ["to_understood"]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
-def to_understood(body: bytes, fields: Mapping[str, Any]) -> bytes:
+_NOT_PASSED_ON = frozenset({"id_slot", "output_config", "response_fields"})
+
+
+def to_understood(body: bytes, fields: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> bytes:
     """Return the body that asks in llama-server's words for what ``fields`` say: nearly always the body as it is.
 
-    The fields are those of the body, and were checked. One that is changed is written anew. Raises RefusedError (400)
+    The fields are those of the body, and were checked. One that is changed is written anew, ``more`` among them. Raises RefusedError (400)
     for a name that no tool has.
     """
-    changes = _find_changes(fields)
-    return _encode({**fields, **changes}).encode() if changes else body
+    changes = {**_find_changes(fields), **(more or {})}
+    left_out = _NOT_PASSED_ON & fields.keys()
+    if not changes and not left_out:
+        return body
+    return _encode({name: value for name, value in {**fields, **changes}.items() if name not in left_out}).encode()
 
 
 def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from llcuda.gateway.api.field_checks import FLAG, IGNORED, Field, either, items, mapping, one_of, only, text, whole_number
+from llcuda.gateway.api.field_checks import (
+    FLAG,
+    IGNORED,
+    Field,
+    either,
+    items,
+    mapping,
+    one_of,
+    only,
+    text,
+    whole_number,
+)
 from llcuda.gateway.api.field_media import CONVERSATION, INPUTS
 from llcuda.gateway.api.field_sampling import NAME
 

@@ -25,8 +25,8 @@ from llcuda.gateway.api.field_checks import (
 )
 from llcuda.gateway.api.field_costs import SchemaCosts
 from llcuda.gateway.api.field_media import CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
-from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
+from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
 from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RESPONSE_TEXT, typed
 
 __all__ = ["FIELDS", "REFUSED"]
@@ -69,7 +69,6 @@ REFUSED: dict[str, str] = {
     "reasoning_budget_end_tags": _INTERNAL,
     "reasoning_budget_start_tag": _INTERNAL,
     "reasoning_control": "the endpoint that ends the reasoning is not served",
-    "response_fields": "the gateway reads from an answer how it ended, and its counts",
     "sse_ping_interval": "the gateway tells by the pings that a server is alive",
     "verbose": "it would show other fields' inner values in every answer",
 }
@@ -119,12 +118,15 @@ _TOOLS = Field(
 # llama-server itself would ignore any other choice.
 _TOOL_CHOICE = either(
     one_of("auto", "none", "required"),
-    matching({
-        "anyOf": [
-            typed("function", function={"type": "object", "required": ["name"], "properties": {"name": _TEXT}}),
-            {**typed("function", name=_TEXT), "not": {"required": ["function"]}},
-        ]
-    }, wanted="an object that names a function"),
+    matching(
+        {
+            "anyOf": [
+                typed("function", function={"type": "object", "required": ["name"], "properties": {"name": _TEXT}}),
+                {**typed("function", name=_TEXT), "not": {"required": ["function"]}},
+            ]
+        },
+        wanted="an object that names a function",
+    ),
     wanted="'auto', 'none', 'required', or an object that names a function",
 )
 _ANTHROPIC_CHOICE = matching(
@@ -259,9 +261,7 @@ _MESSAGES = {
     "service_tier": IGNORED,
     "stop_sequences": STOP,
     "stream": FLAG,
-    "system": either(
-        _LONG_TEXT, only([], why="there is none"), items(MAX_TOOLS), wanted="a string or a list of texts"
-    ),
+    "system": either(_LONG_TEXT, only([], why="there is none"), items(MAX_TOOLS), wanted="a string or a list of texts"),
     "thinking": mapping(4),
     "tool_choice": _ANTHROPIC_CHOICE,
     "tools": _TOOLS,

@@ -1,20 +1,23 @@
-"""The events of the Responses API, as OpenAI's own clients read them.
+"""Answers of the Responses API and their events, as OpenAI's own clients read them.
 
 llama-server leaves out where in the answer an event belongs. The official client puts the answer together by these
-numbers, and without them its ``responses.stream`` fails at the first event.
+numbers, and without them its ``responses.stream`` fails at the first event. It leaves out which model answers since
+when, which other clients ask for, and it calls completed what was cut off.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
-__all__ = ["ResponseEvents"]
+__all__ = ["ResponseEvents", "mark_incomplete"]
 
 _SEPARATOR = b"\n\n"
 _OURS = b"event: response."
 _DATA = b"\ndata: "
 _BEGINNINGS = ("response.created", "response.in_progress")
+_END, _CUT = "response.completed", "response.incomplete"
 _OPENING = "response.output_item.added"
 # Kinds of events about a part of an item; an item has one part here.
 _PARTS = ("response.content_part.", "response.output_text.", "response.reasoning_text.")
@@ -23,10 +26,13 @@ _PARTS = ("response.content_part.", "response.output_text.", "response.reasoning
 class ResponseEvents:
     """Numbers the events of one stream, and says which item of the answer each is about."""
 
-    __slots__ = ("_count", "_items", "_rest")
+    __slots__ = ("_count", "_facts", "_items", "_limit", "_rest")
+    content_type = "text/event-stream"
 
-    def __init__(self) -> None:
-        """Begin at nought."""
+    def __init__(self, model: str, *, limit: int | None = None) -> None:
+        """Begin at nought, with what ``model`` answers in at most ``limit`` tokens."""
+        self._facts = {"created_at": int(time.time()), "model": model, "output": []}
+        self._limit = limit
         self._count = 0
         self._items: dict[str, int] = {}
         self._rest = b""
@@ -45,6 +51,9 @@ class ResponseEvents:
         try:
             data = json.loads(text)
             data |= self._locate(data)
+            if data["type"] == _END and _cut_off(data["response"], self._limit):
+                data["type"] = _CUT
+                head = b"event: " + _CUT.encode()
         except (ValueError, KeyError, TypeError, AttributeError):
             return event  # not for us to judge
         return head + mark + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
@@ -54,7 +63,7 @@ class ResponseEvents:
         more: dict[str, Any] = {"sequence_number": self._count}
         self._count += 1
         if kind in _BEGINNINGS:
-            more["response"] = {"output": [], **data["response"]}
+            more["response"] = {**self._facts, **data["response"]}
         item: str = data["item"]["id"] if "item" in data else data.get("item_id", "")
         if kind == _OPENING:
             self._items.setdefault(item, len(self._items))
@@ -63,3 +72,19 @@ class ResponseEvents:
         if kind.startswith(_PARTS):
             more["content_index"] = 0
         return more
+
+
+def mark_incomplete(body: bytes, *, limit: int | None) -> bytes:
+    """Return a whole answer, which says so if it was cut off at ``limit`` tokens."""
+    answer = json.loads(body)
+    return json.dumps(answer, ensure_ascii=False).encode() if _cut_off(answer, limit) else body
+
+
+def _cut_off(answer: dict[str, Any], limit: int | None) -> bool:
+    """Make an answer that has as many tokens as it may have an incomplete one, and tell whether it is."""
+    if limit is None or not 0 <= limit <= answer["usage"]["output_tokens"]:
+        return False
+    answer |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    for item in answer["output"][-1:]:
+        item["status"] = "incomplete"
+    return True

@@ -66,7 +66,13 @@ _PASSED_ON = frozenset({400, 404, 413, 422})
 
 _SERVER_ERROR = 500
 # Of Anthropic's kinds, those that OpenAI's API has other words for.
-_ANTHROPIC = {413: "request_too_large", 500: "api_error", 502: "api_error", 503: "overloaded_error", 504: "timeout_error"}
+_ANTHROPIC = {
+    413: "request_too_large",
+    500: "api_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 def has_dialect(endpoint: str) -> bool:
@@ -87,7 +93,9 @@ def write_envelope(error: RefusedError, endpoint: str) -> bytes:
     """Return the body of a refusal, as the API of the endpoint writes it."""
     if endpoint.startswith("messages"):
         told = json.loads(error.envelope())["error"]
-        return json.dumps({"type": "error", "error": {**told, "type": _ANTHROPIC.get(error.status, error.kind)}}).encode()
+        return json.dumps(
+            {"type": "error", "error": {**told, "type": _ANTHROPIC.get(error.status, error.kind)}}
+        ).encode()
     if endpoint.startswith("ollama"):
         return json.dumps({"error": error.message}, ensure_ascii=False).encode()
     return error.envelope()

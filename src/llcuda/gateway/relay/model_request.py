@@ -13,15 +13,18 @@ from llcuda.fleet.dispatch.suspects import refuse
 from llcuda.fleet.dispatch.upstream import PlainAnswer, UpstreamFailedError
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.dialects.agent_turns import change_turns
+from llcuda.gateway.dialects.answer_parts import choose_parts
 from llcuda.gateway.api.answer_schema import asked_schema, check_answer
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.api.response_events import ResponseEvents, mark_incomplete
 from llcuda.gateway.http.error_envelopes import has_dialect, read_refusal
 from llcuda.gateway.http.routes import Kind
-from llcuda.gateway.ollama.answers import OllamaAnswer
-from llcuda.gateway.ollama.requests import translate
+from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
+from llcuda.gateway.dialects.ollama_requests import translate
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ class ModelRequest:
         if route.endpoint in OLLAMA_FIELDS:
             self._translate()
         self._streams = route.kind is Kind.GENERATE and self.fields.get("stream") is True
-        self._body = to_understood(self._body, self.fields)
+        self._body = to_understood(self._body, self.fields, change_turns(self._endpoint, self.fields))
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
         self._identity = hash((self._path, self._body))
         exchange.drop_body()
@@ -183,10 +186,17 @@ class ModelRequest:
         self._exchange.queued_at = monotonic()
         return job
 
+    def _make_events(self) -> OllamaStream | ResponseEvents | None:
+        if self._ollama is not None:
+            return OllamaStream(self._ollama)
+        if self._endpoint == "responses":
+            return ResponseEvents(self._exchange.model, limit=self.fields.get("max_output_tokens"))
+        return None
+
     def _receive_stream(self) -> StreamedAnswer:
         meter = self._metrics.meter(self._exchange.arrived)
         texts = count_texts(self.fields)
-        return StreamedAnswer(self._exchange, self._endpoint, meter, texts=texts, ollama=self._ollama)
+        return StreamedAnswer(self._exchange, self._endpoint, meter, texts=texts, events=self._make_events())
 
     async def finish(self) -> None:
         """Write what is left of the answer. Raises RefusedError."""
@@ -247,6 +257,10 @@ class ModelRequest:
             raise read_refusal(reception.status, body)
         if self._ollama is not None:
             body = self._ollama.write(body)
+        elif self._endpoint == "responses" and reception.status == _OK:
+            body = mark_incomplete(body, limit=self.fields.get("max_output_tokens"))
+        elif self.fields.get("response_fields") and reception.status == _OK:
+            body = choose_parts(body, self.fields["response_fields"])
         self._exchange.respond(reception.status, body, content_type=reception.content_type)
 
     def _answer_tokens(self) -> int:

@@ -7,13 +7,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from llcuda.fleet.dispatch.upstream import PlainAnswer
-from llcuda.gateway.api.response_events import ResponseEvents
-from llcuda.gateway.ollama.answers import STREAM_TYPE, OllamaStream
 
 if TYPE_CHECKING:
+    from llcuda.gateway.api.response_events import ResponseEvents
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import StreamMeter
-    from llcuda.gateway.ollama.answers import OllamaAnswer
+    from llcuda.gateway.dialects.ollama_answers import OllamaStream
 
 __all__ = ["StreamedAnswer", "find_figures", "read_prompt_seconds", "read_usage"]
 
@@ -107,20 +106,17 @@ class StreamedAnswer(PlainAnswer):
         meter: StreamMeter,
         *,
         texts: int = 1,
-        ollama: OllamaAnswer | None = None,
+        events: OllamaStream | ResponseEvents | None = None,
     ) -> None:
         """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for.
 
-        If it came by Ollama's API, ``ollama`` says how its answers are written.
+        ``events`` writes them anew for the APIs that have others than llama-server.
         """
         super().__init__()
         self._exchange = exchange
         self._meter = meter
         self._has_several_texts = texts > 1
-        self._stream_type = STREAM_TYPE if ollama else ""
-        self._events: OllamaStream | ResponseEvents | None = OllamaStream(ollama) if ollama else None
-        if endpoint == "responses":
-            self._events = ResponseEvents()
+        self._events = events
         self._marks = _Ends(_ENDS[endpoint], _NAMED_ERROR if endpoint == "messages" else _ERROR)
         # llama-server's own streams end with their texts; the others say once that all is done.
         self._ends = texts if endpoint in {"completion", "infill"} else 1
@@ -131,7 +127,7 @@ class StreamedAnswer(PlainAnswer):
         """Pass on a stream's head; keep that of an error, which another worker may spare the client."""
         super().on_head(status, headers)
         if self.is_stream:
-            self._exchange.start_stream(status, self._stream_type or self.content_type)
+            self._exchange.start_stream(status, self._events.content_type if self._events else self.content_type)
 
     def on_body(self, data: bytes, *, is_last: bool) -> None:
         """Pass it on, the end together with the last piece: each write is a call of the kernel, 14 us."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from llcuda.fleet.dispatch.worker import fetch
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.fields import read_known
-from llcuda.gateway.ollama.answers import read_now
-from llcuda.gateway.ollama.requests import find_name
+from llcuda.gateway.dialects.ollama_answers import read_now
+from llcuda.gateway.dialects.ollama_requests import find_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -58,7 +58,9 @@ class Listing:
         name = find_name(str(given.get("model") or given.get("name") or ""))
         model = self._models.get(name)
         if model is None:
-            raise RefusedError(404, f"there is no model {name!r}; there is {', '.join(self._models)}", code="model_not_found")
+            raise RefusedError(
+                404, f"there is no model {name!r}; there is {', '.join(self._models)}", code="model_not_found"
+            )
         props = await _read_props(model)
         told = {
             "modelfile": f"# served by llcuda\nFROM {name}\n",

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["STREAM_TYPE", "OllamaAnswer", "OllamaStream", "read_now"]
+__all__ = ["OllamaAnswer", "OllamaStream", "read_now"]
 
-STREAM_TYPE = "application/x-ndjson"
-"""The content type of a stream."""
 _SEPARATOR = b"\n\n"
 _DATA = b"data: "
 _DONE = b"[DONE]"
@@ -47,7 +45,9 @@ class OllamaAnswer:
         message = choice["message"]
         calls, text = _read_calls(message.get("tool_calls") or ())
         said = self.say((message.get("content") or "") + text, message.get("reasoning_content"), calls)
-        return _encode({**said, **_read_probabilities(choice), **self.end(answer, reason=choice["finish_reason"], said=said)})
+        return _encode(
+            {**said, **_read_probabilities(choice), **self.end(answer, reason=choice["finish_reason"], said=said)}
+        )
 
     def say(self, text: str, thinking: str | None = None, calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """Return a piece of an answer."""
@@ -91,6 +91,7 @@ class OllamaStream:
     """Writes the events of one stream anew, each as a line."""
 
     __slots__ = ("_answer", "_calls", "_reason", "_rest")
+    content_type = "application/x-ndjson"
 
     def __init__(self, answer: OllamaAnswer) -> None:
         """Say it as ``answer`` does."""

@@ -1,0 +1,68 @@
+"""Turns of programs that write code, such as Claude Code and Codex, in a form that every chat template takes.
+
+Templates of many models raise for a system message that is not the first, and llama-server for a turn of reasoning
+that is encrypted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["change_turns"]
+
+_RULES = ("system", "developer")
+
+
+def change_turns(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are to be set for the turns of a request to be understood, none if all are."""
+    if endpoint.startswith("messages"):
+        return _change_messages(fields)
+    return _change_input(fields) if endpoint.startswith("responses") else {}
+
+
+def _change_messages(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Let what the system says in a conversation of Anthropic's be said by the user, at the same place."""
+    changes: dict[str, Any] = {}
+    turns = fields["messages"]
+    if any(turn.get("role") == "system" for turn in turns):
+        changes["messages"] = _join_users(
+            [{**turn, "role": "user"} if turn.get("role") == "system" else turn for turn in turns]
+        )
+    if wanted := (fields.get("output_config") or {}).get("format"):
+        changes["response_format"] = {"type": "json_schema", "json_schema": {"schema": wanted["schema"]}}
+    return changes
+
+
+def _join_users(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make one turn of the user's that follow each other: templates want them to alternate with the model's."""
+    joined: list[dict[str, Any]] = []
+    for turn in turns:
+        if joined and turn.get("role") == joined[-1].get("role") == "user":
+            joined[-1] = {**joined[-1], "content": [*_parts(joined[-1]), *_parts(turn)]}
+        else:
+            joined.append(turn)
+    return joined
+
+
+def _parts(turn: Mapping[str, Any]) -> list[Any]:
+    content = turn.get("content")
+    return [{"type": "text", "text": content}] if type(content) is str else content or []
+
+
+def _change_input(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the developer's first words into the instructions, and leave out reasoning that only OpenAI could read."""
+    turns = fields["input"]
+    if type(turns) is not list:
+        return {}
+    kept = [turn for turn in turns if turn.get("type") != "reasoning" or turn.get("content")]
+    first = next((at for at, turn in enumerate(kept) if turn.get("role") not in _RULES), len(kept))
+    texts = [part.get("text") for turn in kept[:first] for part in _parts(turn)]
+    if first == len(kept) or not all(type(text) is str for text in texts):
+        first = 0
+    if first + (fields.get("instructions") is not None) > 1:
+        said = "\n\n".join(filter(None, [fields.get("instructions"), *texts]))
+        return {"instructions": said, "input": kept[first:]}
+    return {"input": kept} if len(kept) < len(turns) else {}

@@ -1,1 +1,0 @@
-"""Ollama's API, translated into requests that the gateway has, and their answers back."""
