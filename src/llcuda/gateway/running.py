@@ -15,12 +15,12 @@ from llcuda.fleet.served_model import prepare_models
 from llcuda.fleet.timeouts import until
 from llcuda.gateway.admin.administration import Administration
 from llcuda.gateway.config.checks import load_tls
+from llcuda.gateway.dialects.ollama_listing import Listing
 from llcuda.gateway.http.access import Access
 from llcuda.gateway.http.connection import Connection
 from llcuda.gateway.http.listener import Listener, allow_connections
 from llcuda.gateway.observe.audit_log import AuditLog
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
-from llcuda.gateway.dialects.ollama_listing import Listing
 from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
 from llcuda.gateway.pages.chat_page import ChatPage
 from llcuda.gateway.relay.service import GatewayService

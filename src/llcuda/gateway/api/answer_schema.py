@@ -71,23 +71,24 @@ def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
 
 def _find_texts(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterator[str]:
     """Return the texts that came to their own end."""
-    if endpoint == "chat":
+    if endpoint in {"chat", "completions"}:
         for choice in answer["choices"]:
-            if choice["finish_reason"] != "length" and not choice["message"].get("tool_calls"):
-                yield choice["message"]["content"]
-    elif endpoint == "completions":
-        for choice in answer["choices"]:
-            if choice["finish_reason"] != "length":
-                yield choice["text"]
+            message = choice.get("message") or {"content": choice.get("text")}
+            if choice["finish_reason"] != "length" and not message.get("tool_calls"):
+                yield message["content"]
     elif endpoint == "messages":
-        if answer["stop_reason"] not in {"max_tokens", "tool_use"}:
-            yield "".join(part["text"] for part in answer["content"] if part["type"] == "text")
+        yield from _find_message_texts(answer)
     elif endpoint == "responses":
         yield from _find_response_texts(fields.get("max_output_tokens"), answer)
     else:
         for one in answer if isinstance(answer, list) else [answer]:
             if one["stop_type"] != "limit":
                 yield one["content"]
+
+
+def _find_message_texts(answer: dict[str, Any]) -> Iterator[str]:
+    if answer["stop_reason"] not in {"max_tokens", "tool_use"}:
+        yield "".join(part["text"] for part in answer["content"] if part["type"] == "text")
 
 
 def _find_response_texts(limit: int | None, answer: dict[str, Any]) -> Iterator[str]:

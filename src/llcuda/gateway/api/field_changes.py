@@ -21,8 +21,8 @@ _NOT_PASSED_ON = frozenset({"id_slot", "output_config", "response_fields"})
 def to_understood(body: bytes, fields: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> bytes:
     """Return the body that asks in llama-server's words for what ``fields`` say: nearly always the body as it is.
 
-    The fields are those of the body, and were checked. One that is changed is written anew, ``more`` among them. Raises RefusedError (400)
-    for a name that no tool has.
+    The fields are those of the body, and were checked. One that is changed is written anew, ``more`` among them.
+    Raises RefusedError (400) for a name that no tool has.
     """
     changes = {**_find_changes(fields), **(more or {})}
     left_out = _NOT_PASSED_ON & fields.keys()
@@ -36,16 +36,14 @@ def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     llama-server takes a ``tool_choice`` that names a function for ``auto``, so it is told that a call is required and
     of no other function; it takes Anthropic's ``none`` for ``auto`` too, and does not know the ``text`` of the
-    Responses API, whose schema it would not hold to, nor an earlier answer in its short form.
+    Responses API, whose schema it would not hold to.
     """
     changes: dict[str, Any] = {}
-    choice, text, turns = fields.get("tool_choice"), fields.get("text"), fields.get("input")
+    choice, text = fields.get("tool_choice"), fields.get("text")
     if type(choice) is dict:
         changes |= _choose_tools(choice, fields.get("tools") or [])
     if type(text) is dict and text.get("format"):
         changes["response_format"] = _wrap_format(text["format"])
-    if type(turns) is list and any(_is_short_answer(turn) for turn in turns):
-        changes["input"] = [{**turn, "type": "message"} if _is_short_answer(turn) else turn for turn in turns]
     return changes
 
 
@@ -60,11 +58,6 @@ def _choose_tools(choice: dict[str, Any], tools: list[dict[str, Any]]) -> dict[s
         reason = f"tool_choice names {name[:100]!r}, and no tool has this name"
         raise RefusedError(400, reason, code="invalid_value", param="tool_choice")
     return {"tools": chosen, **({} if choice["type"] == "tool" else {"tool_choice": "required"})}
-
-
-def _is_short_answer(turn: Any) -> bool:
-    """Tell whether it is what the model said, in the form that leaves out that it is a message."""
-    return type(turn) is dict and turn.get("role") == "assistant" and "type" not in turn
 
 
 def _wrap_format(wanted: dict[str, Any]) -> dict[str, Any]:

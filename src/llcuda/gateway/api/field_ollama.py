@@ -1,4 +1,4 @@
-"""The fields of Ollama's API. What they are translated to is checked again, with the bounds of the fields it becomes."""
+"""The fields of Ollama's API. What they are translated to is checked again, within its own bounds."""
 
 from __future__ import annotations
 

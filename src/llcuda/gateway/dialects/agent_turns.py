@@ -28,9 +28,8 @@ def _change_messages(fields: Mapping[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     turns = fields["messages"]
     if any(turn.get("role") == "system" for turn in turns):
-        changes["messages"] = _join_users(
-            [{**turn, "role": "user"} if turn.get("role") == "system" else turn for turn in turns]
-        )
+        users = [{**turn, "role": "user"} if turn.get("role") == "system" else turn for turn in turns]
+        changes["messages"] = _join_users(users)
     if wanted := (fields.get("output_config") or {}).get("format"):
         changes["response_format"] = {"type": "json_schema", "json_schema": {"schema": wanted["schema"]}}
     return changes
@@ -57,7 +56,7 @@ def _change_input(fields: Mapping[str, Any]) -> dict[str, Any]:
     turns = fields["input"]
     if type(turns) is not list:
         return {}
-    kept = [turn for turn in turns if turn.get("type") != "reasoning" or turn.get("content")]
+    kept = [_complete(turn) for turn in turns if turn.get("type") != "reasoning" or turn.get("content")]
     first = next((at for at, turn in enumerate(kept) if turn.get("role") not in _RULES), len(kept))
     texts = [part.get("text") for turn in kept[:first] for part in _parts(turn)]
     if first == len(kept) or not all(type(text) is str for text in texts):
@@ -65,4 +64,9 @@ def _change_input(fields: Mapping[str, Any]) -> dict[str, Any]:
     if first + (fields.get("instructions") is not None) > 1:
         said = "\n\n".join(filter(None, [fields.get("instructions"), *texts]))
         return {"instructions": said, "input": kept[first:]}
-    return {"input": kept} if len(kept) < len(turns) else {}
+    return {"input": kept} if kept != turns else {}
+
+
+def _complete(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return the model's own turn, if it is in the short form that leaves out that it is a message, in the long one."""
+    return {**turn, "type": "message"} if turn.get("role") == "assistant" and "type" not in turn else turn

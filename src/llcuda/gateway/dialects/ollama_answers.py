@@ -33,7 +33,7 @@ class OllamaAnswer:
         self._endpoint, self._model, self._began = endpoint, model, monotonic()
 
     def write(self, body: bytes) -> bytes:
-        """Return the answer. Raises ValueError, KeyError, TypeError or AttributeError for one that is not understood."""
+        """Return the answer in Ollama's words."""
         answer = json.loads(body)
         if "data" in answer:
             return _encode(self._embeddings(answer))
@@ -45,9 +45,8 @@ class OllamaAnswer:
         message = choice["message"]
         calls, text = _read_calls(message.get("tool_calls") or ())
         said = self.say((message.get("content") or "") + text, message.get("reasoning_content"), calls)
-        return _encode(
-            {**said, **_read_probabilities(choice), **self.end(answer, reason=choice["finish_reason"], said=said)}
-        )
+        said |= _read_probabilities(choice)
+        return _encode(self.end(answer, reason=choice["finish_reason"], said=said))
 
     def say(self, text: str, thinking: str | None = None, calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """Return a piece of an answer."""

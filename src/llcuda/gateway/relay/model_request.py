@@ -13,18 +13,18 @@ from llcuda.fleet.dispatch.suspects import refuse
 from llcuda.fleet.dispatch.upstream import PlainAnswer, UpstreamFailedError
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.dialects.agent_turns import change_turns
-from llcuda.gateway.dialects.answer_parts import choose_parts
 from llcuda.gateway.api.answer_schema import asked_schema, check_answer
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
 from llcuda.gateway.api.response_events import ResponseEvents, mark_incomplete
-from llcuda.gateway.http.error_envelopes import has_dialect, read_refusal
-from llcuda.gateway.http.routes import Kind
+from llcuda.gateway.dialects.agent_turns import change_turns
+from llcuda.gateway.dialects.answer_parts import choose_parts
 from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
 from llcuda.gateway.dialects.ollama_requests import translate
+from llcuda.gateway.http.error_envelopes import has_dialect, read_refusal
+from llcuda.gateway.http.routes import Kind
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:

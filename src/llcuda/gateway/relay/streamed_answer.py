@@ -10,9 +10,9 @@ from llcuda.fleet.dispatch.upstream import PlainAnswer
 
 if TYPE_CHECKING:
     from llcuda.gateway.api.response_events import ResponseEvents
+    from llcuda.gateway.dialects.ollama_answers import OllamaStream
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import StreamMeter
-    from llcuda.gateway.dialects.ollama_answers import OllamaStream
 
 __all__ = ["StreamedAnswer", "find_figures", "read_prompt_seconds", "read_usage"]
 
