@@ -25,6 +25,7 @@ RELEASE = "0.13.5"
 _OK = 200
 _FOR_EVER = "9999-12-31T23:59:59Z"
 _MILLION = 10**6
+_HOW_TO_CHOOSE = "Get another with `llcuda models pull NAME`, and start `llcuda serve -m NAME`."
 
 
 class Listing:
@@ -43,6 +44,8 @@ class Listing:
             "ollama_ps": self._list_loaded,
             "ollama_show": self._show,
             "ollama_version": self._tell_release,
+            "ollama_pull": self._pull,
+            "ollama_managed": self._refuse,
         }
 
     async def _list(self, exchange: Exchange) -> None:
@@ -72,6 +75,18 @@ class Listing:
             "modified_at": self._began,
         }
         _respond(exchange, told)
+
+    async def _pull(self, exchange: Exchange) -> None:
+        """Say that a model is here, which clients ask before they use it."""
+        given = read_known(exchange.body, ("model", "name", "insecure", "stream"))
+        if find_name(str(given.get("model") or given.get("name") or "")) not in self._models:
+            await self._refuse(exchange)
+        _respond(exchange, {"status": "success"})
+
+    async def _refuse(self, exchange: Exchange) -> None:
+        names = ", ".join(self._models)
+        reason = f"models are chosen when the gateway starts, and {exchange.path} does nothing here; there is {names}"
+        raise RefusedError(404, f"{reason}. {_HOW_TO_CHOOSE}", code="not_found")
 
     async def _tell_release(self, exchange: Exchange) -> None:
         _respond(exchange, {"version": RELEASE})

@@ -9,7 +9,7 @@ from typing import Any
 from llcuda.fleet.refusals import RefusedError
 
 __all__ = [
-    "ALIASES", "CHAT_FOLDER", "MANAGED", "MODEL_PREFIX", "PAGES", "PREFIXES", "PREFLIGHT", "ROUTES", "Answer", "Kind",
+    "ALIASES", "CHAT_FOLDER", "MODEL_PREFIX", "PAGES", "PREFIXES", "PREFLIGHT", "ROUTES", "Answer", "Kind",
     "Route", "Who", "find_route",
 ]  # fmt: skip
 
@@ -122,6 +122,13 @@ _TABLE = (
     ),
     Route("GET", "/api/version", "ollama_version", who=Who.PUBLIC, summary="The release of Ollama whose API this is",
           answer=_object("version")),
+    Route("POST", "/api/pull", "ollama_pull", summary="Whether a model is here", answer=_object("status"),
+          refusals=(404,)),
+    *(
+        Route(method, f"/api/{name}", "ollama_managed", summary="Refused: models are chosen at the start",
+              answer=_object("error", status=404))
+        for method, name in (("POST", "push"), ("POST", "create"), ("POST", "copy"), ("DELETE", "delete"))
+    ),
     # The gateway's own.
     Route("GET", "/health", *_HEALTH),
     Route("GET", "/v1/health", *_HEALTH),
@@ -187,10 +194,6 @@ PREFLIGHT = Route("OPTIONS", "", "preflight", who=Who.PUBLIC)
 
 ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/completions", "/v1/models")}
 """What the chat page asks beside itself, and the address that answers it."""
-_HOW_TO_CHOOSE = "get one with `llcuda models pull NAME`, and serve it with `llcuda serve -m NAME`"
-MANAGED = ("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs")
-"""What manages the models of Ollama; here they are chosen when the gateway starts."""
-
 
 def find_route(method: str, path: str) -> Route:
     """Return what answers an address. Raises RefusedError: 404 for an unknown path, 405 for another method."""
@@ -199,9 +202,6 @@ def find_route(method: str, path: str) -> Route:
         return found
     routes = [route for route in _TABLE if route.path == path] or [one for one in PREFIXES if path.startswith(one.path)]
     if not routes:
-        if path.startswith(MANAGED):
-            reason = f"there is no {path}: models are chosen when the gateway starts; {_HOW_TO_CHOOSE}"
-            raise RefusedError(404, reason, code="not_found")
         raise RefusedError(404, f"there is no {path}", code="not_found")
     for route in routes:
         if route.method == method:
