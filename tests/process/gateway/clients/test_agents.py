@@ -1,0 +1,80 @@
+"""What Claude Code, Codex and llama.cpp's plugins for editors send is answered; their long texts were cut short."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.process.gateway.clients.gateways import KEY, gateway
+from tests.watching import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WITH_KEY = {"Authorization": f"Bearer {KEY}"}
+# The programs' prompts are longer than what the demo model was made for.
+LONG = {"override_kv": "llama.context_length=int:32768"}
+PLUGIN: dict[str, Any] = {
+    "id_slot": 0, "input_prefix": "def f(", "input_suffix": "return 1", "input_extra": [], "prompt": "",
+    "n_predict": 8, "n_indent": 4, "top_k": 40, "top_p": 0.9, "samplers": ["top_k", "top_p", "infill"], "stream": False,
+    "cache_prompt": True, "t_max_prompt_ms": 500, "t_max_predict_ms": 1000, "stop": ["x"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def asker() -> Iterator[httpx.Client]:
+    with (
+        gateway(workers=1, ctx_size=32768, slots=1, **LONG) as running,
+        httpx.Client(base_url=running.url, headers=WITH_KEY, trust_env=False, timeout=100) as client,
+    ):
+        yield client
+
+
+def read_body(name: str) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((ROOT / "tests" / "data" / "agents" / f"{name}.json").read_bytes())
+    return body
+
+
+def read_events(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def test_claude_code_is_answered(asker: httpx.Client) -> None:
+    body = {**read_body("claude_code"), "max_tokens": 20}
+    events = read_events(asker.post("/v1/messages?beta=true", json=body))
+    assert (events[0]["type"], events[-1]["type"]) == ("message_start", "message_stop")
+    first = asker.post("/v1/messages/count_tokens?beta=true", json=body).json()["input_tokens"]
+    assert first > 1000
+    said = {"role": "assistant", "content": [{"type": "text", "text": "4", "cache_control": {"type": "ephemeral"}}]}
+    again = {**body, "messages": [*body["messages"], said, *body["messages"]], "stream": False}
+    assert asker.post("/v1/messages", json=again).json()["usage"]["output_tokens"] > 0
+
+
+def test_codex_is_answered(asker: httpx.Client) -> None:
+    body = {**read_body("codex"), "max_output_tokens": 20}
+    events = read_events(asker.post("/v1/responses", json=body))
+    assert (events[0]["type"], events[0]["response"]["model"]) == ("response.created", "demo")
+    assert events[-1]["type"] in {"response.completed", "response.incomplete"}
+    turns = [
+        *body["input"],
+        {"type": "reasoning", "summary": [], "content": None, "encrypted_content": "x"},
+        {"type": "function_call", "name": "exec_command", "arguments": '{"cmd":"ls"}', "call_id": "c"},
+        {"type": "function_call_output", "call_id": "c", "output": "a"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "4"}]},
+        body["input"][-1],
+    ]
+    assert read_events(asker.post("/v1/responses", json={**body, "input": turns}))[-1]["response"]["output"]
+
+
+@pytest.mark.parametrize("path", ["/infill"])
+def test_a_plugin_for_an_editor_is_answered(asker: httpx.Client, path: str) -> None:
+    whole = asker.post(path, json=PLUGIN).json()
+    wanted = ["content", "timings/prompt_n", "truncated", "nothing/at/all"]
+    chosen = asker.post(path, json={**PLUGIN, "response_fields": wanted}).json()
+    assert set(chosen) == {"content", "timings/prompt_n", "truncated"}
+    assert type(whole["timings"]["prompt_n"]) is int
+    assert asker.post(path, json={**PLUGIN, "id_slot": 5, "input_extra": [{"text": "a", "filename": "b"}]}).is_success
