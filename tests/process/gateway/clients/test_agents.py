@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.process.gateway.clients.gateways import KEY, gateway
+from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
+from llcuda.gateway.gateway import Gateway
+from tests.process.gateway.clients.gateways import KEY
 from tests.watching import ROOT
 
 if TYPE_CHECKING:
@@ -26,8 +28,9 @@ PLUGIN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def asker() -> Iterator[httpx.Client]:
+    served = ModelConfig("demo", "demo", slots=1, ctx_size=32768, server_options=LONG)
     with (
-        gateway(workers=1, ctx_size=32768, slots=1, **LONG) as running,
+        Gateway(GatewayConfig(models=(served,), port=0, keys=(KeyConfig("client", KEY),))) as running,
         httpx.Client(base_url=running.url, headers=WITH_KEY, trust_env=False, timeout=100) as client,
     ):
         yield client
@@ -70,11 +73,11 @@ def test_codex_is_answered(asker: httpx.Client) -> None:
     assert read_events(asker.post("/v1/responses", json={**body, "input": turns}))[-1]["response"]["output"]
 
 
-@pytest.mark.parametrize("path", ["/infill"])
-def test_a_plugin_for_an_editor_is_answered(asker: httpx.Client, path: str) -> None:
-    whole = asker.post(path, json=PLUGIN).json()
+def test_a_plugin_for_an_editor_is_answered(asker: httpx.Client) -> None:
+    whole = asker.post("/infill", json=PLUGIN).json()
     wanted = ["content", "timings/prompt_n", "truncated", "nothing/at/all"]
-    chosen = asker.post(path, json={**PLUGIN, "response_fields": wanted}).json()
+    chosen = asker.post("/infill", json={**PLUGIN, "response_fields": wanted}).json()
     assert set(chosen) == {"content", "timings/prompt_n", "truncated"}
     assert type(whole["timings"]["prompt_n"]) is int
-    assert asker.post(path, json={**PLUGIN, "id_slot": 5, "input_extra": [{"text": "a", "filename": "b"}]}).is_success
+    files = [{"text": "a", "filename": "b"}]
+    assert asker.post("/infill", json={**PLUGIN, "id_slot": 5, "input_extra": files}).is_success
