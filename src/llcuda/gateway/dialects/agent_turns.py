@@ -57,14 +57,18 @@ def _change_input(fields: Mapping[str, Any]) -> dict[str, Any]:
     if type(turns) is not list:
         return {}
     kept = [_complete(turn) for turn in turns if turn.get("type") != "reasoning" or turn.get("content")]
-    first = next((at for at, turn in enumerate(kept) if turn.get("role") not in _RULES), len(kept))
-    texts = [part.get("text") for turn in kept[:first] for part in _parts(turn)]
-    if first == len(kept) or not all(type(text) is str for text in texts):
-        first = 0
+    first = next((at for at, turn in enumerate(kept) if not _is_rule(turn)), 0)
+    texts = [part["text"] for turn in kept[:first] for part in _parts(turn)]
     if first + (fields.get("instructions") is not None) > 1:
         said = "\n\n".join(filter(None, [fields.get("instructions"), *texts]))
         return {"instructions": said, "input": kept[first:]}
     return {"input": kept} if kept != turns else {}
+
+
+def _is_rule(turn: Mapping[str, Any]) -> bool:
+    """Tell whether the developer says a text, which can stand elsewhere."""
+    is_text = type(turn.get("content")) in {str, list} and all(type(one.get("text")) is str for one in _parts(turn))
+    return turn.get("role") in _RULES and is_text
 
 
 def _complete(turn: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llcuda.gateway.http.routes import INSTEAD, ROUTES
 from tests.process.gateway.clients.gateways import ANSWER, KEY, MESSAGES, QUESTION, gateway, is_busy
 from tests.processes import wait_until
 
@@ -81,12 +80,12 @@ def test_a_stream_is_whole_with_its_end(running: Gateway) -> None:
     assert "".join(delta.get("content") or "" for delta in deltas) == ANSWER
 
 
-@pytest.mark.parametrize(("path", "instead"), sorted(INSTEAD.items()))
-def test_an_address_of_ollama_names_the_one_to_use(running: Gateway, path: str, instead: str) -> None:
-    body = [] if path in {"/api/tags", "/api/ps", "/api/version"} else ["-d", '{"model": "demo", "prompt": "x"}']
-    status, answer = curl(running, path, *body)
-    assert (status, answer["error"]["message"]) == (404, f"there is no {path}; use {instead}")
-    assert instead in {path for _, path in ROUTES}
+def test_ollama_is_asked_as_its_documentation_says(running: Gateway) -> None:
+    asked = {"model": "demo", "prompt": QUESTION, "stream": False, "options": {"temperature": 0}}
+    status, answer = curl(running, "/api/generate", *WITH_KEY, "-d", json.dumps(asked))
+    assert (status, answer["response"], answer["done"]) == (200, ANSWER, True)
+    status, answer = curl(running, "/api/pull", *WITH_KEY, "-d", '{"model": "other"}')
+    assert (status, answer["error"].endswith("start `llcuda serve -m NAME`.")) == (404, True)
 
 
 def test_one_model_is_asked_for_by_its_name(running: Gateway) -> None:

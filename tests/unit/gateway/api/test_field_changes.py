@@ -72,12 +72,7 @@ def test_a_tool_that_is_not_there_cannot_be_chosen() -> None:
     assert caught.value.param == "tool_choice"
 
 
-def test_what_the_model_said_before_may_be_written_short() -> None:
-    said = {"role": "assistant", "content": "4"}
-    turns: list[Any] = [{"role": "user", "content": "2+2?"}, said, {**said, "type": "message"}]
-    body = json.dumps({"input": turns}).encode()
-    asked = parse_body(to_understood(body, {"input": turns}))
-    assert asked == {"input": [turns[0], {**said, "type": "message"}, turns[2]]}
-    for other in (turns[:1], "x", [1, 2], ["x"]):
-        body = json.dumps({"input": other}).encode()
-        assert to_understood(body, {"input": other}) == body
+def test_a_field_that_is_not_for_llama_server_is_left_out() -> None:
+    fields = {"id_slot": 1, "response_fields": ["content"], "output_config": {"effort": "high"}, "n": 1}
+    assert parse_body(to_understood(json.dumps(fields).encode(), fields)) == {"n": 1}
+    assert parse_body(to_understood(json.dumps(fields).encode(), fields, {"x": 2})) == {"n": 1, "x": 2}

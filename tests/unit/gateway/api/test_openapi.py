@@ -117,7 +117,7 @@ def test_a_value_is_described_where_the_check_takes_it_and_nowhere_else(endpoint
 
 _REQUIRED: dict[str, Any] = {
     "messages": QUESTION["messages"], "prompt": "x", "input": "x", "input_prefix": "x", "input_suffix": "x",
-    "query": "x", "content": "x", "tokens": [1],
+    "query": "x", "content": "x", "tokens": [1], "model": "demo",
 }  # fmt: skip
 
 

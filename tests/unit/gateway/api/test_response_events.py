@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llcuda.gateway.api.response_events import ResponseEvents
+from llcuda.gateway.api.response_events import ResponseEvents, mark_incomplete
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -38,8 +38,9 @@ def read(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(part.partition(b"\ndata: ")[2]) for part in data.split(b"\n\n") if part]
 
 
-def feed(stream: bytes, *, size: int) -> bytes:
-    events = ResponseEvents()
+def feed(stream: bytes, *, size: int, limit: int | None = None) -> bytes:
+    events = ResponseEvents("demo", limit=limit)
+    events._facts["created_at"] = 1
     starts = range(0, len(stream), size)
     return b"".join(events.feed(stream[at : at + size], is_last=at == starts[-1]) for at in starts)
 
@@ -49,7 +50,8 @@ def test_every_event_has_its_number_and_its_place() -> None:
     assert [one["sequence_number"] for one in events] == list(range(len(STREAM)))
     assert [one.get("output_index") for one in events] == [None, None, 0, 0, 1, 1, 1, 2, 2, 0, 2, None]
     assert [at for at, one in enumerate(events) if "content_index" in one] == [3, 5, 6]
-    assert events[0]["response"] == {"id": "resp", "status": "in_progress", "output": []}
+    facts = {"created_at": 1, "model": "demo", "output": []}
+    assert events[0]["response"] == {"id": "resp", "status": "in_progress", **facts}
     assert events[-1]["response"] == {"id": "resp", "output": [1]}
     assert events[3]["delta"] == "é"
 
@@ -77,4 +79,19 @@ def test_what_is_not_understood_is_passed_on_as_it_came(other: bytes) -> None:
 
 
 def test_nothing_is_held_back_at_the_end() -> None:
-    assert ResponseEvents().feed(STREAM[0] + b"event: response.x\nda", is_last=True).endswith(b"event: response.x\nda")
+    rest = b"event: response.x\nda"
+    assert ResponseEvents("demo").feed(STREAM[0] + rest, is_last=True).endswith(rest)
+
+
+@pytest.mark.parametrize(("limit", "is_cut"), [(None, False), (-1, False), (8, False), (7, True), (0, True)])
+def test_what_was_cut_off_is_incomplete_whole_and_streamed(limit: int | None, *, is_cut: bool) -> None:
+    answer = {"status": "completed", "output": [{"type": "message"}], "usage": {"output_tokens": 7}}
+    whole = json.loads(mark_incomplete(json.dumps(answer).encode(), limit=limit))
+    stream = feed(event("response.completed", response=answer), size=1 << 20, limit=limit)
+    (streamed,) = read(stream)
+    assert streamed["response"] == whole
+    assert streamed["type"] == ("response.incomplete" if is_cut else "response.completed")
+    assert stream.startswith(f"event: {streamed['type']}\n".encode())
+    item = {"type": "message", "status": "incomplete"}
+    cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "output": [item]}
+    assert whole == {**answer, **(cut if is_cut else {})}

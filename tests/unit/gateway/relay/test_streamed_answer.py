@@ -59,7 +59,8 @@ WHOLE: list[tuple[str, int, bytes, bytes]] = [
 
 def receive(endpoint: str, texts: int, stream: bytes, *, size: int) -> tuple[StreamedAnswer, Written]:
     written: Any = Written()
-    answer = StreamedAnswer(written, endpoint, GatewayMetrics().meter(0.0), texts=texts)
+    events = ResponseEvents("demo") if endpoint == "responses" else None
+    answer = StreamedAnswer(written, endpoint, GatewayMetrics().meter(0.0), texts=texts, events=events)
     answer.on_head(200, HEADERS)
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     for number, piece in enumerate(pieces):
@@ -74,7 +75,7 @@ def test_a_stream_is_complete_at_its_own_end_however_long_that_is_and_however_it
 ) -> None:
     answer, written = receive(endpoint, texts, begin + end, size=size)
     assert answer.is_complete
-    sent = ResponseEvents().feed(begin + end, is_last=True) if endpoint == "responses" else begin + end
+    sent = ResponseEvents("demo").feed(begin + end, is_last=True) if endpoint == "responses" else begin + end
     assert (written.data, written.ended) == (sent, True)
     cut, written = receive(endpoint, texts, begin, size=size)
     assert not cut.is_complete
