@@ -15,7 +15,7 @@ __all__ = ["to_understood"]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
-_NOT_PASSED_ON = frozenset({"id_slot", "output_config", "response_fields"})
+_NOT_PASSED_ON = frozenset({"id_slot", "response_fields"})
 
 
 def to_understood(body: bytes, fields: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> bytes:

@@ -76,8 +76,11 @@ class ResponseEvents:
 
 def mark_incomplete(body: bytes, *, limit: int | None) -> bytes:
     """Return a whole answer, which says so if it was cut off at ``limit`` tokens."""
-    answer = json.loads(body)
-    return json.dumps(answer, ensure_ascii=False).encode() if _cut_off(answer, limit) else body
+    try:
+        answer = json.loads(body)
+        return json.dumps(answer, ensure_ascii=False).encode() if _cut_off(answer, limit) else body
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return body  # not for us to judge
 
 
 def _cut_off(answer: dict[str, Any], limit: int | None) -> bool:

@@ -25,14 +25,11 @@ def change_turns(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _change_messages(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Let what the system says in a conversation of Anthropic's be said by the user, at the same place."""
-    changes: dict[str, Any] = {}
     turns = fields["messages"]
-    if any(turn.get("role") == "system" for turn in turns):
-        users = [{**turn, "role": "user"} if turn.get("role") == "system" else turn for turn in turns]
-        changes["messages"] = _join_users(users)
-    if wanted := (fields.get("output_config") or {}).get("format"):
-        changes["response_format"] = {"type": "json_schema", "json_schema": {"schema": wanted["schema"]}}
-    return changes
+    if all(turn.get("role") != "system" for turn in turns):
+        return {}
+    users = [{**turn, "role": "user"} if turn.get("role") == "system" else turn for turn in turns]
+    return {"messages": _join_users(users)}
 
 
 def _join_users(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from llcuda.fleet.refusals import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -16,6 +18,8 @@ _SEPARATOR = b"\n\n"
 _DATA = b"data: "
 _DONE = b"[DONE]"
 _NANOSECONDS = 1_000_000
+_UNCLEAR = "the worker's answer is not understood"
+_NOT_UNDERSTOOD = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def read_now() -> str:
@@ -33,20 +37,25 @@ class OllamaAnswer:
         self._endpoint, self._model, self._began = endpoint, model, monotonic()
 
     def write(self, body: bytes) -> bytes:
-        """Return the answer in Ollama's words."""
-        answer = json.loads(body)
+        """Return the answer in Ollama's words. Raises RefusedError (502) for one that is not understood."""
+        try:
+            return _encode(self._translate(json.loads(body)))
+        except _NOT_UNDERSTOOD as error:
+            raise RefusedError(502, f"{_UNCLEAR} ({type(error).__name__})", code="bad_answer") from None
+
+    def _translate(self, answer: dict[str, Any]) -> dict[str, Any]:
         if "data" in answer:
-            return _encode(self._embeddings(answer))
+            return self._embeddings(answer)
         if "tokens" in answer and "content" not in answer:
-            return _encode(self.end({}, reason="load"))
+            return self.end({}, reason="load")
         if "choices" not in answer:
-            return _encode(self.end(answer, reason=_find_reason(answer), text=answer["content"]))
+            return self.end(answer, reason=_find_reason(answer), text=answer["content"])
         (choice,) = answer["choices"]
         message = choice["message"]
         calls, text = _read_calls(message.get("tool_calls") or ())
         said = self.say((message.get("content") or "") + text, message.get("reasoning_content"), calls)
         said |= _read_probabilities(choice)
-        return _encode(self.end(answer, reason=choice["finish_reason"], said=said))
+        return self.end(answer, reason=choice["finish_reason"], said=said)
 
     def say(self, text: str, thinking: str | None = None, calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """Return a piece of an answer."""
@@ -109,7 +118,12 @@ class OllamaStream:
     def _read(self, event: bytes) -> Iterator[dict[str, Any]]:
         if not event.startswith(_DATA) or event.startswith(_DATA + _DONE):
             return
-        data = json.loads(event[len(_DATA) :])
+        try:
+            yield from self._translate(json.loads(event[len(_DATA) :]))
+        except _NOT_UNDERSTOOD:
+            yield {"error": _UNCLEAR}
+
+    def _translate(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if "error" in data:
             yield {"error": data["error"]["message"]}
         elif "choices" in data:

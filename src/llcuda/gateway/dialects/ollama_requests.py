@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "find_name", "translate"]
 
-_RENAMED = {"num_predict": "max_tokens", "num_keep": "n_keep", "typical_p": "typ_p"}
+_RENAMED = {"num_predict": "max_tokens", "num_keep": "n_keep"}
 # How a model is loaded is settled when the gateway starts.
 _SETTLED = frozenset({
     "draft_num_predict", "embedding_only", "f16_kv", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx",

@@ -139,11 +139,14 @@ def require_admin(caller: Caller) -> None:
         raise RefusedError(403, "this needs the key of an administrator: one with `admin = true`", code="admin_only")
 
 
-def check_content_type(headers: Mapping[str, str]) -> None:
+def check_content_type(headers: Mapping[str, str], *, is_lenient: bool = False) -> None:
     """Let pass a body that is JSON in UTF-8; raises RefusedError (415) for every other one.
 
     A page of another site can send any body as text or as a form, or without a type, but none as JSON without asking.
+    ``is_lenient`` lets pass any type of a program: a browser says where a page is from.
     """
+    if is_lenient and "origin" not in headers and "sec-fetch-site" not in headers:
+        return
     value = headers.get("content-type", "")
     if value != "application/json" and not _JSON.fullmatch(value):
         remedy = "with curl, add -H 'Content-Type: application/json'"

@@ -219,7 +219,7 @@ class ModelRequest:
             if seconds is not None:
                 exchange.first_at = min(exchange.turn_at + seconds, monotonic())
                 self._note_first()
-            self._pass_on(reception)
+            await self._pass_on(reception)
 
     async def ask(self, model: ServedModel) -> None:
         """Pass it to a worker without taking a slot, and the answer back. Raises RefusedError."""
@@ -238,7 +238,7 @@ class ModelRequest:
         except asyncio.CancelledError:
             worker.note_abandoned(self._identity)
             raise
-        self._pass_on(reception)
+        await self._pass_on(reception)
 
     async def _check(self, body: bytes) -> None:
         """Hold a whole answer against the schema that was asked for. Raises RefusedError."""
@@ -251,12 +251,13 @@ class ModelRequest:
         if exchange.first_at:
             self._metrics.first_token_seconds.observe(exchange.first_at - exchange.arrived)
 
-    def _pass_on(self, reception: PlainAnswer) -> None:
+    async def _pass_on(self, reception: PlainAnswer) -> None:
         body = reception.body
         if reception.status != _OK and has_dialect(self._route.endpoint):
             raise read_refusal(reception.status, body)
         if self._ollama is not None:
-            body = self._ollama.write(body)
+            # Vectors are megabytes.
+            body = await asyncio.to_thread(self._ollama.write, body)
         elif self._endpoint == "responses" and reception.status == _OK:
             body = mark_incomplete(body, limit=self.fields.get("max_output_tokens"))
         elif self.fields.get("response_fields") and reception.status == _OK:

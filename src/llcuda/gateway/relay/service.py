@@ -130,7 +130,7 @@ class GatewayService:
             if route.who is Who.ADMIN:
                 require_admin(caller)
         if exchange.has_body:
-            check_content_type(exchange.headers)
+            check_content_type(exchange.headers, is_lenient=route.endpoint.startswith("ollama"))
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer a request whose head :meth:`check_head` has let in, whatever happens, and record it."""

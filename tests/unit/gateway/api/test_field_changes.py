@@ -73,6 +73,6 @@ def test_a_tool_that_is_not_there_cannot_be_chosen() -> None:
 
 
 def test_a_field_that_is_not_for_llama_server_is_left_out() -> None:
-    fields = {"id_slot": 1, "response_fields": ["content"], "output_config": {"effort": "high"}, "n": 1}
+    fields = {"id_slot": 1, "response_fields": ["content"], "n": 1}
     assert parse_body(to_understood(json.dumps(fields).encode(), fields)) == {"n": 1}
     assert parse_body(to_understood(json.dumps(fields).encode(), fields, {"x": 2})) == {"n": 1, "x": 2}

@@ -34,14 +34,6 @@ def test_the_system_speaks_in_between_as_the_user(turns: Any, wanted: Any) -> No
     assert change_turns("chat", {"messages": turns}) == {}
 
 
-def test_a_schema_of_anthropics_is_asked_for_in_llama_servers_words() -> None:
-    schema = {"type": "object"}
-    config = {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
-    fields = {"messages": [ASKED], "output_config": config}
-    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
-    assert change_turns("messages", fields) == {"response_format": wanted}
-
-
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [

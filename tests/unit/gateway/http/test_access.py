@@ -415,3 +415,11 @@ def test_everything_else_is_refused(value: str) -> None:
 def test_a_body_without_a_type_is_refused() -> None:
     with pytest.raises(RefusedError, match="application/json"):
         check_content_type({})
+
+
+def test_a_program_may_send_ollamas_requests_without_a_type_and_a_page_may_not() -> None:
+    check_content_type({}, is_lenient=True)
+    check_content_type({"content-type": "application/x-www-form-urlencoded"}, is_lenient=True)
+    for told in ({"origin": "http://localhost"}, {"sec-fetch-site": "same-origin"}):
+        with pytest.raises(RefusedError):
+            check_content_type({"content-type": "text/plain", **told}, is_lenient=True)
