@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import anthropic
+import httpx
 import pytest
 
 from tests.process.gateway.clients.gateways import ANSWER, KEY, MESSAGES, PARAMETERS, gateway, is_busy
@@ -34,6 +36,25 @@ def test_a_message_is_answered(client: anthropic.Anthropic) -> None:
     assert answer.usage.output_tokens > 3
     stopped = client.messages.create(**ASKED, stop_sequences=["="])
     assert stopped.stop_sequence == "="
+
+
+def test_a_message_holds_to_its_schema(client: anthropic.Anthropic) -> None:
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
+    config: Any = {"format": {"type": "json_schema", "schema": schema}, "effort": "low"}
+    (part,) = client.messages.create(**ASKED, output_config=config).content
+    assert part.type == "text"
+    assert json.loads(part.text) == {"answer": 4}
+    with client.messages.stream(**ASKED, output_config=config) as stream:
+        assert json.loads("".join(stream.text_stream)) == {"answer": 4}
+
+
+def test_what_cannot_be_honoured_is_refused_with_the_reason(running: Gateway) -> None:
+    for name, value in (("container", "c"), ("mcp_servers", [{}]), ("output_config", {"format": {"type": "text"}})):
+        asked = {"model": "demo", "messages": MESSAGES, "max_tokens": 9, name: value}
+        answer = httpx.post(f"{running.url}/v1/messages", json=asked, headers={"x-api-key": KEY}, trust_env=False)
+        told = answer.json()
+        assert (answer.status_code, told["type"]) == (400, "error")
+        assert (told["error"]["type"], told["error"]["param"]) == ("invalid_request_error", name)
 
 
 def test_a_message_is_streamed(client: anthropic.Anthropic) -> None:
