@@ -665,3 +665,37 @@ def test_a_large_body_and_one_with_a_grammar_are_read_in_a_thread(
     request = asyncio.run(ModelRequest.read(body, ROUTES["POST", "/v1/chat/completions"], GatewayMetrics()))
     assert request.fields["messages"] == MESSAGES
     assert [thread is not threading.main_thread() for thread in threads] == [is_apart]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "value", "reason"),
+    [
+        ("responses", "conversation", "c", "send its turns as input"),
+        ("responses", "prompt", {"id": "p"}, "send its text as instructions"),
+        ("messages", "container", "c", "no code is run here"),
+        ("messages", "mcp_servers", [{"url": "x"}], "give its functions as tools"),
+        ("messages", "thread", "t", "send its messages"),
+        ("messages", "output_config", {"format": {"type": "json_object"}}, "json_schema"),
+        ("ollama_generate", "context", [1], "/api/chat"),
+        ("ollama_generate", "template", "x", "the model's own template"),
+    ],
+)
+def test_what_would_need_what_is_not_here_is_refused_with_the_reason(
+    *, endpoint: str, name: str, value: Any, reason: str
+) -> None:
+    error = refuse(endpoint, {**SMALLEST[endpoint], name: value})
+    assert (error.status, error.param) == (400, name)
+    assert reason in error.message
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        ("responses", {"client_metadata": {"a": "b"}, "moderation": {}, "max_tool_calls": 3, "prompt": None}),
+        ("messages", {"system": [], "container": None, "cache_control": {"type": "e"}, "context_management": {}}),
+        ("messages", {"output_config": {"effort": "high"}, "thinking": {"type": "adaptive"}, "mcp_servers": []}),
+        ("infill", {"id_slot": 0, "input_extra": [], "t_max_prompt_ms": 500, "response_fields": ["content"]}),
+    ],
+)
+def test_what_agents_and_editors_send_is_taken(endpoint: str, fields: dict[str, Any]) -> None:
+    check_fields(endpoint, {**SMALLEST[endpoint], **fields})
