@@ -120,6 +120,8 @@ class StreamedAnswer(PlainAnswer):
         self._marks = _Ends(_ENDS[endpoint], _NAMED_ERROR if endpoint == "messages" else _ERROR)
         # llama-server's own streams end with their texts; the others say once that all is done.
         self._ends = texts if endpoint in {"completion", "infill"} else 1
+        # Anthropic's streams begin with the tokens of the prompt.
+        self._first = b""
         # An end comes in up to three pieces: why it stopped, what it took, and that it is done.
         self._last: deque[bytes] = deque(maxlen=_LAST_PIECES)
 
@@ -141,6 +143,7 @@ class StreamedAnswer(PlainAnswer):
             return
         if data:
             self._meter.note()
+            self._first = self._first or data
             self._last.append(data)
             self._marks.feed(data)
         if self._events is not None:
@@ -162,4 +165,4 @@ class StreamedAnswer(PlainAnswer):
     @property
     def usage(self) -> tuple[int, int]:
         """Tokens of prompt and answer, as far as the end of the stream names them."""
-        return read_usage(b"".join(self._last))
+        return read_usage(b"".join((self._first, *self._last)))

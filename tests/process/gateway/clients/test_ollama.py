@@ -62,7 +62,7 @@ class TestChat:
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_tool_is_called_and_its_result_is_answered(self, asker: ollama.Client, *, stream: bool) -> None:
         asked: Any = {"model": "demo", "tools": [TOOL], "options": LIKELIEST}
-        answer: Any = asker.chat(**asked, messages=MESSAGES, stream=stream)
+        answer: Any = asker.chat(**asked, messages=MESSAGES, **({"stream": True} if stream else {}))
         said = next(part for part in answer if part.message.tool_calls) if stream else answer
         (call,) = said.message.tool_calls
         assert (call.function.name, call.function.arguments) == ("add", {"a": 2, "b": 2})
@@ -182,9 +182,9 @@ class TestRefusals:
 def test_a_stream_that_is_left_frees_its_slot() -> None:
     with gateway(workers=1, ignore_eos=True) as running:
         client = ollama.Client(host=running.url, headers=WITH_KEY, trust_env=False)
-        stream = client.chat("demo", messages=MESSAGES, options={"num_predict": 900}, stream=True)
+        stream: Any = client.chat("demo", messages=MESSAGES, options={"num_predict": 900}, stream=True)
         next(iter(stream))
         assert is_busy(running)
-        stream.close()  # type: ignore[attr-defined] - it is a generator
+        stream.close()
         wait_until(lambda: not is_busy(running))
         client._client.close()
