@@ -233,3 +233,13 @@ def test_what_an_endpoint_cannot_take_is_a_bad_request(
 ) -> None:
     status, answer = post(manager, path, **fields)
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_a_message_holds_to_its_schema(manager: ServerManager) -> None:
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
+    config = {"format": {"type": "json_schema", "schema": schema}, "effort": "low"}
+    asked = {"messages": ASKED, "max_tokens": 60, "temperature": 0, "output_config": config}
+    status, answer = post(manager, "/v1/messages", **asked)
+    assert status == 200
+    assert json.loads(answer["content"][0]["text"]).keys() == {"answer"}
+    assert post(manager, "/v1/messages", **{**asked, "output_config": {"effort": "low"}})[0] == 200

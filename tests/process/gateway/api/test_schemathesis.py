@@ -42,11 +42,13 @@ def gateway(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 # choose from, and no JSON.
 _WHOLE = {"type": "object", "required": ["role", "content"], "properties": {"content": {"type": ["string", "null"]}}}
 _NARROW: dict[str, Any] = {
+    "format": {"enum": [None, ""]},
     "json_schema": {"type": "null"},
     "messages": {"type": "array", "minItems": 1, "items": _WHOLE},
     "model": {"enum": ["stub", None]},
     "n": {"enum": [1, None]},
     "n_cmpl": {"enum": [1, None]},
+    "options": {"enum": [None, {}, {"temperature": 0}]},
     "prompt": {"type": "string"},
     "response_format": {"enum": [None, {"type": "text"}]},
     "text": {"enum": [None, {}, {"format": {"type": "text"}}]},
@@ -62,6 +64,8 @@ def write_document(gateway: Gateway, target: Path) -> dict[str, Any]:
     for schema in document["components"]["schemas"].values():
         fields = schema.get("properties", {})
         fields.update({name: _NARROW[name] for name in fields.keys() & _NARROW.keys()})
+        if "options" in fields:  # of Ollama, where a model must be named
+            fields |= {"model": {"enum": ["stub"]}, "dimensions": {"type": "null"}}
     target.write_text(json.dumps(document))
     return document
 
