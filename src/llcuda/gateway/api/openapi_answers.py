@@ -19,7 +19,8 @@ ENVELOPE: Schema = {
     "required": ["error"],
     "properties": {
         "error": {
-            "type": "object",
+            "description": "Of Ollama's API, the message alone.",
+            "type": ["object", "string"],
             "required": ["message", "type", "code"],
             "properties": {
                 "message": {"type": "string"},
@@ -49,7 +50,15 @@ def _choice(offloads: Schema, layers: Schema, *required: str) -> Schema:
     }
 
 
+def _named(*more: str) -> Schema:
+    """Return the schema of a body that names a model as one of Ollama's clients does."""
+    properties: Schema = {"model": _MODEL, "name": _MODEL, **{name: {"type": "boolean"} for name in more}}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
 OWN_BODIES: dict[str, Schema] = {
+    "ollama_pull": _named("insecure", "stream"),
+    "ollama_show": _named("verbose"),
     "offload": {
         "anyOf": [
             _choice({"const": "mixed"}, _LAYERS, "gpu_layers"),
@@ -87,7 +96,8 @@ def _describe_done(route: Route) -> dict[str, Any]:
         # What is within is llama-server's; an answer of tokens or vectors may be a list.
         content: dict[str, Any] = {_JSON: {"schema": {"type": ["object", "array"]}}}
         if route.kind is Kind.GENERATE:
-            content["text/event-stream"] = {}  # OpenAPI 3.1 has no schema for events
+            kind = "application/x-ndjson" if route.endpoint.startswith("ollama") else "text/event-stream"
+            content[kind] = {}  # OpenAPI 3.1 has no schema for what comes piece by piece
         return {"200": {"description": "The answer, as a stream of events where `stream` is true", "content": content}}
     answer = route.answer
     if answer is None:

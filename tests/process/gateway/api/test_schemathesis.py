@@ -65,7 +65,8 @@ def write_document(gateway: Gateway, target: Path) -> dict[str, Any]:
         fields = schema.get("properties", {})
         fields.update({name: _NARROW[name] for name in fields.keys() & _NARROW.keys()})
         if "options" in fields:  # of Ollama, where a model must be named
-            fields |= {"model": {"enum": ["stub"]}, "dimensions": {"type": "null"}}
+            fields["model"] = {"enum": ["stub"]}
+            fields.update({name: {"type": "null"} for name in fields.keys() & {"dimensions", "tools", "images"}})
     target.write_text(json.dumps(document))
     return document
 

@@ -13,6 +13,7 @@ from llcuda.gateway.admin.offload_changes import parse_choice
 from llcuda.gateway.api.field_tables import FIELDS
 from llcuda.gateway.api.fields import check_fields
 from llcuda.gateway.api.openapi import describe_body, make_document
+from llcuda.gateway.api.openapi_answers import OWN_BODIES
 from llcuda.gateway.http.routes import ALIASES, PREFIXES, ROUTES, Who
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def test_each_address_says_who_may_ask_and_how_a_refusal_looks(route: Route) -> 
     assert (operation.get("security") == []) == (route.who is Who.PUBLIC)
     assert ("; for administrators" in operation["summary"]) == (route.who is Who.ADMIN)
     assert {"400", "413", "431", "500"} <= operation["responses"].keys()
-    assert ("requestBody" in operation) == (route.endpoint in {*FIELDS, "offload"})
+    assert ("requestBody" in operation) == (route.endpoint in {*FIELDS, *OWN_BODIES})
 
 
 def test_no_two_operations_have_one_name() -> None:
