@@ -52,8 +52,8 @@ class SamplingOptions(TypedDict, total=False):
 
     max_tokens: Annotated[int | None, _COUNT_OR_ALL]
     temperature: Annotated[float | None, _POSITIVE]
-    top_p: Annotated[float | None, Option("float", above=0, high=1)]
-    top_k: Annotated[int | None, _COUNT]
+    top_p: Annotated[float | None, _SHARE]
+    top_k: Annotated[int | None, _COUNT_OR_ALL]
     min_p: Annotated[float | None, _SHARE]
     seed: Annotated[int | None, Option("int", low=-1, high=2**32 - 1)]
     stop_sequences: Annotated[Sequence[str] | str | None, Option("strings", field="stop")]

@@ -40,7 +40,37 @@ def choose_body(chance: Random, family: str, *, model: str = "demo", is_costly: 
         fuzzed.body["metadata"] = {f"n{number}": number for number in range(_COSTLY_NAMES)}
     if chance.random() < 0.03:
         fuzzed.body[chance.choice((*fuzzed.body, "unknown"))] = choose_value(chance)
+    if chance.random() < 0.2:
+        _spoil(chance, fuzzed.body)
     return fuzzed
+
+
+def _spoil(chance: Random, body: dict[str, Any]) -> None:
+    """Change one thing somewhere inside: a name or an item that is gone, null, twice, or something else."""
+    container: Any = body
+    for _ in range(chance.randrange(1, 7)):
+        inner = [value for value in _values(container) if type(value) in {dict, list} and value]
+        if not inner:
+            break
+        container = chance.choice(inner)
+    if container is body:
+        return
+    place = chance.choice(tuple(container) if type(container) is dict else range(len(container)))
+    kind = chance.randrange(5)
+    if kind == 0:
+        del container[place]
+    elif kind == 1:
+        container[place] = None
+    elif kind == 2:
+        container[place] = chance.choice(("", "{", "text", "function", [], {}, 0, True, [{}], [None]))
+    elif type(container) is list:
+        container.append(container[place] if kind == 3 else choose_value(chance))
+    else:
+        container[chance.choice(_NAMES)] = container[place] if kind == 3 else choose_value(chance)
+
+
+def _values(container: Any) -> list[Any]:
+    return list(container.values()) if type(container) is dict else container
 
 
 def choose_prompt_list(chance: Random, *, model: str = "demo") -> Fuzzed:
@@ -330,6 +360,12 @@ def _make_computed(chance: Random, path: str) -> dict[str, Any]:
     return {"input": _prompt(chance)}
 
 
+# Of messages, parts, calls and tools, as the APIs write them.
+_NAMES = (
+    "role", "content", "name", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "refusal", "type",
+    "text", "image_url", "input_audio", "file", "function", "custom", "arguments", "id", "call_id", "output", "input",
+    "summary", "parameters", "description", "strict", "input_schema", "tool_use_id", "source", "thinking",
+)  # fmt: skip
 _CHAT = "/v1/chat/completions"
 _GENERATING = frozenset({_CHAT, "/v1/completions", "/completion", "/infill", "/v1/responses", "/v1/messages"})
 

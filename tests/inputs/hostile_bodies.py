@@ -68,7 +68,7 @@ def _fields() -> list[Hostile]:
         "a parser": {"chat_parser": "x"},
         "adapters": {"lora": [{"id": 0, "scale": 1}]},
         "a slot": {"id_slot": 0},
-        "a field of its own": {"__class__": {}},
+        "a field of its own": {"temprature": {}},
         "triggers": {"grammar_triggers": [{"type": 2, "value": "(a+)+$"}]},
         "a grammar of brackets": {"grammar": "root ::= " + "(" * 20_000},
         "a grammar too long": {"grammar": "#" * 65_537},
@@ -82,10 +82,10 @@ def _fields() -> list[Hostile]:
         "a schema from elsewhere": {"json_schema": {"$ref": "http://x/"}},
         "too many answers": {"n": 10_000},
         "too many tokens": {"max_tokens": 2**31},
-        "a negative seed": {"seed": -5},
+        "a seed of too many bits": {"seed": 2**63},
         "a wrapped count": {"repeat_last_n": 2**31 - 1},
         "too many stops": {"stop": ["x"] * 1000},
-        "an empty stop": {"stop": ""},
+        "a stop that is none": {"stop": [1]},
         "a picture to be fetched": {"messages": [{"role": "user", "content": image}]},
         "text as a flag": {"stream": "true"},
         "a number as text": {"temperature": "1"},
@@ -93,7 +93,7 @@ def _fields() -> list[Hostile]:
         "no messages": {"messages": []},
         "text as messages": {"messages": "Hi"},
         "a model's path": {"model": ["/etc/passwd"]},
-        "fetched fields": {"response_fields": ["x"]},
+        "inner values": {"verbose": True},
     }
     rows = [Hostile(f"field: {name}", (_ask(**fields),), 400) for name, fields in asked.items()]
     return [*rows, Hostile("field: another model", (_ask(model="/etc/passwd"),), 404)]

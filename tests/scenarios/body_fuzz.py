@@ -45,8 +45,8 @@ _MOST_MIB = 1024
 """Of a worker's memory, of which it needs 100 without any."""
 _TELLING = 2.0
 """Seconds for the gateway to log why a worker ended."""
-_FINE = ("2", "4", "left", "501", "502 schema_mismatch")
-"""What may be answered: 200, 4xx, that the model cannot do it, and that the answer does not hold to its schema."""
+_FINE = ("2", "4", "left", "502 schema_mismatch")
+"""What may be answered: 200, 4xx, and that the answer does not hold to its schema."""
 
 
 @dataclass(frozen=True, slots=True)

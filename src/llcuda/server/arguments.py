@@ -64,6 +64,10 @@ _RESERVED = {
 
 _LEAST_VERBOSITY = 3
 
+_OF_VECTORS = ("embedding", "embeddings", "rerank", "reranking")
+_USUAL_BATCH = 512
+_LONGEST_TEXT = 8192  # that OpenAI's API makes a vector of; a batch of a model's whole context may take gigabytes
+
 
 def build_arguments(**server_options: Any) -> list[str]:
     """Return the options as llama-server's arguments; a name is llama-server's own with ``_`` for ``-``.
@@ -96,7 +100,16 @@ def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with what llcuda sets unless the caller says otherwise."""
     # The buffer lines, which say what is on a GPU, are printed from 4 on.
     verbosity = {} if options.keys() & {"verbosity", "log_verbosity"} else {"log_verbosity": 4}
-    return {"ui": False, "metrics": True, "cache_ram": limit_prompt_cache(), **verbosity, **options}
+    own = {"ui": False, "metrics": True, "cache_ram": limit_prompt_cache(), **_size_batches(options), **verbosity}
+    return {**own, **options}
+
+
+def _size_batches(options: dict[str, Any]) -> dict[str, Any]:
+    """Let a server of vectors take texts as long as a slot's context: it computes each in one batch."""
+    if not any(options.get(name) for name in _OF_VECTORS) or options.keys() & {"batch_size", "ubatch_size"}:
+        return {}
+    tokens = max(_USUAL_BATCH, (options.get("ctx_size") or _LONGEST_TEXT) // (options.get("n_parallel") or 1))
+    return {"batch_size": tokens, "ubatch_size": tokens}
 
 
 def check_key(api_key: str | None) -> str:

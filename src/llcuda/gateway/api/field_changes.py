@@ -18,15 +18,18 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 _NOT_PASSED_ON = frozenset({"id_slot", "response_fields"})
 
 
-def to_understood(body: bytes, fields: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> bytes:
+def to_understood(
+    body: bytes, fields: Mapping[str, Any], more: Mapping[str, Any] | None = None, *, is_changed: bool = False
+) -> bytes:
     """Return the body that asks in llama-server's words for what ``fields`` say: nearly always the body as it is.
 
-    The fields are those of the body, and were checked. One that is changed is written anew, ``more`` among them.
-    Raises RefusedError (400) for a name that no tool has.
+    The fields are those of the body, and were checked. One that is changed is written anew, ``more`` among them, and
+    so are all if the fields are others than those of the body (``is_changed``). Raises RefusedError (400) for a name
+    that no tool has.
     """
     changes = {**_find_changes(fields), **(more or {})}
     left_out = _NOT_PASSED_ON & fields.keys()
-    if not changes and not left_out:
+    if not changes and not left_out and not is_changed:
         return body
     return _encode({name: value for name, value in {**fields, **changes}.items() if name not in left_out}).encode()
 
@@ -40,6 +43,8 @@ def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     changes: dict[str, Any] = {}
     choice, text = fields.get("tool_choice"), fields.get("text")
+    if choice == "required" and not fields.get("tools"):
+        raise RefusedError(400, "tool_choice is 'required' without tools", code="invalid_value", param="tools")
     if type(choice) is dict:
         changes |= _choose_tools(choice, fields.get("tools") or [])
     if type(text) is dict and text.get("format"):
@@ -50,6 +55,8 @@ def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _choose_tools(choice: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:
     if choice["type"] == "none":
         return {"tools": []}
+    if choice["type"] == "allowed_tools":
+        return _allow_tools(choice.get("allowed_tools", choice), tools)
     name = choice.get("function", choice).get("name")
     if name is None:
         return {}
@@ -58,6 +65,19 @@ def _choose_tools(choice: dict[str, Any], tools: list[dict[str, Any]]) -> dict[s
         reason = f"tool_choice names {name[:100]!r}, and no tool has this name"
         raise RefusedError(400, reason, code="invalid_value", param="tool_choice")
     return {"tools": chosen, **({} if choice["type"] == "tool" else {"tool_choice": "required"})}
+
+
+def _allow_tools(allowed: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:
+    names = {_name(tool) for tool in allowed["tools"]}
+    if unknown := names - set(map(_name, tools)):
+        reason = f"tool_choice allows {', '.join(sorted(unknown))[:100]}, and no tool has this name"
+        raise RefusedError(400, reason, code="invalid_value", param="tool_choice")
+    return {"tools": [tool for tool in tools if _name(tool) in names], "tool_choice": allowed["mode"]}
+
+
+def _name(tool: dict[str, Any]) -> str:
+    function = tool.get("function")
+    return str((function if type(function) is dict else tool).get("name"))
 
 
 def _wrap_format(wanted: dict[str, Any]) -> dict[str, Any]:

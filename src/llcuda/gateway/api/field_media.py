@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.field_checks import TOKEN, TOKENS, Field, invalid
+from llcuda.gateway.api.field_schemas import typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llcuda.gateway.api.field_checks import Schema
 
-__all__ = ["CONVERSATION", "INPUTS", "PROMPTS", "RESPONSE_INPUT", "count_texts"]
+__all__ = ["CHAT", "CONVERSATION", "INPUTS", "PROMPTS", "RESPONSE_INPUT", "count_texts"]
 
 MAX_MESSAGES = 4096
 """The chat template is applied to all of them at each request, in time that grows with their number."""
-MAX_PROMPTS = 64
-"""Each is a request of its own that waits for a slot."""
+MAX_PROMPTS = 2048
+"""As many as OpenAI's API takes. Each is a request of its own that waits for a slot."""
 MAX_INPUTS = 2048
 """The number of inputs that OpenAI's API takes for embeddings at once, which the libraries' batches keep to."""
 
@@ -61,6 +63,67 @@ def _takes_conversation(name: str, value: Any) -> bool:
         elif content is not None and type(content) is not str:
             raise invalid(f"{name}.content", content, "a string or a list of parts")
     return True
+
+
+_STRINGS = ("name", "reasoning_content", "tool_call_id")
+# What a part of each type holds, beside its type.
+_PART_FIELDS = {
+    "text": ("text", str),
+    "image_url": ("image_url", dict),
+    "input_audio": ("input_audio", dict),
+    "input_video": ("input_video", dict),
+    "video_url": ("video_url", dict),
+}
+_PART_TYPES = f"one of {', '.join(_PART_FIELDS)}"
+
+
+def _takes_chat(name: str, value: Any) -> bool:
+    """Take the messages of OpenAI's chat: whatever is wrong with one is named by its place."""
+    if not _takes_conversation(name, value):
+        return False
+    for at, message in enumerate(value):
+        role, content = message.get("role"), message.get("content")
+        if type(role) is not str:
+            raise _missing(f"{name}[{at}].role", role, "a string such as 'user'")
+        if "content" not in message and (role != "assistant" or "tool_calls" not in message):
+            raise _missing(f"{name}[{at}].content", None, "a string or a list of parts")
+        for key in _STRINGS:
+            if type(message.get(key, "")) is not str:
+                raise invalid(f"{name}[{at}].{key}", message[key], "a string")
+        if type(content) is list:
+            for place, part in enumerate(content):
+                _check_part(f"{name}[{at}].content[{place}]", part)
+        if "tool_calls" in message:
+            _check_calls(f"{name}[{at}].tool_calls", message["tool_calls"])
+    return True
+
+
+def _check_part(path: str, part: dict[str, Any]) -> None:
+    kind = part.get("type")
+    if type(kind) is not str or kind not in _PART_FIELDS:
+        raise _missing(f"{path}.type", kind, _PART_TYPES)
+    name, wanted = _PART_FIELDS[kind]
+    if type(part.get(name)) is not wanted:
+        raise _missing(f"{path}.{name}", part.get(name), "a string" if wanted is str else "an object with a data: URL")
+
+
+def _check_calls(path: str, calls: Any) -> None:
+    if type(calls) is not list:
+        raise invalid(path, calls, "a list of calls")
+    for at, call in enumerate(calls):
+        kind, function = (call.get("type"), call.get("function")) if type(call) is dict else (None, None)
+        if type(function) is not dict or kind != "function":
+            raise invalid(f"{path}[{at}]", call, "a call of a function: {'type': 'function', 'function': {...}}")
+        if type(function.get("name")) is not str:
+            raise _missing(f"{path}[{at}].function.name", function.get("name"), "a string")
+        if type(call.get("id", "")) is not str:
+            raise invalid(f"{path}[{at}].id", call["id"], "a string")
+
+
+def _missing(path: str, value: Any, wanted: str) -> RefusedError:
+    if value is not None:
+        return invalid(path, value, wanted)
+    return RefusedError(400, f"{path} is missing; it must be {wanted}", code="invalid_value", param=path)
 
 
 def _takes_response_input(name: str, value: Any) -> bool:
@@ -110,6 +173,32 @@ CONVERSATION = Field(
         "items": {"type": "object", "properties": {"content": {"anyOf": [_TEXT, {"type": "null"}, _PARTS]}}},
     },
 )
+_CALL = typed("function", function={"type": "object", "required": ["name"], "properties": {"name": _TEXT}}, id=_TEXT)
+_CHAT_PARTS: Schema = {
+    "type": "array",
+    "items": {
+        "anyOf": [
+            typed(kind, **{name: _TEXT if wanted is str else {"type": "object"}})
+            for kind, (name, wanted) in _PART_FIELDS.items()
+        ]
+    },
+    "description": _PARTS["description"],
+}
+_CHAT_MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": _TEXT,
+        "content": {"anyOf": [_TEXT, {"type": "null"}, _CHAT_PARTS]},
+        **dict.fromkeys(_STRINGS, _TEXT),
+        "tool_calls": {"type": "array", "items": {**_CALL, "required": ["type", "function"]}},
+    },
+    "anyOf": [
+        {"required": ["content"]},
+        {"required": ["tool_calls"], "properties": {"role": {"const": "assistant"}}},
+    ],
+}
+CHAT = replace(CONVERSATION, takes=_takes_chat, schema={**CONVERSATION.schema, "items": _CHAT_MESSAGE})
 RESPONSE_INPUT = Field(
     _takes_response_input,
     f"a string or a list of 1 to {MAX_MESSAGES} items",

@@ -131,6 +131,7 @@ SAMPLING: dict[str, Field] = {
     "post_sampling_probs": FLAG,
     "repeat_last_n": of_option("repeat_last_n", most=MAX_LOOK_BACK),
     "return_progress": FLAG,
+    "seed": whole_number(-(2**63), 2**63 - 1),  # as OpenAI's API takes it; it comes to 32 bits
     "samplers": texts(MAX_SAMPLERS, most_characters=MAX_SAMPLERS),
     "stop": STOP,
     "stream": FLAG,

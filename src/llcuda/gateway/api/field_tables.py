@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 from llcuda.fleet.refusals import RefusedError
@@ -24,10 +25,13 @@ from llcuda.gateway.api.field_checks import (
     whole_number,
 )
 from llcuda.gateway.api.field_costs import SchemaCosts
-from llcuda.gateway.api.field_media import CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
+from llcuda.gateway.api.field_media import CHAT, CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
 from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RESPONSE_TEXT, typed
+
+if TYPE_CHECKING:
+    from llcuda.gateway.api.field_checks import Schema
 
 __all__ = ["FIELDS", "REFUSED"]
 
@@ -50,6 +54,7 @@ MAX_TOOL_NAME_CHARACTERS = 256
 MAX_PING_SECONDS = 30
 """llama-server's own interval: a stream that is silent for longer says less often that it is alive."""
 
+_AS_TOOLS = "give each function in tools, as {'type': 'function', 'function': …}"
 _INTERNAL = "llama-server sets it for itself from the chat template"
 REFUSED: dict[str, str] = {
     "backend_sampling": "where the sampling runs is settled when the gateway starts",
@@ -74,7 +79,6 @@ REFUSED: dict[str, str] = {
 }
 """The fields that llama-server has and the gateway does not pass on, or for the chat alone, and why."""
 
-_UNSUPPORTED = "llama-server does not do anything else"
 _TOOL_NAME = text(MAX_TOOL_NAME_CHARACTERS)
 _LONG_TEXT = text(MAX_TOKENIZED_CHARACTERS)
 _TEXT = {"type": "string"}
@@ -92,8 +96,27 @@ def _takes_tools(name: str, value: Any) -> bool:
         if function.get("name") is not None:
             _TOOL_NAME.check(f"{name}[{place}].name", function["name"])
         parameters = function.get("parameters", function.get("input_schema"))
-        if type(parameters) is dict:
+        if type(function.get("description") or "") is not str:
+            raise invalid(f"{name}[{place}].description", function["description"], "a string")
+        if parameters is not None and type(parameters) is not dict:
+            raise invalid(f"{name}[{place}].parameters", parameters, "a JSON schema, as an object")
+        if parameters is not None:
             _check_parameters(f"{name}[{place}]", parameters, costs)
+    return True
+
+
+def _takes_chat_tools(name: str, value: Any) -> bool:
+    """Take the tools of OpenAI's chat: functions, each with a name."""
+    if not _takes_tools(name, value):
+        return False
+    for place, tool in enumerate(value):
+        if tool.get("type") != "function":
+            raise invalid(f"{name}[{place}].type", tool.get("type"), "'function': there are no other tools here")
+        if type(tool.get("function")) is not dict:
+            raise RefusedError(
+                400, f"{name}[{place}].function is missing", code="invalid_value", param=f"{name}[{place}].function"
+            )
+        _TOOL_NAME.check(f"{name}[{place}].function.name", tool["function"].get("name"))
     return True
 
 
@@ -115,6 +138,22 @@ _TOOLS = Field(
         "items": {"type": "object", "properties": {"function": {"type": "object"}}},
     },
 )
+_ALLOWED: Schema = {
+    "type": "object",
+    "required": ["mode", "tools"],
+    "properties": {
+        "mode": {"enum": ["auto", "required"]},
+        "tools": {"type": "array", "items": {"type": "object"}},
+    },
+}
+_FUNCTION: Schema = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": _TOOL_NAME.schema, "description": {"type": ["string", "null"]}},
+}
+_CHAT_TOOLS = replace(
+    _TOOLS, takes=_takes_chat_tools, schema={**_TOOLS.schema, "items": typed("function", function=_FUNCTION)}
+)
 # llama-server itself would ignore any other choice.
 _TOOL_CHOICE = either(
     one_of("auto", "none", "required"),
@@ -123,11 +162,13 @@ _TOOL_CHOICE = either(
             "anyOf": [
                 typed("function", function={"type": "object", "required": ["name"], "properties": {"name": _TEXT}}),
                 {**typed("function", name=_TEXT), "not": {"required": ["function"]}},
+                typed("allowed_tools", allowed_tools=_ALLOWED),
+                {**typed("allowed_tools"), **_ALLOWED},
             ]
         },
         wanted="an object that names a function",
     ),
-    wanted="'auto', 'none', 'required', or an object that names a function",
+    wanted="'auto', 'none', 'required', or an object that names a function or allowed_tools",
 )
 _ANTHROPIC_CHOICE = matching(
     {"anyOf": [typed({"enum": ["auto", "any", "none"]}), typed("tool", name=_TEXT)]},
@@ -155,15 +196,17 @@ _CHAT = {
     **_IGNORED,
     **_CHAT_PAGE,
     "echo": FLAG,
-    "audio": only(None, why=_UNSUPPORTED),
-    "function_call": only("none", why="functions are given as tools"),
-    "functions": only([], why="functions are given as tools"),
+    "audio": only(None, why="the model answers in text; leave the field out"),
+    "function_call": only("none", why=_AS_TOOLS),
+    "functions": only([], why=_AS_TOOLS),
     "logprobs": FLAG,
     "max_completion_tokens": MAX_TOKENS,
-    "messages": CONVERSATION.required,
-    "modalities": only(["text"], why=_UNSUPPORTED),
+    "messages": CHAT.required,
+    "modalities": only(["text"], why="the model answers in text"),
+    "moderation": IGNORED,
     "prediction": IGNORED,
     "prompt_cache_key": IGNORED,
+    "prompt_cache_options": IGNORED,
     "prompt_cache_retention": IGNORED,
     "reasoning_budget_message": NAME,
     "reasoning_budget_tokens": of_option("reasoning_budget_tokens"),
@@ -171,21 +214,23 @@ _CHAT = {
     "safety_identifier": IGNORED,
     "service_tier": IGNORED,
     "store": IGNORED,
+    "thinking": IGNORED,
     "thinking_budget_tokens": of_option("reasoning_budget_tokens"),
     "tool_choice": _TOOL_CHOICE,
-    "tools": _TOOLS,
+    "tools": _CHAT_TOOLS,
     "top_logprobs": whole_number(0, MAX_TOP_LOGPROBS),
     "verbosity": IGNORED,
+    "web_search_options": only(None, why="nothing is searched here; give the model what you found, or a tool"),
 }
 _COMPLETIONS = {
     **SAMPLING,
     **_IGNORED,
-    "best_of": only(1, why=_UNSUPPORTED),
-    "echo": only(value=False, why=_UNSUPPORTED),
+    "best_of": only(1, why="no answer is rated; leave it out, or make it equal to n"),
+    "echo": only(value=False, why="put the prompt before the answer yourself"),
     "logprobs": PROBABILITIES,
     "max_completion_tokens": MAX_TOKENS,
     "prompt": PROMPTS.required,
-    "suffix": only("", why="the endpoint /infill fills text in"),
+    "suffix": only("", why="send prompt and suffix to /infill, as input_prefix and input_suffix"),
 }
 _COMPLETION = {**SAMPLING, **_IGNORED, "logprobs": PROBABILITIES, "prompt": PROMPTS.required, "return_tokens": FLAG}
 # What llama.cpp's plugins for editors send with every request.
@@ -208,7 +253,7 @@ _RESPONSES = {
     **{name: field for name, field in SAMPLING.items() if name not in _NOT_OF_RESPONSES},
     **_TEMPLATE,
     **_IGNORED,
-    "background": only(value=False, why=_UNSUPPORTED),
+    "background": only(value=False, why="no response is kept; ask without it, and read the stream"),
     "client_metadata": IGNORED,
     "context_management": IGNORED,
     "conversation": only(None, why="no conversation is kept; send its turns as input"),
@@ -268,7 +313,7 @@ _MESSAGES = {
 }
 _EMBEDDINGS = {
     **_IGNORED,
-    "dimensions": only(None, why="a model has its own number of dimensions"),
+    "dimensions": whole_number(1),
     "embd_normalize": whole_number(-1, 1024),
     "encoding_format": one_of("float", "base64"),
     "input": INPUTS.required,
@@ -277,7 +322,7 @@ _RERANK = {
     **_IGNORED,
     "documents": list_of(MAX_DOCUMENTS, _LONG_TEXT),
     "query": _LONG_TEXT.required,
-    "return_documents": only(value=False, why="an answer has their positions"),
+    "return_documents": FLAG,
     "return_text": FLAG,
     "texts": list_of(MAX_DOCUMENTS, _LONG_TEXT),
     "top_n": whole_number(1),
@@ -318,7 +363,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "detokenize": {"model": NAME, "tokens": TOKENS.required},
     "apply_template": _CHAT,
     "chat_tokens": _CHAT,
-    "responses_tokens": _RESPONSES,
+    "responses_tokens": {**_RESPONSES, "personality": IGNORED},
     "messages_tokens": _MESSAGES,
     **OLLAMA_FIELDS,
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib  # noqa: F401 - what suggest_names imports at its first call takes 14 ms
+import difflib
 import re
+from functools import lru_cache
 from json import JSONDecodeError, JSONDecoder, JSONEncoder
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "MAX_QUICK_BYTES", "MOST_LAYERS", "OFFLOADS", "check_fields", "is_quick_to_read", "parse_body", "read_known",
+    "MAX_QUICK_BYTES", "MOST_LAYERS", "OFFLOADS", "check_fields", "is_quick_to_read", "leave_out_unknown", "parse_body",
+    "read_known",
 ]  # fmt: skip
 
 OFFLOADS = ("auto", "full", "mixed", "cpu")
@@ -39,6 +41,8 @@ MAX_CONTAINERS = 1 << 16
 MAX_VALUES = 1 << 19
 """Values in a body. OpenAI's API takes 300,000 tokens in one, and Python reads so many within 0.2 s."""
 _SHORTEST_NAME = 5  # with its quotes, colon, value and comma
+MAX_IGNORED = 16
+"""Unknown fields of a body that are left out. Each is held against all the known names."""
 MAX_NAME_SHOWN = 100
 """Characters of an unknown field's name that the refusal repeats."""
 
@@ -46,6 +50,31 @@ _REQUIRED = {
     endpoint: [name for name, field in fields.items() if field.is_required] for endpoint, fields in FIELDS.items()
 }
 _MAY_BE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
+
+
+def leave_out_unknown(
+    endpoint: str, body: dict[str, Any], *, is_strict: bool = False
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the fields of a body that are known, and the names of the others, which change nothing.
+
+    So a client may be newer than this gateway. Raises RefusedError (400, ``unknown_field``) for a name that is like a
+    known one, for what is refused everywhere, for too many, and with ``is_strict`` for any.
+    """
+    known = FIELDS[endpoint]
+    unknown = tuple(name for name in body if name not in known)
+    if not unknown:
+        return body, ()
+    for name in unknown:
+        if is_strict or name in REFUSED or len(unknown) > MAX_IGNORED or _find_meant(endpoint, name[:MAX_NAME_SHOWN]):
+            raise _refuse_name(endpoint, name)
+    return {name: value for name, value in body.items() if name in known}, unknown
+
+
+@lru_cache(1024)
+def _find_meant(endpoint: str, name: str) -> tuple[str, ...]:
+    """Return the known names that differ by a slip of the fingers: two letters of a long one, one of a short one."""
+    alike = max(0.75, 1 - 2 / max(1, len(name)))
+    return tuple(difflib.get_close_matches(name, FIELDS[endpoint], n=3, cutoff=alike))
 
 
 def check_fields(endpoint: str, body: Mapping[str, Any]) -> None:
@@ -57,7 +86,7 @@ def check_fields(endpoint: str, body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         field = fields.get(name)
         if field is None:
-            raise _refuse_name(name, tuple(fields))
+            raise _refuse_name(endpoint, name)
         if value is not None and not field.takes(name, value):
             raise invalid(name, value, field.wanted)
     for name in _REQUIRED[endpoint]:
@@ -122,12 +151,12 @@ def _check_alone(body: Mapping[str, Any]) -> None:
         raise RefusedError(400, "json_schema and grammar exclude each other", code="invalid_value", param="json_schema")
 
 
-def _refuse_name(name: str, known: tuple[str, ...]) -> RefusedError:
+def _refuse_name(endpoint: str, name: str) -> RefusedError:
     shown = name[:MAX_NAME_SHOWN]
     if name in REFUSED:
         reason = f"the field {name} is not taken: {REFUSED[name]}"
     else:
-        near = suggest_names(shown, known)
+        near = _find_meant(endpoint, shown) or suggest_names(shown, tuple(FIELDS[endpoint]))
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         reason = f"there is no field {shown!r} here{hint}"
     return RefusedError(400, reason, code="unknown_field", param=shown)

@@ -54,8 +54,8 @@ def make_document() -> dict[str, Any]:
         "info": {
             "title": "llcuda serve",
             "version": __version__,
-            "description": "What the gateway checks of a request. A field that is not here is refused, and so is a "
-            "number such as 1.0 where a whole one is meant. What is within messages is for llama-server to take.",
+            "description": "What the gateway checks of a request. A field that is not here is left out and named in "
+            "X-Llcuda-Ignored; one that is misspelt is refused.",
         },
         "paths": _describe_paths(),
         "components": {
@@ -107,7 +107,6 @@ def describe_body(endpoint: str) -> Schema:
     body: Schema = {
         "type": "object",
         "properties": {name: _describe_field(field) for name, field in sorted(fields.items())},
-        "additionalProperties": False,
     }
     if required := [name for name, field in fields.items() if field.is_required]:
         body["required"] = required

@@ -73,6 +73,8 @@ class GatewayConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     audit_log: Path | None = None
+    strict_fields: bool = False
+    """Whether a request with a field that is not known is refused; else the field is left out, and named."""
     otlp_endpoint: str | None = None
     """The OpenTelemetry collector that is sent a trace of each request."""
     gpu_bundle: Path | str | None = None

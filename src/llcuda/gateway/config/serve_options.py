@@ -99,6 +99,7 @@ OPTIONS = (
     _access("allowed_origins", "list", "the origin of web pages that may ask, besides the gateway's own",
             metavar="SCHEME://HOST", singular="allowed_origin"),
     _access("audit_log", "path", "add a line of JSON for each request to this file"),
+    _access("strict_fields", "switch", "refuse a request with a field that is not known, instead of leaving it out"),
     _access("otlp_endpoint", "text", "send a trace of each request to this OpenTelemetry collector", metavar="URL"),
     _access("gpu_bundle", "source", "where GPU upgrades come from, instead of the releases: a bundle, a folder or "
             "address with an index.json, or hf://datasets/OWNER/NAME", metavar="SOURCE"),

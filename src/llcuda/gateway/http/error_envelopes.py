@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from llcuda import errors
 from llcuda.fleet.refusals import RefusedError
 
-__all__ = ["REFUSALS", "Refusal", "has_dialect", "read_refusal", "to_refusal", "write_envelope"]
+__all__ = ["REFUSALS", "Refusal", "read_refusal", "to_refusal", "write_envelope"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,51 @@ _ANTHROPIC = {
 }
 
 
-def has_dialect(endpoint: str) -> bool:
-    """Tell whether the API of an endpoint writes its refusals otherwise than OpenAI's."""
-    return endpoint.startswith(("messages", "ollama"))
+# What llama-server says in words of its command line: a pattern, status and code, the field, and what to say.
+_LARGER = "send less, or have the model served with a larger ctx_size"
+_ITEMS = "a message with role and content, a function_call or a function_call_output with its call_id"
+_VALUE, _LONG, _NOT = (400, "invalid_value"), (400, "context_length_exceeded"), (400, "not_supported")
+_WORKER_SAYS = tuple(
+    (re.compile(pattern), kind, param, said)
+    for pattern, kind, param, said in (
+        (
+            r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)", _LONG, None,
+            f"the request has {{0}} tokens, and exceeds the available context size of {{1}}; {_LARGER}",
+        ),
+        (
+            r"input \((\d+) tokens\) is (?:too large|larger).*?size:? \(?(\d+)", _LONG, "input",
+            f"an input has {{0}} tokens, and may have {{1}}; {_LARGER}",
+        ),
+        (
+            r"does not support (embeddings|reranking)", _NOT, "model",
+            "this model is not served for {0}; name another, or have it served with --server-option {0}=true",
+        ),
+        (
+            r"^(image|audio|video) input is not supported", _NOT, "messages",
+            "this model takes no {0}; leave it out, or have the model served with its projector (mmproj)",
+        ),
+        (
+            r"^Field '(?:n|n_cmpl)': .*<= value <= (\d+)", _VALUE, "n",
+            "n may be {0} at most: this model is served with as many slots; ask again for more answers",
+        ),
+        (r"^Field '(\w+)': (.*)", _VALUE, "{0}", "{0}: {1}"),
+        (r"^(top_logprobs) requires logprobs", _VALUE, "{0}", "{0} needs logprobs to be true"),
+        (r"^Cannot determine type of 'item'", _VALUE, "input", f"input has an item that is none of these: {_ITEMS}"),
+        (r"Prompt contains invalid tokens", _VALUE, "prompt", "prompt has a token that the model's vocabulary has not"),
+    )
+)  # fmt: skip
 
 
 def read_refusal(status: int, body: bytes) -> RefusedError:
-    """Return what a worker refused a request with."""
+    """Return what a worker refused a request with, in the words of whoever asked."""
     try:
         message = str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
         message = "the worker answered with an error"
+    for pattern, (known_status, code), param, said in _WORKER_SAYS:
+        if found := pattern.search(message):
+            groups = found.groups()
+            return RefusedError(known_status, said.format(*groups), code=code, param=param and param.format(*groups))
     return RefusedError(status, message, code="invalid_request" if status < _SERVER_ERROR else "worker_failed")
 
 

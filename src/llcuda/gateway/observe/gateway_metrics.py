@@ -98,6 +98,10 @@ class GatewayMetrics:
         self.rejected = Counter(
             "llcuda_rejected", "Requests that were sent away, by the reason.", ("reason",), registry=self.registry
         )
+        self.ignored_fields = Counter(
+            "llcuda_ignored_fields", "Fields of requests that are not known, and changed nothing.", ("endpoint",),
+            registry=self.registry,
+        )  # fmt: skip
         self.repairs = Counter(
             "llcuda_repairs", "What was counted and belonged to nobody, by what it was: a mistake of the gateway's.",
             ("what",), registry=self.registry,

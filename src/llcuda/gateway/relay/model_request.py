@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from llcuda.fleet.dispatch.balance import Prompt, read_prompt
 from llcuda.fleet.dispatch.suspects import refuse
@@ -17,13 +18,15 @@ from llcuda.gateway.api.answer_schema import asked_schema, check_answer
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
-from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, parse_body
+from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, leave_out_unknown, parse_body
 from llcuda.gateway.api.response_events import ResponseEvents, mark_incomplete
 from llcuda.gateway.dialects.agent_turns import change_turns
 from llcuda.gateway.dialects.answer_parts import choose_parts
 from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
 from llcuda.gateway.dialects.ollama_requests import translate
-from llcuda.gateway.http.error_envelopes import has_dialect, read_refusal
+from llcuda.gateway.dialects.openai_answers import OpenaiAnswer, OpenaiEvents
+from llcuda.gateway.dialects.openai_forms import to_known_forms
+from llcuda.gateway.http.error_envelopes import read_refusal
 from llcuda.gateway.http.routes import Kind
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
@@ -38,6 +41,7 @@ __all__ = ["ModelRequest", "write_error_event"]
 
 _OK, _SERVER_ERROR = 200, 500
 _WORKERS_ASKED = 2
+_MAX_NAME = 64
 _CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
 _USUAL_ANSWER = 256
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
@@ -63,22 +67,29 @@ class _Attempt:
 class ModelRequest:
     """A request that a model answers, from its body to the last byte of the answer."""
 
-    def __init__(self, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> None:
-        """Read and check the body. Raises RefusedError."""
+    def __init__(self, exchange: Exchange, route: Route, metrics: GatewayMetrics, *, is_strict: bool = False) -> None:
+        """Read and check the body, ``is_strict`` about fields that are not known. Raises RefusedError."""
         self._exchange = exchange
         self._route = route
         self._metrics = metrics
         self._body = exchange.body
         self._endpoint, self._path = route.endpoint, exchange.path
         self._ollama: OllamaAnswer | None = None
-        self.fields: dict[str, Any] = parse_body(self._body)
-        check_fields(route.endpoint, self.fields)
+        given = parse_body(self._body)
+        self.fields, ignored = leave_out_unknown(route.endpoint, given, is_strict=is_strict)
+        if ignored:
+            self._name_ignored(ignored)
         if route.endpoint in OLLAMA_FIELDS:
+            check_fields(route.endpoint, self.fields)
             self._translate()
+        self.fields = to_known_forms(self._endpoint, self.fields)
+        check_fields(self._endpoint, self.fields)
         self._streams = route.kind is Kind.GENERATE and self.fields.get("stream") is True
-        self._body = to_understood(self._body, self.fields, change_turns(self._endpoint, self.fields))
+        turns = change_turns(self._endpoint, self.fields)
+        self._body = to_understood(self._body, self.fields, turns, is_changed=self.fields is not given)
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
         self._identity = hash((self._path, self._body))
+        self._openai = OpenaiAnswer(self._endpoint, self.fields)
         exchange.drop_body()
         self._model: ServedModel
         self._attempts: list[_Attempt] = []
@@ -88,15 +99,20 @@ class ModelRequest:
         self._ollama = OllamaAnswer(self._endpoint, self.fields["model"])
         asked = translate(self._endpoint, self.fields)
         self._endpoint, self._path, self.fields = asked.endpoint, asked.path, asked.fields
-        check_fields(self._endpoint, self.fields)
-        self._body = json.dumps(self.fields, ensure_ascii=False).encode()
+
+    def _name_ignored(self, names: tuple[str, ...]) -> None:
+        self._metrics.ignored_fields.labels(self._route.endpoint).inc(len(names))
+        shown = ", ".join(quote(name[:_MAX_NAME], safe="") for name in names)
+        self._exchange.extra_headers += f"X-Llcuda-Ignored: {shown}\r\n"
 
     @classmethod
-    async def read(cls, exchange: Exchange, route: Route, metrics: GatewayMetrics) -> ModelRequest:
+    async def read(
+        cls, exchange: Exchange, route: Route, metrics: GatewayMetrics, *, is_strict: bool = False
+    ) -> ModelRequest:
         """Return the request of an exchange, read in a thread if that may take long. Raises RefusedError."""
         if exchange.body_bytes <= MAX_QUICK_BYTES and is_quick_to_read(exchange.body):
-            return cls(exchange, route, metrics)
-        return await asyncio.to_thread(cls, exchange, route, metrics)
+            return cls(exchange, route, metrics, is_strict=is_strict)
+        return await asyncio.to_thread(cls, exchange, route, metrics, is_strict=is_strict)
 
     def describe(self, model: ServedModel, *, deadline: float) -> Job | None:
         """Return what the model's queue needs to know of it; None if it takes no slot.
@@ -186,12 +202,12 @@ class ModelRequest:
         self._exchange.queued_at = monotonic()
         return job
 
-    def _make_events(self) -> OllamaStream | ResponseEvents | None:
+    def _make_events(self) -> OllamaStream | ResponseEvents | OpenaiEvents | None:
         if self._ollama is not None:
             return OllamaStream(self._ollama)
         if self._endpoint == "responses":
             return ResponseEvents(self._exchange.model, limit=self.fields.get("max_output_tokens"))
-        return None
+        return OpenaiEvents(self._openai) if self._openai.is_needed else None
 
     def _receive_stream(self) -> StreamedAnswer:
         meter = self._metrics.meter(self._exchange.arrived)
@@ -253,15 +269,18 @@ class ModelRequest:
 
     async def _pass_on(self, reception: PlainAnswer) -> None:
         body = reception.body
-        if reception.status != _OK and has_dialect(self._route.endpoint):
+        if reception.status != _OK:
             raise read_refusal(reception.status, body)
         if self._ollama is not None:
             # Vectors are megabytes.
             body = await asyncio.to_thread(self._ollama.write, body)
-        elif self._endpoint == "responses" and reception.status == _OK:
+        elif self._endpoint == "responses":
             body = mark_incomplete(body, limit=self.fields.get("max_output_tokens"))
-        elif self.fields.get("response_fields") and reception.status == _OK:
+        elif self.fields.get("response_fields"):
             body = choose_parts(body, self.fields["response_fields"])
+        elif self._openai.is_needed:
+            # The probabilities of a long answer are megabytes.
+            body = await asyncio.to_thread(self._openai.write, body)
         self._exchange.respond(reception.status, body, content_type=reception.content_type)
 
     def _answer_tokens(self) -> int:

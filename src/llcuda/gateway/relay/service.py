@@ -140,7 +140,8 @@ class GatewayService:
                 await self._own[route.endpoint](exchange)
             elif route is not None:
                 with self._callers.count(exchange.caller):
-                    request = await ModelRequest.read(exchange, route, self.metrics)  # parse, check
+                    strict = self.config.strict_fields
+                    request = await ModelRequest.read(exchange, route, self.metrics, is_strict=strict)  # parse, check
                     model = await self._start_model(exchange, request.fields.get("model"))
                     job = request.describe(model, deadline=self._find_deadline(exchange))
                     if job is None:
@@ -202,7 +203,7 @@ class GatewayService:
 
     def find_model(self, name: object) -> ServedModel:
         """Return the model that a request names; the first one where it names none."""
-        model = self._models.get(self._default if name is None else str(name))
+        model = self._models.get(str(name or self._default))
         if model is None:
             names = ", ".join(self._models)
             message = f"there is no model {name!r}; there is {names}"

@@ -11,6 +11,7 @@ from llcuda.fleet.dispatch.upstream import PlainAnswer
 if TYPE_CHECKING:
     from llcuda.gateway.api.response_events import ResponseEvents
     from llcuda.gateway.dialects.ollama_answers import OllamaStream
+    from llcuda.gateway.dialects.openai_answers import OpenaiEvents
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import StreamMeter
 
@@ -106,7 +107,7 @@ class StreamedAnswer(PlainAnswer):
         meter: StreamMeter,
         *,
         texts: int = 1,
-        events: OllamaStream | ResponseEvents | None = None,
+        events: OllamaStream | OpenaiEvents | ResponseEvents | None = None,
     ) -> None:
         """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for.
 

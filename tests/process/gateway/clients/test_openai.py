@@ -57,9 +57,8 @@ class TestCompletions:
         whole = client.completions.create(**asked).choices[0]
         assert whole.finish_reason == "length"
         assert whole.logprobs is not None
-        told: Any = whole.logprobs.model_dump()["content"]
-        assert "".join(token["token"] for token in told) == whole.text
-        assert [len(token["top_logprobs"]) for token in told] == [2] * 4
+        assert "".join(whole.logprobs.tokens or ()) == whole.text
+        assert [len(top) for top in whole.logprobs.top_logprobs or ()] == [2] * 4
         chunks = list(client.completions.create(**asked, stream=True))
         assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
 

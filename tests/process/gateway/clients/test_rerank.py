@@ -50,6 +50,8 @@ def test_the_document_that_fits_comes_first(http: httpx.Client, path: str) -> No
 def test_only_so_many_are_returned_and_texts_on_demand(http: httpx.Client) -> None:
     asked: dict[str, Any] = {"query": QUERY, "documents": DOCUMENTS, "top_n": 1}
     assert [result["index"] for result in http.post("/v1/rerank", json=asked).json()["results"]] == [1]
+    results = http.post("/v1/rerank", json={**asked, "return_documents": True}).json()["results"]
+    assert results[0]["document"] == {"text": DOCUMENTS[1]}
     texts = http.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS, "return_text": True}).json()
     assert texts[0]["text"] == DOCUMENTS[1]
 

@@ -293,7 +293,7 @@ for _ in range(20):
     [
         {"temperature": math.nan}, {"top_p": math.inf}, {"temperature": -math.inf}, {"options": {"min_p": math.nan}},
         {"options": {"min_p": math.inf}}, {"options": {"seed": 1.7e308}}, {"max_tokens": -(2**31)}, {"top_k": -7},
-        {"seed": -(2**63)}, {"seed": 2**63 - 1}, {"stop": [""] * 5000}, {"stop": ["x"] * 100_000},
+        {"stop": ["x"] * 5000}, {"stop": ["x"] * 100_000},
         {"options": {"n_keep": 2.5}}, {"options": {"json_schema": DEEP}}, {"options": {"grammar": "a?" * 5000}},
         {"options": {str(place): 1 for place in range(5000)}},
     ],

@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[bytes, int]] = {
     "a body of another type": (post(QUESTION | BULK, kind="Content-Type: text/plain"), 415),
     "a coding that is not known": (head("Transfer-Encoding: gzip, chunked"), 501),
     "no JSON": (post(b"[" + b"1," * (BODY_BYTES // 2)), 400),
-    "a field that is not known": (post(QUESTION | BULK), 400),
+    "a field that is misspelt": (post(QUESTION | BULK | {"temprature": 1}), 400),
     "a field of another type": (post(QUESTION | {"max_tokens": "x" * BODY_BYTES}), 400),
     "no such model": (post({"messages": [{"role": "user", "content": "x" * BODY_BYTES}], "model": "none"}), 404),
     "no number of seconds": (post(QUESTION, "X-Request-Timeout: soon"), 400),

@@ -62,6 +62,8 @@ NEVER = {
     ("grpc_server", "intercept_service"): "before the call begins, which holds nothing yet",
     ("grpc_server", "guarded"): "it waits where what it guards does, which is cancelled",
     ("grpc_server", "await task"): "the task is done by then",
+    ("model_request", "_pass_on"): "the slot was given back by then, and nothing is held",
+    ("model_request", "await self._pass_on(reception)"): "the slot was given back by then, and nothing is held",
     ("served_model", "unload_if_idle"): "no request",
     ("service", "await self._own[route.endpoint](exchange)"): "one of the gateway's own addresses, which hold nothing",
 }

@@ -155,7 +155,6 @@ PERSON = {
 }
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (CHAT, {"messages": MESSAGES, "stream": False, "user": "u", "metadata": {"a": "b"}}),
-    "chat of no token": (CHAT, {"messages": MESSAGES, "max_tokens": 0}),
     "chat with two choices": (CHAT, {"messages": MESSAGES, "n": 2}),
     "chat with the usage of a stream": (CHAT, {"messages": MESSAGES, "stream_options": {"include_usage": True}}),
     "chat with probabilities": (
@@ -174,7 +173,6 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "completions of several prompts and choices": (TEXT, {"prompt": ["One", "Two"], "n": 2}),
-    "completions with probabilities": (TEXT, {"prompt": "One", "logprobs": 2}),
     "native": (NATIVE, {"prompt": "Once upon a time"}),
     "native of several prompts": (NATIVE, {"prompt": ["One", [1, 2], ["Two", 3]]}),
     "native with probabilities": (NATIVE, {"prompt": "One", "n_probs": 2}),
@@ -194,8 +192,6 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
         ANTHROPIC,
         {"messages": MESSAGES, "tools": ANTHROPIC_TOOLS, "tool_choice": {"type": "any"}, "max_tokens": 60},
     ),
-    "a prompt beyond the context": (NATIVE, {"prompt": "word " * 4000}),
-    "more choices than slots": (CHAT, {"messages": MESSAGES, "n": 9}),
 }  # fmt: skip
 CHANGING = {"created", "created_at", "completed_at", "id", "call_id", "id_slot", "timings"}
 

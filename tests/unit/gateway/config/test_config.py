@@ -88,6 +88,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "tls_certificate": ("/c", "/c", "/c"),
     "tls_key": ("/c", "/c", "/c"),
     "audit_log": ("/a", "/a", "/a"),
+    "strict_fields": (True, "yes", True),
     "otlp_endpoint": ("http://c:4318", "http://c:4318", "http://c:4318"),
     "gpu_bundle": ("https://files.example/x", "https://files.example/x", "https://files.example/x"),
 }
