@@ -181,7 +181,9 @@ def serving_process(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), *filter(None, sys.path)))}
     command = [sys.executable, "-m", "tests.served_process", "serve", "--config", str(config)]
     with (folder / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         served = ServedProcess(process, folder=folder, key=key)
         yield served

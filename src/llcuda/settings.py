@@ -22,6 +22,7 @@ __all__ = [
     "is_set",
     "models_dir",
     "package_version",
+    "user_dir",
 ]
 
 _SECRETS = ("_TOKEN", "_SECRET", "_PASSWORD", "_KEY", "_CREDENTIALS")
@@ -84,7 +85,8 @@ def get_seconds(name: str) -> float | None:
 def get_path(name: str) -> Path | None:
     """Return the variable as a path, or None where it is not set."""
     value = os.environ.get(name, "")
-    return Path(value).expanduser() if value else None
+    # Path.expanduser raises if there is no home.
+    return Path(os.path.expanduser(value)) if value else None  # noqa: PTH111
 
 
 def is_offline() -> bool:
@@ -97,12 +99,20 @@ def package_version() -> str:
     return str(sys.modules["llcuda"].__version__)
 
 
+def user_dir() -> Path:
+    """Return the user's home: ``/``, as in a container, for one without HOME whom the system does not know."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
 def home_dir() -> Path:
     """Return the folder for everything that llcuda keeps: LLCUDA_HOME, or ``llcuda`` in the XDG data folder."""
     chosen = get_path("LLCUDA_HOME")
     if chosen:
         return chosen
-    data = get_path("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    data = get_path("XDG_DATA_HOME") or user_dir() / ".local" / "share"
     return data / "llcuda"
 
 

@@ -279,7 +279,7 @@ def test_the_commands_are_those_of_the_contract(info: Path) -> None:
     parser = configparser.ConfigParser()
     parser.read(info / "entry_points.txt")
     assert dict(parser["console_scripts"]) == {
-        "llcuda": "llcuda.cli:main",
+        "llcuda": "llcuda.__main__:main",
         "llcuda-client": "llcuda.cli.client:main",
         "llcuda-server": "llcuda.cli.tools:server",
         "llcuda-cli": "llcuda.cli.tools:cli",

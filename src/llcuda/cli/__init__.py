@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
-import os
+import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llcuda import __version__
 from llcuda.cli import chat, doctor, embed, gpu, infer, models, serve
 from llcuda.cli.output import print_error
+from llcuda.cli.streams import repair_streams, silence_output
 from llcuda.errors import LlcudaError
 
 if TYPE_CHECKING:
@@ -21,10 +24,12 @@ __all__ = ["main", "run_guarded"]
 _COMMANDS = (infer, chat, serve, embed, models, gpu, doctor)
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, an error's own, or 130 after Ctrl-C."""
+    repair_streams()
     arguments = build_parser().parse_args(argv)
     if arguments.verbose:
         logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
@@ -45,19 +50,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Call ``run`` and return its exit code; print what went wrong, with the next thing to try."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = run(arguments)
         sys.stdout.flush()
     except LlcudaError as error:
-        print_error(error)
+        with suppress(OSError):  # nobody may be there to read it
+            print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone: keep the interpreter from failing once more when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_output()  # the reader has gone
         return _BROKEN_PIPE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            silence_output()
+            print(f"llcuda: the output cannot be written: {error.strerror}", file=sys.stderr)
+            return LlcudaError.exit_code
         if arguments.verbose:
             raise
         print(f"llcuda: unexpected {type(error).__name__}: {error}\n  try: the same with --verbose", file=sys.stderr)

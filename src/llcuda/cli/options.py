@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
+from llcuda.options import check_options
 
 if TYPE_CHECKING:
     import argparse
@@ -106,7 +107,9 @@ def add_system_flag(parser: argparse.ArgumentParser) -> None:
 
 def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the sampling options that were given."""
-    return {name: getattr(arguments, name) for name in _SAMPLING if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in _SAMPLING if getattr(arguments, name) is not None}
+    check_options(given, chat=False)  # before a model is loaded
+    return given
 
 
 @contextmanager

@@ -30,7 +30,9 @@ def print_note(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    # An escape of another kind, which other encodings would be given, is no JSON.
+    has_all = sys.stdout.encoding.lower().replace("-", "") in {"utf8", "utf16", "utf32"}
+    print(json.dumps(value, ensure_ascii=not has_all, indent=2))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

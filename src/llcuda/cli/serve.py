@@ -24,7 +24,7 @@ __all__ = ["add_parser", "describe"]
 _EPILOG = """every flag but --check and --json is also a variable, LLCUDA_SERVE_WORKERS for --workers, and every flag
 but these and --config a key of the file, workers; a flag wins over a variable, and that over the file. One more key is
 read from LLCUDA_SERVE_API_KEY: it is no flag, because every user of a machine can read a command line. SIGHUP reads the
-file again. docs/serve-options.md says more."""
+file again, but ends a gateway that was started at a terminal, without nohup. docs/serve-options.md says more."""
 
 
 def add_parser(commands: Commands) -> None:

@@ -156,7 +156,10 @@ class AsyncInferenceClient(BaseClient):
 
         ``timeout`` is for each prompt. The first failure ends the others and is raised.
         """
-        asked = [requests.infer(prompt, system=system, raw=raw, schema=schema, options=options) for prompt in prompts]
+        asked = [
+            requests.infer(prompt, system=system, raw=raw, schema=schema, options=options)
+            for prompt in requests.check_prompts(prompts)
+        ]
         if not asked:
             return []
         slots = None

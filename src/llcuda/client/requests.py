@@ -154,6 +154,13 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return checked
 
 
+def check_prompts(prompts: Sequence[str]) -> Sequence[str]:
+    """Return the prompts of a batch. Raises UsageError for a single text, whose characters would be asked."""
+    if isinstance(prompts, str):
+        raise UsageError("batch_infer takes a list of prompts, and was given one text", hint="Use infer for one.")
+    return prompts
+
+
 def _check_prompt(prompt: str | Sequence[int]) -> str | list[int]:
     if isinstance(prompt, str):
         return prompt

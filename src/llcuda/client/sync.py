@@ -87,7 +87,10 @@ class InferenceClient(BaseClient, Endpoints):
 
         ``timeout`` is for each prompt. The first failure ends the others and is raised.
         """
-        asked = [requests.infer(prompt, system=system, raw=raw, schema=schema, options=options) for prompt in prompts]
+        asked = [
+            requests.infer(prompt, system=system, raw=raw, schema=schema, options=options)
+            for prompt in requests.check_prompts(prompts)
+        ]
         if not asked:
             return []
         from llcuda.client.batch import run_all  # noqa: PLC0415 - concurrent.futures costs 20 ms

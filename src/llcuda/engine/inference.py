@@ -16,6 +16,7 @@ from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
 from llcuda.models import resolve_model
 from llcuda.server import ServerManager
+from llcuda.server.arguments import check_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +75,8 @@ class InferenceEngine:
     ) -> ModelFile:
         """Find the model, start llama-server with it, wait until it answers, and return which file it was.
 
-        A model that was loaded before is unloaded first. ``name`` is ``demo``, a path, a registry name, ``repo:file``
+        A model that was loaded before is unloaded first, once the options are known to be right and the new one is
+        here. ``name`` is ``demo``, a path, a registry name, ``repo:file``
         or ``repo`` on the hub, a URL, or ``sha256:…``. ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to
         choose where they are None. ``device`` is ``auto`` (a GPU where one can be used, else the CPU, said in one
         logged line), ``cuda`` or ``cuda:N`` (the N-th visible GPU, or an error), or ``cpu``; ``require_gpu`` makes
@@ -94,8 +96,6 @@ class InferenceEngine:
         if self._attached:
             raise UsageError("this engine is attached to a server", hint="Load with an InferenceEngine() of its own.")
         check_fallback(fallback)
-        held_gpu = self.device_report is not None and self.device_report.device == "cuda"
-        self.unload_model()
         require_whole_binaries()
         layers = settings.get_count("LLAMACPP_N_GPU_LAYERS") if gpu_layers is None else gpu_layers
         placement = choose_placement(device, require_gpu=require_gpu, gpu_layers=layers)
@@ -105,7 +105,12 @@ class InferenceEngine:
         drafting = chosen.list_options(gpu_layers=layers) if chosen else {}
         own = {"gpu_layers": layers, "ctx_size": ctx_size, "n_parallel": n_parallel}
         options = {**own, **complete_options(model, server_options), **drafting}
+        if self.model is not None:
+            self._server.check_options(**options)  # before what works is unloaded
+        check_numbers(options)
         options["verbose"] = settings.is_set("LLAMACPP_VERBOSE") if verbose is None else verbose
+        held_gpu = self.device_report is not None and self.device_report.device == "cuda"
+        self.unload_model()
         if held_gpu:
             settle(placement)
         load = Load(model, placement, options, fallback, draft=chosen, keep_draft=draft_keep)

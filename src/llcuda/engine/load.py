@@ -15,6 +15,8 @@ from llcuda.gguf import can_quantise_cache
 from llcuda.native import check_binaries
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llcuda.engine.draft import Draft
     from llcuda.engine.placement import Placement
     from llcuda.engine.report import DeviceReport
@@ -73,7 +75,7 @@ def complete_options(model: ModelFile, options: dict[str, Any]) -> dict[str, Any
     if completed["threads"] is None and model.info.parameters < _ONE_THREAD_PARAMETERS:
         completed["threads"] = 1
     if model.mmproj is not None:
-        completed.setdefault("mmproj", str(model.mmproj))
+        completed.setdefault("mmproj", model.mmproj)
     if options.get("embeddings") and options.get("pooling") is None:
         # llama-server refuses to pool for a model that does not say how.
         known = model.info.metadata.get(f"{model.info.architecture}.pooling_type")
@@ -117,8 +119,22 @@ def _start_with_less(server: ServerManager, load: Load, options: dict[str, Any])
             started = _step_down(started, rung, error)
             current = {**(options if rung.on_cpu else current), **rung.options}
             settle(place)
+        except LlcudaError as error:
+            projector = load.model.mmproj
+            if projector is None or current.get("mmproj") is not projector:
+                raise
+            _leave_out_projector(projector, error)
+            options = {**options, "mmproj": None}
+            current = {**current, "mmproj": None}
         else:
             return started
+
+
+def _leave_out_projector(projector: Path, error: LlcudaError) -> None:
+    """Say that the projector that lies beside the model, and that nobody asked for, is not loaded with it."""
+    from logging import getLogger  # noqa: PLC0415 - kept out of the import
+
+    getLogger("llcuda").warning("%s. Trying again without the projector %s.", error.message.rstrip("."), projector.name)
 
 
 def _list_rungs(load: Load) -> tuple[Rung, ...]:

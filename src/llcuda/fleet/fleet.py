@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -174,6 +175,7 @@ class Fleet:
                 await self._stop(self.replicas, 0)
                 if not self._left.is_set():
                     self.last_error, self._failed_at = failures[0], monotonic()
+                    getLogger("llcuda.gateway").warning("%s does not start: %s", self.config.name, failures[0].message)
                 raise failures[0]
 
     async def _start(self) -> list[LlcudaError]:

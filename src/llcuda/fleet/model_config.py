@@ -64,3 +64,5 @@ class ModelConfig:
     idle_timeout: float | None = None
     """Seconds without a request after which it is unloaded; None keeps it."""
     server_options: dict[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    """Other names that requests may call it."""

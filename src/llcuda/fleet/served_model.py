@@ -13,6 +13,7 @@ from llcuda.fleet.dispatch.progress import Progress
 from llcuda.fleet.dispatch.suspects import Suspects
 from llcuda.fleet.fleet import Fleet
 from llcuda.fleet.processes.machine_shares import Share
+from llcuda.fleet.refusals import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from llcuda.fleet.dispatch.worker import Worker
     from llcuda.fleet.model_config import ModelConfig
 
-__all__ = ["ServedModel", "prepare_models"]
+__all__ = ["ServedModel", "find_model", "prepare_models"]
 
 
 class ServedModel:
@@ -154,6 +155,17 @@ class ServedModel:
         """Return a worker for what takes no slot: the least busy one that answers, and one that rests if all do."""
         ready = [worker for worker in self.workers if worker.is_ready]
         return min(ready, key=lambda worker: (not worker.is_usable, worker.busy), default=None)
+
+
+def find_model(models: Mapping[str, ServedModel], name: object) -> ServedModel:
+    """Return the model of this name or alias; the first one for none. Raises RefusedError (404)."""
+    if not name:
+        return next(iter(models.values()))
+    for model in models.values():
+        if name == model.name or name in model.config.aliases:
+            return model
+    names = ", ".join(one for model in models.values() for one in (model.name, *model.config.aliases))
+    raise RefusedError(404, f"there is no model {name!r}; there is {names}", code="model_not_found", param="model")
 
 
 def prepare_models(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from functools import partial
+from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
     from llcuda.gateway.config.configuration import GatewayConfig
 
 __all__ = ["Gateway"]
+
+
+def _has_terminal() -> bool:
+    """Return whether this process would be told that its terminal closes: it has one, and nohup was not used."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class Gateway:
@@ -107,7 +120,8 @@ class Gateway:
     ) -> None:
         """Serve on this thread until SIGTERM or SIGINT; a second one ends it at once.
 
-        ``on_ready`` is given the address. SIGHUP reloads, with what ``read_config`` returns then, if it is given.
+        ``on_ready`` is given the address. SIGHUP, with which a terminal closes, ends it too, if it was started at one;
+        without a terminal, and under nohup, it reloads, with what ``read_config`` returns then, if it is given.
         Raises what :meth:`start` raises.
         """
         self._run_loop(self._run_with_signals(on_ready, read_config))
@@ -120,14 +134,19 @@ class Gateway:
         reloads: set[asyncio.Task[None]] = set()
 
         def reload() -> None:
+            getLogger("llcuda").warning("SIGHUP: reading the configuration and replacing the workers")
             if not reloads:
                 task = loop.create_task(running.reload_logged(read_config))
                 reloads.add(task)
                 task.add_done_callback(reloads.discard)
 
+        def hang_up() -> None:
+            getLogger("llcuda").warning("SIGHUP: the terminal has closed, so this gateway ends")
+            running.begin_stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.begin_stop)
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, hang_up if _has_terminal() else reload)
         await run_until_stopped(running, on_ready=lambda: on_ready(running.url))
 
     def _run_loop(self, serving: Coroutine[Any, Any, None]) -> None:

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 from llcuda.errors import UsageError
-from llcuda.settings import get_path
+from llcuda.settings import get_path, user_dir
 from llcuda.store import parse_digest, place_file
 from llcuda.store.atomic_files import move_into_place, replace_link, writing
 from llcuda.store.digests import remember_digest
@@ -39,7 +39,7 @@ def cache_dir() -> Path:
     chosen = get_path("HF_HUB_CACHE") or get_path("HUGGINGFACE_HUB_CACHE")
     if chosen:
         return chosen
-    cache = get_path("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = get_path("XDG_CACHE_HOME") or user_dir() / ".cache"
     return (get_path("HF_HOME") or cache / "huggingface") / "hub"
 
 

@@ -9,9 +9,11 @@ from llcuda.errors import UsageError
 from llcuda.server.free_memory import limit_prompt_cache
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llcuda.server.failures import Launch
 
-__all__ = ["build_arguments", "build_own_arguments", "check_key", "with_defaults"]
+__all__ = ["build_arguments", "build_own_arguments", "check_key", "check_numbers", "with_defaults"]
 
 # A test compares these tables with what llama-server --help says.
 
@@ -63,6 +65,12 @@ _RESERVED = {
 }  # fmt: skip
 
 _LEAST_VERBOSITY = 3
+_SPARE_THREADS = 124
+"""For HTTP, besides one for each slot: each open connection holds one, for 40 kB. llama-server's pool makes another
+only if none rests, and counts as resting what was promised to a connection that has not begun: with its own 4, the last
+of 40 that came at once waited for 20 s, and so did the health checks of a worker that was well."""
+_LEAST = {"ctx_size": 0, "n_parallel": 1, "gpu_layers": -1, "threads": -1}
+_TIMES = ("timeout", "stall_timeout")
 
 _OF_VECTORS = ("embedding", "embeddings", "rerank", "reranking")
 _USUAL_BATCH = 512
@@ -100,8 +108,9 @@ def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with what llcuda sets unless the caller says otherwise."""
     # The buffer lines, which say what is on a GPU, are printed from 4 on.
     verbosity = {} if options.keys() & {"verbosity", "log_verbosity"} else {"log_verbosity": 4}
-    own = {"ui": False, "metrics": True, "cache_ram": limit_prompt_cache(), **_size_batches(options), **verbosity}
-    return {**own, **options}
+    threads = (options.get("n_parallel") or 1) + _SPARE_THREADS
+    usual = {"ui": False, "metrics": True, "threads_http": threads, "cache_ram": limit_prompt_cache()}
+    return {**usual, **_size_batches(options), **verbosity, **options}
 
 
 def _size_batches(options: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +119,20 @@ def _size_batches(options: dict[str, Any]) -> dict[str, Any]:
         return {}
     tokens = max(_USUAL_BATCH, (options.get("ctx_size") or _LONGEST_TEXT) // (options.get("n_parallel") or 1))
     return {"batch_size": tokens, "ubatch_size": tokens}
+
+
+def check_numbers(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for a count or a time that llama-server would make nothing useful of."""
+    for name, least in _LEAST.items():
+        value = options.get(name)
+        if value is None or isinstance(value, str):
+            continue
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+            raise UsageError(f"{name}={value!r} is not a whole number from {least} on")
+    for name in _TIMES:
+        value = options.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+            raise UsageError(f"{name}={value!r} is not a number of seconds", hint=f"Write {name}=60, or leave it out.")
 
 
 def check_key(api_key: str | None) -> str:

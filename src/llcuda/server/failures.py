@@ -6,6 +6,7 @@ wins, so what is nearer to the cause stands before what follows from it. tests/d
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from dataclasses import asdict, dataclass
@@ -128,6 +129,13 @@ def _no_backend(_found: re.Match[str], launch: Launch) -> LlcudaError:
     return BinaryUnusableError(launch.executable, reason, missing=("libggml-cpu.so",), hint=_REINSTALL)
 
 
+def _library_failed(found: re.Match[str], launch: Launch) -> LlcudaError:
+    library, others = found["library"], os.environ.get("LD_LIBRARY_PATH")
+    reason = f"the library {library} is missing or damaged ({found['reason']})"
+    hint = f"Try it without LD_LIBRARY_PATH, which is {others} here. " if others else ""
+    return BinaryUnusableError(launch.executable, reason, missing=(library,), hint=hint + _REINSTALL)
+
+
 def _port_taken(found: re.Match[str], launch: Launch) -> LlcudaError:
     return PortInUseError(found[1] or launch.host, int(found[2]))
 
@@ -154,8 +162,9 @@ _RULES = (
     ),
     _Rule(
         r"(?:error while loading shared libraries|symbol lookup error): (?P<library>\S+): (?P<reason>.+)$",
-        BinaryUnusableError, "the library {library} is missing or damaged ({reason})", _REINSTALL,
+        _library_failed,
     ),
+    _Rule(r": (?P<library>\S+): (?P<reason>version `.+' not found .+)$", _library_failed),
     _Rule(r"no backends are loaded", _no_backend),
     _Rule(
         _LINE + r"error: invalid argument: (?P<option>\S+)", UsageError, "llama-server knows no option {option}",

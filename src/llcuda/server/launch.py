@@ -15,6 +15,7 @@ import subprocess
 import threading
 import weakref
 from contextlib import suppress
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ServerError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Child"]
 
+_FIRST_FREE = 3  # after the standard descriptors
 _ORDERLY = b"q"
 _KILL = b"k"
 _READ_BYTES = 1 << 16  # what a pipe holds
@@ -192,9 +194,9 @@ class Child:
             with self._lock:
                 if self.stop_asked:
                     return None
-                read_end, self._pipe = os.pipe()
+                read_end, self._pipe = _open_pipe()
             theirs.append(read_end)
-            log_end, write_end = os.pipe()
+            log_end, write_end = _open_pipe()
             theirs.append(write_end)
             self._process = self._spawn(read_end, write_end)
         except OSError:
@@ -224,6 +226,21 @@ class Child:
             os.close(fd)
             returncode = process.wait()
         return returncode
+
+
+def _open_pipe() -> tuple[int, int]:
+    """Return the two ends of a pipe, neither of them a standard descriptor, also if one of those is closed here."""
+    low = os.pipe()
+    try:
+        read_end = fcntl(low[0], F_DUPFD_CLOEXEC, _FIRST_FREE)
+        try:
+            return read_end, fcntl(low[1], F_DUPFD_CLOEXEC, _FIRST_FREE)
+        except OSError:
+            os.close(read_end)
+            raise
+    finally:
+        for fd in low:
+            os.close(fd)
 
 
 def _become_batch() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ServerError, UsageError
-from llcuda.native import child_environment, find_executable, find_guard
-from llcuda.server.arguments import build_arguments, build_own_arguments, check_key, with_defaults
-from llcuda.server.failures import TAIL_LINES, Launch
+from llcuda.native import binaries_dir, child_environment, find_executable, find_guard
+from llcuda.server.arguments import build_arguments, build_own_arguments, check_key, check_numbers, with_defaults
+from llcuda.server.failures import TAIL_LINES, Launch, classify_failure
 from llcuda.server.launch import Child
 from llcuda.server.listening import check_host, check_port_free, is_socket_path, restrict_socket, to_address
 from llcuda.server.log import Log
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServerManager"]
 
+_START_OPTIONS = frozenset({"host", "port", "timeout", "stall_timeout", "api_key", "verbose"})
 _EXIT_TIMEOUT = 5.0
 _HEALTH_TIMEOUT = 5.0
 
@@ -129,9 +130,10 @@ class ServerManager:
         Raises PortInUseError, BinaryError, ModelError, OutOfMemoryError, UsageError or ServerExitedError, each with the
         last lines of the log, and ServerNotReadyError where time ran out. Nothing is left running then.
         """
+        options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
+        check_numbers({**options, "timeout": timeout, "stall_timeout": stall_timeout})
         start = self._claim()
         try:
-            options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
             launch = self._plan(model_path, host=check_host(host), port=port, backend=backend)
             run = self._make_run(
                 launch,
@@ -148,6 +150,27 @@ class ServerManager:
         except BaseException:
             self._give_up(start)
             raise
+
+    def check_options(self, **options: Any) -> None:
+        """Let the bundled llama-server judge the options of start_server, without a model. Raises what it would raise.
+
+        Only what it finds out when it reads them; whether they go with a model, it finds out when it loads that.
+        """
+        import subprocess  # noqa: PLC0415 - kept out of the import
+
+        check_numbers(options)
+        executable = self.find_llama_server()
+        own = {name: value for name, value in options.items() if name not in _START_OPTIONS}
+        command = [str(executable), *build_arguments(**with_defaults(own)), "--version"]
+        if executable.parent != binaries_dir().absolute():
+            return
+        environment = child_environment(executable)
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=executable.parent
+        )
+        if done.returncode:
+            lines = (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
+            raise classify_failure(lines, done.returncode, launch=Launch(str(executable)))
 
     def stop_server(self, *, timeout: float = _EXIT_TIMEOUT) -> None:
         """End the server, by force after ``timeout`` seconds, and wait until it is gone, if there is one.

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 HTTP_OK = 200
+_IS_IT_UP = "Is the loopback interface up? Run: ip link set lo up. A firewall may stand in the way, too."
 _LOOK_INTERVAL = 1.0  # seconds between looks at progress; a line that matters wakes at once
 _EXIT_INTERVAL = 0.2  # seconds for a server that broke its connection to be seen dead
 
@@ -67,7 +68,8 @@ def check_answer(child: Child, address: Address, *, launch: Launch, timeout: flo
         child.wait(_EXIT_INTERVAL)
         raise_failure(child, launch=launch)
         reason = f"llama-server listens on {address.url} and does not answer: {error}"
-        raise _not_ready(reason, child, timeout) from error
+        hint = _IS_IT_UP if isinstance(error, ConnectionFailedError) and not address.is_unix else ""
+        raise _not_ready(reason, child, timeout, hint=hint) from error
     if status != HTTP_OK:
         raise _not_ready(f"llama-server's health check was answered with HTTP {status}", child, timeout)
 
@@ -111,8 +113,8 @@ def _measure(child: Child) -> tuple[int, ...]:
     return (child.log.count, *(measure_progress(pid) if pid else ()))
 
 
-def _not_ready(reason: str, child: Child, timeout: float) -> ServerNotReadyError:
-    return ServerNotReadyError(reason, timeout=timeout, log_tail=child.log.lines(TAIL_LINES))
+def _not_ready(reason: str, child: Child, timeout: float, *, hint: str = "") -> ServerNotReadyError:
+    return ServerNotReadyError(reason, timeout=timeout, log_tail=child.log.lines(TAIL_LINES), hint=hint)
 
 
 def find_child(pid: int) -> int | None:

@@ -51,7 +51,8 @@ class Served:
 def serve(*arguments: str, **environment: str) -> Iterator[Served]:
     command = [sys.executable, "-m", "llcuda", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+        start_new_session=True,
     )
     try:
         assert process.stderr is not None

@@ -58,6 +58,23 @@ def test_it_becomes_ready_answers_and_stops(manager: ServerManager, tiny_model: 
     assert all(is_gone(pid) for pid in pids)
 
 
+def test_connections_that_come_at_once_do_not_wait_for_each_other(manager: ServerManager, tiny_model: Path) -> None:
+    manager.start_server(tiny_model)
+    opened = [socket.create_connection(("127.0.0.1", manager.port), timeout=PATIENCE) for _ in range(100)]
+    try:
+        for one in opened:
+            one.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert all(one.recv(1 << 16).startswith(b"HTTP/1.1 200") for one in opened)
+        # llama-server ends a connection that rests for five seconds: none had to, for another to be answered.
+        for one in opened:
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)
+    finally:
+        for one in opened:
+            one.close()
+
+
 def test_nobody_without_the_key_learns_anything(manager: ServerManager, tiny_model: Path) -> None:
     manager.start_server(tiny_model)
     with_key = {"Authorization": f"Bearer {manager.api_key}"}

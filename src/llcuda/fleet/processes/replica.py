@@ -45,6 +45,7 @@ _EXIT_TIMEOUT = 5.0
 _STOP_INTERVAL = 0.1  # seconds; between two tries of one start there is no server to stop
 # A second try would find the same.
 _PERMANENT = (BinaryError, ModelError, UsageError)
+_LOGGED_LINES = 10
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 10.0
 _BUDGET = 5
@@ -199,7 +200,7 @@ class Replica(WatchedServer):
         error = await self._watch()
         while error is not None and not self._left.is_set():
             self.last_error = error
-            getLogger("llcuda.gateway").warning("the worker %s ended: %s", self.name, error.message)
+            self._log_end(error)
             delay = self._choose_delay(error)
             if delay is None:
                 return error
@@ -210,6 +211,10 @@ class Replica(WatchedServer):
                 self._set(State.STARTING)
                 error = await self._start() or await self._watch()
         return None
+
+    def _log_end(self, error: LlcudaError) -> None:
+        last = "".join(f"\n  | {line}" for line in error.log_tail[-_LOGGED_LINES:])
+        getLogger("llcuda.gateway").warning("the worker %s ended: %s%s", self.name, error.message, last)
 
     def _choose_delay(self, error: LlcudaError) -> float | None:
         if isinstance(error, _PERMANENT) or self.state is State.DRAINING:

@@ -13,8 +13,9 @@ from llcuda import __version__
 from llcuda.devices import check_gpu_compatibility
 from llcuda.fleet.dispatch.worker import fetch
 from llcuda.fleet.refusals import RefusedError
+from llcuda.fleet.served_model import find_model
 from llcuda.gateway.api.openapi import serve_document
-from llcuda.gateway.http.routes import MODEL_PREFIX
+from llcuda.gateway.http.routes import CHAT_FOLDER, MODEL_PREFIX
 from llcuda.gateway.observe.gateway_metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
-__all__ = ["Information", "Site", "describe_model", "find_model"]
+__all__ = ["Information", "Site", "describe_model"]
 
 _OK = 200
+_WATCH_SECONDS = 50
 
 
 class Site(Protocol):
@@ -78,6 +80,7 @@ class Information:
             "capabilities": self._capabilities,
             "reload": self._start_reload,
             "preflight": self._allow,
+            "chat_models": self._watch_models,
             "openapi": serve_document,
         }
 
@@ -90,17 +93,30 @@ class Information:
             raise RefusedError(503, "no model can answer now", code="unavailable", headers={"Retry-After": "5"})
 
     async def _list_models(self, exchange: Exchange) -> None:
-        _respond(exchange, {"object": "list", "data": [self._describe(name) for name in self._models]})
+        known = ((model.name, () if _is_of_page(exchange) else model.config.aliases) for model in self._models.values())
+        names = (name for own, aliases in known for name in (own, *aliases))
+        _respond(exchange, {"object": "list", "data": [self._describe(name) for name in names]})
 
     async def _show_model(self, exchange: Exchange) -> None:
         name = unquote(exchange.path.removeprefix(MODEL_PREFIX))
-        _respond(exchange, self._describe(find_model(self._models, name).name))
+        find_model(self._models, name)
+        _respond(exchange, self._describe(name))
 
     def _describe(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._began, "owned_by": "llcuda"}
+        """Return a model as OpenAI does, and for the chat page as llama-server's router: it starts with a request."""
+        about = {"object": "model", "created": self._began, "owned_by": "llcuda"}
+        return {"id": name, **about, "status": {"value": "loaded"}}
+
+    async def _watch_models(self, exchange: Exchange) -> None:
+        """Answer the chat page's question after changes of the list of models: there are none."""
+        for _ in range(_WATCH_SECONDS):
+            if not self._site.is_stopping:
+                await asyncio.sleep(1)
+        exchange.respond(_OK, b"", content_type="text/event-stream")
 
     async def _props(self, exchange: Exchange) -> None:
-        model = find_model(self._models, next(iter(parse_qs(exchange.query).get("model", ())), None))
+        name = next(iter(parse_qs(exchange.query).get("model", ())), None)
+        model = find_model(self._models, name)
         worker = model.choose_any()
         answer = await fetch(worker, "/props") if worker else None
         if answer is None:
@@ -108,6 +124,10 @@ class Information:
         props = _read_object(answer.body)
         # Where the file lies is nobody's business who asks over a network.
         props["model_path"] = model.name
+        if _is_of_page(exchange):
+            props["ui"] = True  # or it would hide the model, whose own page is switched off
+            if name is None and len(self._models) > 1:
+                props["role"] = "router"  # at which it lets people choose a model
         _respond(exchange, props, status=answer.status)
 
     async def _slots(self, exchange: Exchange) -> None:
@@ -161,20 +181,18 @@ class Information:
             yield "llcuda_queue_waiting", "Requests that wait for a slot.", labels, model.admission.waiting
             tokens = model.admission.waiting_tokens
             yield "llcuda_queue_waiting_tokens", "Estimated tokens of the requests that wait.", labels, tokens
-            for worker in model.workers:
+            for replica, worker in zip(model.fleet.replicas, model.workers, strict=True):
                 labels = {"model": model.name, "worker": worker.server.name}
                 yield "llcuda_worker_up", "Whether the worker answers.", labels, float(worker.is_ready)
                 yield "llcuda_worker_slots", "Requests that the worker answers at a time.", labels, worker.slots
                 yield "llcuda_worker_busy", "Slots of the worker that are in use.", labels, worker.busy
+                yield "llcuda_worker_restarts_total", "How often the worker was started anew.", labels, replica.restarts
                 yield "llcuda_worker_failures", "Requests that the worker failed at.", labels, worker.failed
 
 
-def find_model(models: Mapping[str, ServedModel], name: str | None) -> ServedModel:
-    """Return the model of this name; the first one for None. Raises RefusedError (404)."""
-    model = models.get(next(iter(models)) if name is None else name)
-    if model is None:
-        raise RefusedError(404, f"there is no model {name!r}", code="model_not_found", param="model")
-    return model
+def _is_of_page(exchange: Exchange) -> bool:
+    """Return whether the chat page asks."""
+    return exchange.asked_path.startswith(CHAT_FOLDER)
 
 
 def describe_model(model: ServedModel) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda.engine.placement import choose_placement
 from llcuda.errors import LlcudaError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.admin.information import find_model
+from llcuda.fleet.served_model import find_model
 from llcuda.gateway.api.fields import MOST_LAYERS, OFFLOADS, read_known
 
 if TYPE_CHECKING:

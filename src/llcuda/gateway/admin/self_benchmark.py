@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from llcuda import __version__
 from llcuda.errors import LlcudaError
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.admin.information import describe_model, find_model
+from llcuda.fleet.served_model import find_model
+from llcuda.gateway.admin.information import describe_model
 from llcuda.gateway.admin.measured_request import Sample, measure, summarise
 from llcuda.gateway.api.fields import read_known
 from llcuda.gateway.http.error_envelopes import to_refusal

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda import __version__
 from llcuda.fleet.processes.process_usage import read_resident
 from llcuda.gateway.admin.offload_changes import Offloads
+from llcuda.gateway.http.error_envelopes import to_refusal
 from llcuda.gateway.http.static_files import serve_page
 from llcuda.gateway.observe.history import Figures, History, read_figures
 from llcuda.server.free_memory import read_free_memory
@@ -91,7 +92,8 @@ class Status:
 
 
 def _describe_worker(replica: Replica | Remote, worker: Worker, *, is_admin: bool) -> dict[str, Any]:
-    error = replica.last_error if is_admin else None
+    error = replica.last_error
+    told = None if error is None else error.message if is_admin else to_refusal(error).message
     return {
         "name": replica.name,
         "state": replica.state,
@@ -100,7 +102,7 @@ def _describe_worker(replica: Replica | Remote, worker: Worker, *, is_admin: boo
         "failures": worker.failed,
         "restarts": replica.restarts,
         "memory_bytes": read_resident(replica.pid),
-        "last_error": error.message if error else None,
+        "last_error": told,
         "device": _describe_device(replica),
     }
 

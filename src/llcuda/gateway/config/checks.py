@@ -43,7 +43,8 @@ def check_config(config: GatewayConfig) -> None:
         raise UsageError(
             "no model is named", hint="Add -m demo, set LLCUDA_SERVE_MODEL, or write [[models]] in the file."
         )
-    _check_twins("models", (model.name for model in config.models), hint="Name each: --model a=… --model b=….")
+    names = (name for model in config.models for name in (model.name, *model.aliases))
+    _check_twins("models", names, hint="Name each: --model a=… --model b=….")
     for model in config.models:
         _check_model(model)
     _check_keys(config)
@@ -104,8 +105,9 @@ def _check_readable(path: Path) -> None:
 
 
 def _check_model(model: ModelConfig) -> None:
-    if len(model.name) > _MAX_NAME_LENGTH:
-        raise UsageError(f"the name of the model {model.name[:40]}… is too long", hint="Name it: --model NAME=MODEL.")
+    for name in (model.name, *model.aliases):
+        if len(name) > _MAX_NAME_LENGTH:
+            raise UsageError(f"the name of the model {name[:40]}… is too long", hint="Name it: --model NAME=MODEL.")
     if not _DEVICE.fullmatch(model.device):
         raise UsageError(
             f"{model.device!r} is not a device (model {model.name})", hint="It is auto, cuda, cuda:N or cpu."

@@ -122,6 +122,7 @@ OPTIONS = (
 MODEL_OPTIONS = (
     Option("name", "text", "what requests call it", ModelConfig),
     Option("model", "text", "what is served", ModelConfig),
+    Option("aliases", "list", "other names that requests may call it", ModelConfig),
     *(option for option in OPTIONS if option.scope is ModelConfig),
 )
 """The keys of a ``[[models]]`` table."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from llcuda.client.requests import check_prompts
 from llcuda.client.results import InferResult
 from llcuda.errors import ConnectionFailedError, LlcudaError, RequestTimeoutError, ResponseError
 from llcuda.gateway.grpc.grpc_translation import STATUSES
@@ -88,7 +89,7 @@ class GrpcClient:
     ) -> list[InferResult | LlcudaError]:
         """Answer many prompts, ``concurrency`` at a time; in the place of one that failed stands its error."""
         request = BatchRequest(concurrency=concurrency)
-        for prompt in prompts:
+        for prompt in check_prompts(prompts):
             request.items.add(chat=_make_chat(prompt, system=None, model=model, options=options))
         results: list[InferResult | LlcudaError] = [ResponseError(500, "it was not answered")] * len(prompts)
         began = monotonic()

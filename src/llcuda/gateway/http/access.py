@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Caller", "check_content_type", "require_admin"]
 
-_JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=("?)utf-8\1[ \t]*)?;?', re.IGNORECASE)
+_JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=("?)utf-?8\1[ \t]*)?;?', re.IGNORECASE)
 # A client has a few combinations, an attacker any number of addresses: the bound is about 50 kB.
 _REMEMBERED = 128
 _EXPOSED = {"Access-Control-Expose-Headers": "*"}
@@ -124,9 +124,10 @@ class Access:
         if parsed is None:
             raise RefusedError(400, "the request has no Host header that names one host", code="invalid_host")
         name, port = parsed
-        if authority not in self._hosts and not (
-            port in {None, self._port} and (name in self._hosts or _is_address(name))
-        ):
+        # Of an address and localhost the port does not matter: no page can be led here by them, and a mapped port
+        # (`ssh -L`, `docker -p`, `kubectl port-forward`) is not the one that is listened on.
+        is_known = name == "localhost" or _is_address(name) or (name in self._hosts and port in {None, self._port})
+        if not is_known and authority not in self._hosts:
             raise RefusedError(
                 421, "this gateway is not known by that Host; `allowed_hosts` names more", code="unknown_host"
             )

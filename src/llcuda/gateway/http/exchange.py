@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from codecs import BOM_UTF8
 from http import HTTPStatus
 from itertools import count
 from time import monotonic
@@ -127,8 +128,8 @@ class Exchange:
 
     @property
     def body(self) -> bytes:
-        """The body as it came."""
-        return bytes(self._body)
+        """The body as it came, but for the mark that some of Windows' programs begin a text with."""
+        return bytes(self._body).removeprefix(BOM_UTF8)
 
     def drop_body(self) -> None:
         """Forget the body, once it has been passed on."""
@@ -267,7 +268,7 @@ class HttpExchange(Exchange):
         piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
         end = b"0\r\n\r\n" if is_last and self._chunked else b""
         self.finished = is_last
-        self._write(head + piece + end)
+        self._write(head if self.method == "HEAD" else head + piece + end)
 
     @property
     def is_gone(self) -> bool:

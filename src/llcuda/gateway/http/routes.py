@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,7 +11,7 @@ from llcuda.fleet.refusals import RefusedError
 
 __all__ = [
     "ALIASES", "CHAT_FOLDER", "MODEL_PREFIX", "PAGES", "PREFIXES", "PREFLIGHT", "ROUTES", "Answer", "Kind",
-    "Route", "Who", "find_route",
+    "Route", "Who", "find_route", "resolve_path",
 ]  # fmt: skip
 
 
@@ -155,6 +156,7 @@ _TABLE = (
     *(Route("GET", path, "page", who=Who.PUBLIC) for path in PAGES),
     Route("GET", "/chat", "chat_folder", who=Who.PUBLIC, refusals=(404,)),
     Route("GET", "/chat/tools", "chat_tools", who=Who.PUBLIC),
+    Route("GET", "/chat/models/sse", "chat_models", answer=_EVENTS),
     Route("POST", "/chat/v1/streams/lookup", "chat_streams", answer=Answer({"type": "array", "maxItems": 0})),
     # For administrators.
     Route(
@@ -195,16 +197,37 @@ PREFLIGHT = Route("OPTIONS", "", "preflight", who=Who.PUBLIC)
 ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/completions", "/v1/models")}
 """What the chat page asks beside itself, and the address that answers it."""
 
+_PATHS = frozenset(route.path for route in _TABLE)
+_TOO_MUCH = re.compile(r"(?<=/)/+|(?<=^/v1)(/v1)+(?=/)|(?<=.)/+$")
+"""What a base URL that is nearly right adds to an address: a second slash, a second ``/v1``, a slash at the end."""
+
+
+def resolve_path(path: str) -> str:
+    """Return the address that answers: for the chat page's own, and for those that are nearly right."""
+    path = ALIASES.get(path, path)
+    if path in _PATHS or path == CHAT_FOLDER:
+        return path
+    tidy = _TOO_MUCH.sub("", _TOO_MUCH.sub("", path))
+    tidy = ALIASES.get(tidy, tidy)
+    return tidy if tidy in _PATHS or tidy.startswith(MODEL_PREFIX) else path
+
+
 def find_route(method: str, path: str) -> Route:
-    """Return what answers an address. Raises RefusedError: 404 for an unknown path, 405 for another method."""
+    """Return what answers an address. Raises RefusedError: 404 for an unknown path, 405 for another method.
+
+    HEAD is answered by what answers GET (RFC 9110, 9.3.2).
+    """
+    method = "GET" if method == "HEAD" else method
     found = ROUTES.get((method, path))
     if found is not None:
         return found
     routes = [route for route in _TABLE if route.path == path] or [one for one in PREFIXES if path.startswith(one.path)]
     if not routes:
-        raise RefusedError(404, f"there is no {path}", code="not_found")
+        instead = max((one for one in _PATHS - {"/"} if path.endswith(one)), key=len, default="")
+        hint = f"; use {instead}" if instead else ""
+        raise RefusedError(404, f"there is no {path}{hint}", code="not_found")
     for route in routes:
         if route.method == method:
             return route
-    allowed = ", ".join(route.method for route in routes)
+    allowed = ", ".join("GET, HEAD" if route.method == "GET" else route.method for route in routes)
     raise RefusedError(405, f"{path} takes {allowed}", code="method_not_allowed", headers={"Allow": allowed})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -25,18 +25,19 @@ _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0
 
 
 class _Gauges(Collector):
-    """What is read when somebody asks, and not counted along the way."""
+    """What is read when somebody asks, and not counted along the way; counters end in ``_total``."""
 
     def __init__(self) -> None:
         self.sources: list[Callable[[], Iterable[tuple[str, str, Mapping[str, str], float]]]] = []
 
     def collect(self) -> Iterable[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for source in self.sources:
             for name, text, labels, value in source():
                 family = families.get(name)
                 if family is None:
-                    family = families[name] = GaugeMetricFamily(name, text, labels=list(labels))
+                    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                    family = families[name] = kind(name, text, labels=list(labels))
                 family.add_metric(list(labels.values()), value)
         return families.values()
 

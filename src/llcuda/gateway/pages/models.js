@@ -101,7 +101,7 @@ function nameDevice(device) {
 function showReasons(list, workers) {
   const said = workers.flatMap((worker) => [
     ...(worker.device ? [worker.device.reason, ...worker.device.limits, ...worker.device.steps.map(describeStep), worker.device.remedy] : []),
-    worker.state !== "ready" && worker.last_error ? `${worker.name}: ${worker.last_error}` : "",
+    worker.last_error ? `${worker.name}: ${worker.last_error}` : "",
   ]);
   const texts = [...new Set(said.filter(Boolean))];
   while (list.children.length > texts.length) list.lastElementChild.remove();

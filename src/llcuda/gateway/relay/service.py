@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from llcuda.errors import LlcudaError, UsageError
 from llcuda.fleet.dispatch.admission import current_task
 from llcuda.fleet.refusals import RefusedError
+from llcuda.fleet.served_model import find_model
 from llcuda.gateway.http.access import check_content_type, require_admin
 from llcuda.gateway.http.error_envelopes import to_refusal
-from llcuda.gateway.http.routes import ALIASES, PREFLIGHT, Kind, Who, find_route
+from llcuda.gateway.http.routes import PREFLIGHT, Kind, Who, find_route, resolve_path
 from llcuda.gateway.observe.audit_log import AuditRecord
 from llcuda.gateway.relay.model_request import ModelRequest, write_error_event
 
@@ -105,7 +106,6 @@ class GatewayService:
         self.metrics = metrics
         self._access = access
         self._models = models
-        self._default = next(iter(models))
         self._own = own
         self._audit = audit
         self._trace = trace
@@ -198,17 +198,12 @@ class GatewayService:
     def _find_route(exchange: Exchange) -> Route:
         if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
             return PREFLIGHT
-        exchange.path = ALIASES.get(exchange.path, exchange.path)
+        exchange.path = resolve_path(exchange.path)
         return find_route(exchange.method, exchange.path)
 
     def find_model(self, name: object) -> ServedModel:
-        """Return the model that a request names; the first one where it names none."""
-        model = self._models.get(str(name or self._default))
-        if model is None:
-            names = ", ".join(self._models)
-            message = f"there is no model {name!r}; there is {names}"
-            raise RefusedError(404, message, code="model_not_found", param="model")
-        return model
+        """Return the model that a request names; the first one where it names none. Raises RefusedError (404)."""
+        return find_model(self._models, name)
 
     async def _start_model(self, exchange: Exchange, name: object) -> ServedModel:
         """Return the model that a request names, started if it is on demand. Raises why it cannot be."""

@@ -123,7 +123,8 @@ def test_a_dead_one_is_started_anew_and_answers(folder: SocketFolder, caplog: py
             assert states == ["starting", "ready", "waiting", "starting", "ready"]
 
     run(test())
-    assert "the worker demo/0 ended: llama-server died of SIGKILL" in caplog.text
+    assert "the worker demo/0 ended: llama-server died of SIGKILL\n  | " in caplog.text
+    assert "listening on" in caplog.text  # its last words
 
 
 def test_a_stopped_process_is_silent_and_comes_back(folder: SocketFolder) -> None:

@@ -129,6 +129,21 @@ def test_without_keys_none_is_asked_for(page: Page) -> None:
         visit.check(expected=EXPECTED - {(401, "GET", "/chat/props")})
 
 
+def test_one_of_several_models_is_chosen(page: Page) -> None:
+    models = tuple(ModelConfig(name, "demo", server_options={"temp": 0}) for name in ("first", "second"))
+    with Gateway(GatewayConfig(models, port=0)) as gateway:
+        visit = Visit(page, gateway.url)
+        page.goto(f"{gateway.url}/chat/")
+        page.get_by_role("button", name="first").click()
+        page.get_by_role("option", name="second").click()
+        visit.forbid_tools()
+        with page.expect_request(f"{gateway.url}/chat/v1/chat/completions") as asked:
+            visit.ask("What is 2+2?")
+        assert (asked.value.post_data_json or {})["model"] == "second"
+        expect(page.get_by_text("2 + 2 = 4.", exact=True)).to_be_visible()
+        visit.check(expected=EXPECTED - {(401, "GET", "/chat/props")})
+
+
 def test_an_error_of_the_gateway_is_shown_in_its_words(page: Page) -> None:
     with Gateway(config()) as gateway:
         visit = Visit(page, gateway.url)
