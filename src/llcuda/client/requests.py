@@ -103,12 +103,12 @@ def chat(
     if "n_probs" in payload:
         payload["logprobs"], payload["top_logprobs"] = True, payload.pop("n_probs")
     if tools:
-        payload["tools"] = list(tools)
+        payload["tools"] = _constrain_tools(tools)
     if tool_choice is not None:
         payload["tool_choice"] = tool_choice
     compiled = _compile(schema)
     if compiled is not None:
-        named = {"name": "answer", "strict": True, "schema": compiled.document}
+        named = {"name": "answer", "strict": True, "schema": compiled.constrain()}
         payload["response_format"] = {"type": "json_schema", "json_schema": named}
     return Generation("/v1/chat/completions", encode(payload), compiled)
 
@@ -129,7 +129,7 @@ def _completion(target: str, payload: dict[str, Any], *, schema: object, options
     payload |= check_options(options, chat=False)
     payload["stream"] = True
     if compiled is not None:
-        payload["json_schema"] = compiled.document
+        payload["json_schema"] = compiled.constrain()
     return Generation(target, encode(payload), compiled)
 
 
@@ -139,6 +139,13 @@ def _compile(schema: object) -> Schema | None:
     from llcuda.schema import compile_schema  # noqa: PLC0415 - only where a schema is asked for
 
     return compile_schema(schema)
+
+
+def _constrain_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    from llcuda.schema.tools import check_tools, constrain_tools  # noqa: PLC0415 - only where tools are given
+
+    check_tools(tools)
+    return constrain_tools(tools)
 
 
 def _check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

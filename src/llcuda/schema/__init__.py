@@ -1,7 +1,8 @@
 """What an answer must look like: a JSON schema or a Python type, sent to the server and checked on our side.
 
-llama-server turns the schema into a grammar and generates within it. Where it cannot, it says nothing and generates
-freely; so every answer is validated here, and one that does not hold to the schema is an error, never a value.
+llama-server turns the schema into a grammar and generates within it. It is sent the schema in the words that it
+understands. If it has none, it says nothing and generates freely; so every answer is validated here, and one that does
+not hold to the schema is an error, never a value.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import SchemaMismatchError, UsageError
 from llcuda.schema.check import check_schema
+from llcuda.schema.constraint import constrain
 from llcuda.schema.validate import find_mismatch
 
 if TYPE_CHECKING:
@@ -37,10 +39,14 @@ _decode = JSONDecoder(parse_constant=_refuse_constant, parse_float=_take_float).
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A schema that was checked: ``document`` is what is sent, ``build`` makes the Python value of a valid one."""
+    """A schema that was checked: answers are held against ``document``, and ``build`` makes the Python value of one."""
 
     document: dict[str, Any]
     build: Callable[[Any], Any]
+
+    def constrain(self) -> dict[str, Any]:
+        """Return the schema that llama-server is sent. Raises UsageError if no value holds to it."""
+        return constrain(self.document)
 
     def parse(self, text: str) -> Any:
         """Return the value that a text holds.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
+from llcuda.schema.pattern import compile_pattern
 from llcuda.schema.validate import KEYWORDS, MAX_SHOWN, TYPES, resolve_reference, show
 
 if TYPE_CHECKING:
@@ -19,9 +19,18 @@ MAX_SCHEMA_DEPTH = 60
 # the draft says, and llama-server generates dates and times by it all the same. ``discriminator`` comes from pydantic,
 # beside the ``oneOf`` that carries its meaning.
 _ANNOTATIONS = frozenset({
-    "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description", "discriminator",
-    "examples", "format", "readOnly", "title", "writeOnly",
+    "$anchor", "$comment", "$defs", "$id", "$schema", "$vocabulary", "contentEncoding", "contentMediaType",
+    "contentSchema", "default", "definitions", "deprecated", "description", "discriminator", "example", "examples",
+    "externalDocs", "format", "id", "readOnly", "title", "writeOnly", "xml",
 })  # fmt: skip
+_REFUSED = {
+    "$dynamicAnchor": "Give the definition a name under $defs, and refer to it with $ref.",
+    "$dynamicRef": "Refer with $ref to a definition under $defs.",
+    "$recursiveAnchor": "Give the definition a name under $defs, and refer to it with $ref.",
+    "$recursiveRef": "Refer with $ref to a definition under $defs.",
+}
+_LIKENESS = 0.8
+_MOST_TYPOS = 2
 
 
 def check_schema(document: dict[str, Any]) -> None:
@@ -53,18 +62,36 @@ def _check(schema: Any, document: dict[str, Any], *, place: str, depth: int) -> 
 def _check_keyword(keyword: Any, argument: Any, *, place: str) -> None:
     if keyword not in KEYWORDS:
         if keyword not in _ANNOTATIONS:
-            raise _unknown(keyword, place)
+            _check_unknown(keyword, place)
+    elif keyword in {"pattern", "patternProperties"}:
+        _check_patterns(keyword, argument, place)
     elif not _ARGUMENTS[keyword](argument):
         raise UsageError(f"the schema has at {place} a {keyword} that it cannot have: {show(argument)}")
 
 
-def _unknown(keyword: Any, place: str) -> UsageError:
+def _check_unknown(keyword: Any, place: str) -> None:
+    """Refuse a keyword that is like a known one, or that would change what others mean; any other says nothing."""
     from difflib import get_close_matches  # noqa: PLC0415 - 14 ms of CPU, for an error only
 
-    near = get_close_matches(str(keyword)[:MAX_SHOWN], KEYWORDS)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(KEYWORDS)}."
-    reason = f"the schema has at {place} the keyword {show(keyword)}, which is not checked in answers"
-    return UsageError(reason, hint=hint)
+    shown = str(keyword)[:MAX_SHOWN]
+    # Of a document of thousands of unknown keywords, each would take milliseconds with all that are known.
+    alike = [one for one in KEYWORDS if one[0] == shown[:1].lower() and abs(len(one) - len(shown)) <= _MOST_TYPOS]
+    near = get_close_matches(shown, alike, cutoff=_LIKENESS) if alike else []
+    if near or keyword in _REFUSED:
+        hint = _REFUSED.get(keyword) or f"Did you mean {' or '.join(near)}?"
+        raise UsageError(f"the schema has at {place} the keyword {show(keyword)}, which is not supported", hint=hint)
+
+
+def _check_patterns(keyword: str, argument: Any, place: str) -> None:
+    if isinstance(argument, dict) if keyword == "patternProperties" else isinstance(argument, str):
+        for pattern in argument if isinstance(argument, dict) else [argument]:
+            try:
+                compile_pattern(pattern).write()
+            except UsageError as error:  # noqa: PERF203 - it ends the loop
+                reason = f"the schema has at {place} the pattern {show(pattern)}, and {error.message}"
+                raise UsageError(reason, hint="Write the pattern without it, or leave it out.") from None
+    if not _ARGUMENTS[keyword](argument):
+        raise UsageError(f"the schema has at {place} a {keyword} that it cannot have: {show(argument)}")
 
 
 def _resolve(reference: str, document: dict[str, Any]) -> Any:
@@ -76,18 +103,20 @@ def _resolve(reference: str, document: dict[str, Any]) -> Any:
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Return the schemas directly inside of a schema, with their places."""
-    for keyword in ("additionalProperties", "items", "not"):
-        if keyword in schema:
+    for keyword in _ONE:
+        if keyword in schema and not isinstance(schema[keyword], list):
             yield keyword, schema[keyword]
-    for keyword in ("allOf", "anyOf", "oneOf", "prefixItems"):
-        for index, part in enumerate(schema.get(keyword, ())):
+    for keyword in ("allOf", "anyOf", "items", "oneOf", "prefixItems"):
+        parts = schema.get(keyword, ())
+        for index, part in enumerate(parts if isinstance(parts, list) else ()):
             yield f"{keyword}/{index}", part
-    for keyword in ("$defs", "definitions", "patternProperties", "properties"):
+    for keyword in ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"):
         parts = schema.get(keyword, {})
         if not isinstance(parts, dict):
             raise UsageError(f"the schema has a {keyword} that is not an object")
         for name, part in parts.items():
-            yield f"{keyword}/{name}", part
+            if keyword != "dependencies" or not isinstance(part, list):
+                yield f"{keyword}/{name}", part
 
 
 def _check_cycles(schema: Any, document: dict[str, Any], done: set[int]) -> None:
@@ -113,14 +142,17 @@ def _same_value(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[An
     """Return the schemas that are held against the same value as this one."""
     if "$ref" in schema:
         yield _resolve(schema["$ref"], document)
-    if "not" in schema:
-        yield schema["not"]
+    for keyword in ("not", "if", "then", "else"):
+        if keyword in schema:
+            yield schema[keyword]
+    for keyword in ("dependencies", "dependentSchemas"):
+        yield from schema.get(keyword, {}).values()
     for keyword in ("allOf", "anyOf", "oneOf"):
         yield from schema.get(keyword, ())
 
 
 def _is_count(argument: Any) -> bool:
-    return isinstance(argument, int) and not isinstance(argument, bool) and argument >= 0
+    return _is_number(argument) and argument >= 0 and argument == int(argument)
 
 
 def _is_number(argument: Any) -> bool:
@@ -154,44 +186,53 @@ def _is_unique(names: list[str]) -> bool:
     return len(set(names)) == len(names)
 
 
-def _is_pattern(argument: Any) -> bool:
-    try:
-        re.compile(argument)
-    except (re.error, TypeError, ValueError, OverflowError, RecursionError):
-        return False
-    return isinstance(argument, str)
+def _is_named_names(argument: Any) -> bool:
+    return isinstance(argument, dict) and all(map(_is_names, argument.values()))
 
 
-def _is_patterns(argument: Any) -> bool:
-    return _is_named_schemas(argument) and all(map(_is_pattern, argument))
+def _is_dependencies(argument: Any) -> bool:
+    return isinstance(argument, dict) and all(_is_schema(part) or _is_names(part) for part in argument.values())
 
 
+def _is_bound(argument: Any) -> bool:
+    return isinstance(argument, bool) or _is_number(argument)
+
+
+_ONE = (
+    "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
+    "unevaluatedItems", "unevaluatedProperties",
+)  # fmt: skip
 _ARGUMENTS: dict[str, Callable[[Any], bool]] = {
     "type": _is_types,
     "enum": lambda argument: isinstance(argument, list) and bool(argument),
     "const": lambda _: True,
-    "$ref": lambda argument: isinstance(argument, str) and (argument == "#" or argument.startswith("#/")),
+    "$ref": lambda argument: isinstance(argument, str) and argument.startswith("#"),
     "allOf": _is_schemas,
     "anyOf": _is_schemas,
     "oneOf": _is_schemas,
-    "not": _is_schema,
     "properties": _is_named_schemas,
-    "patternProperties": _is_patterns,
-    "additionalProperties": _is_schema,
+    "patternProperties": _is_named_schemas,
+    **dict.fromkeys(_ONE, _is_schema),
+    "dependentRequired": _is_named_names,
+    "dependentSchemas": _is_named_schemas,
+    "dependencies": _is_dependencies,
+    "minContains": _is_count,
+    "maxContains": _is_count,
+    "nullable": lambda argument: isinstance(argument, bool),
     "required": _is_names,
     "minProperties": _is_count,
     "maxProperties": _is_count,
     "prefixItems": _is_schemas,
-    "items": _is_schema,
+    "items": lambda argument: _is_schema(argument) or argument == [] or _is_schemas(argument),
     "minItems": _is_count,
     "maxItems": _is_count,
     "uniqueItems": lambda argument: isinstance(argument, bool),
     "minLength": _is_count,
     "maxLength": _is_count,
-    "pattern": _is_pattern,
+    "pattern": lambda argument: isinstance(argument, str),
     "minimum": _is_number,
     "maximum": _is_number,
-    "exclusiveMinimum": _is_number,
-    "exclusiveMaximum": _is_number,
+    "exclusiveMinimum": _is_bound,
+    "exclusiveMaximum": _is_bound,
     "multipleOf": lambda argument: _is_number(argument) and argument > 0,
 }

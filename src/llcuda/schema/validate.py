@@ -6,10 +6,12 @@ It is our own because its work must be bounded whatever the schema: at most 1,00
 from __future__ import annotations
 
 import operator
-import re
 import reprlib
+from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
+
+from llcuda.schema.pattern import compile_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,6 @@ MAX_DEPTH = 100
 MAX_STEPS = 1_000_000
 MAX_SHOWN = 60
 _MAX_INDEX_DIGITS = 9
-_CHARACTERS_PER_STEP = 16
 
 
 def find_mismatch(value: Any, document: dict[str, Any]) -> str | None:
@@ -54,11 +55,22 @@ def resolve_reference(reference: str, document: Any) -> Any:
     from urllib.parse import unquote  # noqa: PLC0415 - only for schemas with references
 
     part = document
+    if reference[:1] == "#" and reference[1:2] not in {"", "/"}:
+        return _find_anchor(reference[1:], document)
     for name in unquote(reference).split("/")[1:]:
         key = name.replace("~1", "/").replace("~0", "~")
         is_index = isinstance(part, list) and key.isdecimal() and len(key) <= _MAX_INDEX_DIGITS
         part = part[int(key)] if is_index else part[key]
     return part
+
+
+def _find_anchor(name: str, document: Any) -> Any:
+    if isinstance(document, dict) and document.get("$anchor") == name:
+        return document
+    for part in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+        with suppress(KeyError):
+            return _find_anchor(name, part)
+    raise KeyError(name)
 
 
 class _Run:
@@ -95,6 +107,8 @@ class _Site:
         place = self.place + at
         if schema is False:
             return f"{place}: nothing is allowed here"
+        if value is None and schema.get("nullable") is True:
+            return None
         self.spend(1)
         if self.depth > MAX_DEPTH:
             raise RecursionError
@@ -177,7 +191,8 @@ def _pattern_properties(value: Any, schemas: dict[str, Any], site: _Site) -> str
     site.spend(len(schemas) * len(value))
     for pattern, schema in schemas.items():
         for name in value:
-            if re.search(pattern, name) and (reason := site.find(value[name], schema, at=f".{name}")):
+            does_match = compile_pattern(pattern).matches(name, site.spend)
+            if does_match and (reason := site.find(value[name], schema, at=f".{name}")):
                 return reason
     return None
 
@@ -186,7 +201,7 @@ def _additional_properties(value: Any, schema: Any, site: _Site) -> str | None:
     known, patterns = site.schema.get("properties", {}), site.schema.get("patternProperties", {})
     site.spend(len(patterns) * len(value))
     for name, item in value.items():
-        if name in known or any(re.search(pattern, name) for pattern in patterns):
+        if name in known or any(compile_pattern(one).matches(name, site.spend) for one in patterns):
             continue
         if schema is False:
             return f"{site.place}: there is no property {name!r}"
@@ -200,6 +215,67 @@ def _required(value: Any, names: list[str], site: _Site) -> str | None:
     return f"{site.place}: {', '.join(missing)} is missing" if missing else None
 
 
+def _property_names(value: Any, schema: Any, site: _Site) -> str | None:
+    for name in value:
+        if reason := site.find(name, schema):
+            return f"{site.place}: the name of a property does not fit ({reason})"
+    return None
+
+
+def _condition(value: Any, schema: Any, site: _Site) -> str | None:
+    name = "else" if site.find(value, schema) else "then"
+    return site.find(value, site.schema.get(name, True))
+
+
+def _dependent(value: Any, parts: dict[str, Any], site: _Site) -> str | None:
+    """Hold an object against what the presence of a property asks for: other properties, or a schema."""
+    for name, part in parts.items():
+        if name in value:
+            reason = _required(value, part, site) if isinstance(part, list) else site.find(value, part)
+            if reason:
+                return reason
+    return None
+
+
+def _contains(value: Any, schema: Any, site: _Site) -> str | None:
+    count = sum(site.find(item, schema) is None for item in value)
+    low, high = site.schema.get("minContains", 1), site.schema.get("maxContains", count)
+    return None if low <= count <= high else f"{site.place}: {count} items are as they must be, not {low} or more"
+
+
+def _evaluated(value: Any, schema: Any, site: _Site) -> set[Any]:
+    """Return the properties or items of a value that a schema, or one in it, says something about."""
+    site.spend(1)
+    if isinstance(schema, bool):
+        return set()
+    keys = range(len(value)) if isinstance(value, list) else value
+    names, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    found: set[Any] = set()
+    if isinstance(value, list):
+        found = {key for key in keys if "items" in schema or key < len(schema.get("prefixItems", ()))}
+        if "contains" in schema:
+            found |= {key for key in keys if site.find(value[key], schema["contains"]) is None}
+    else:
+        matching = (one for one in keys if any(compile_pattern(part).matches(one, site.spend) for part in patterns))
+        found = {*(keys if "additionalProperties" in schema else ()), *(names.keys() & keys), *matching}
+    parts = [part for name in ("allOf", "anyOf", "oneOf") for part in schema.get(name, ())]
+    parts += [site.run.resolve(schema["$ref"])] if "$ref" in schema else []
+    parts += [part for name, part in schema.get("dependentSchemas", {}).items() if name in keys]
+    if "if" in schema:
+        does_hold = site.find(value, schema["if"]) is None
+        parts += [schema["if"]] if does_hold else []
+        parts.append(schema.get("then" if does_hold else "else", True))
+    return found.union(*(_evaluated(value, part, site) for part in parts if site.find(value, part) is None))
+
+
+def _unevaluated(value: Any, schema: Any, site: _Site) -> str | None:
+    done = _evaluated(value, site.schema, site)
+    for key in range(len(value)) if isinstance(value, list) else value:
+        if key not in done and (reason := site.find(value[key], schema, at=f".{key}")):
+            return reason
+    return None
+
+
 def _prefix_items(value: Any, schemas: list[Any], site: _Site) -> str | None:
     for index, (item, schema) in enumerate(zip(value, schemas, strict=False)):
         if reason := site.find(item, schema, at=f"[{index}]"):
@@ -208,7 +284,18 @@ def _prefix_items(value: Any, schemas: list[Any], site: _Site) -> str | None:
 
 
 def _items(value: Any, schema: Any, site: _Site) -> str | None:
+    if isinstance(schema, list):
+        return _prefix_items(value, schema, site)
     for index in range(len(site.schema.get("prefixItems", ())), len(value)):
+        if reason := site.find(value[index], schema, at=f"[{index}]"):
+            return reason
+    return None
+
+
+def _additional_items(value: Any, schema: Any, site: _Site) -> str | None:
+    """Hold the items that come after a list of schemas, which ``items`` was before the draft of 2020."""
+    first = site.schema.get("items")
+    for index in range(len(first), len(value)) if isinstance(first, list) else ():
         if reason := site.find(value[index], schema, at=f"[{index}]"):
             return reason
     return None
@@ -221,8 +308,7 @@ def _unique_items(value: Any, wanted: bool, site: _Site) -> str | None:  # noqa:
 
 
 def _pattern(value: Any, pattern: str, site: _Site) -> str | None:
-    site.spend(len(value) // _CHARACTERS_PER_STEP)
-    if re.search(pattern, value):
+    if compile_pattern(pattern).matches(value, site.spend):
         return None
     return f"{site.place}: {show(value)} does not match {pattern}"
 
@@ -236,9 +322,16 @@ def _multiple_of(value: Any, divisor: Any, site: _Site) -> str | None:
 
 def _bound(holds: Callable[[Any, Any], bool], words: str) -> Check:
     def check(value: Any, bound: Any, site: _Site) -> str | None:
+        if isinstance(bound, bool):  # of draft 4, beside the bound itself
+            beside = site.schema.get("minimum" if holds is operator.gt else "maximum", None)
+            return check(value, beside, site) if bound and beside is not None else None
         return None if holds(value, bound) else f"{site.place}: {show(value)} {words} {bound}"
 
     return check
+
+
+def _beside(*_: Any) -> None:
+    """Say nothing: the keyword beside it reads this one."""
 
 
 def show(value: Any) -> str:
@@ -265,14 +358,28 @@ KEYWORDS: dict[str, tuple[tuple[type, ...] | None, Check]] = {
     "anyOf": (None, _any_of),
     "oneOf": (None, _one_of),
     "not": (None, _not),
+    "if": (None, _condition),
+    "then": (None, _beside),
+    "else": (None, _beside),
+    "nullable": (None, _beside),
     "properties": (_OBJECT, _properties),
     "patternProperties": (_OBJECT, _pattern_properties),
     "additionalProperties": (_OBJECT, _additional_properties),
     "required": (_OBJECT, _required),
+    "propertyNames": (_OBJECT, _property_names),
+    "dependentRequired": (_OBJECT, _dependent),
+    "dependentSchemas": (_OBJECT, _dependent),
+    "dependencies": (_OBJECT, _dependent),
+    "unevaluatedProperties": (_OBJECT, _unevaluated),
     "minProperties": (_OBJECT, _bound(lambda value, bound: len(value) >= bound, "has fewer properties than")),
     "maxProperties": (_OBJECT, _bound(lambda value, bound: len(value) <= bound, "has more properties than")),
     "prefixItems": (_ARRAY, _prefix_items),
     "items": (_ARRAY, _items),
+    "additionalItems": (_ARRAY, _additional_items),
+    "contains": (_ARRAY, _contains),
+    "minContains": (_ARRAY, _beside),
+    "maxContains": (_ARRAY, _beside),
+    "unevaluatedItems": (_ARRAY, _unevaluated),
     "minItems": (_ARRAY, _bound(lambda value, bound: len(value) >= bound, "has fewer items than")),
     "maxItems": (_ARRAY, _bound(lambda value, bound: len(value) <= bound, "has more items than")),
     "uniqueItems": (_ARRAY, _unique_items),

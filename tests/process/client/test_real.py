@@ -204,8 +204,8 @@ def test_the_server_generates_what_the_type_describes(client: Any, kind: Any) ->
 
 
 def test_a_schema_that_the_server_ignores_is_still_held_against_the_answer(client: Any) -> None:
-    # llama-server's grammars know no "not", so it generates one of the two, and says nothing.
-    document = {"enum": [1, 2], "not": {"enum": [1, 2]}}
+    # llama-server's grammars know no "not", so it generates whatever else is asked for, and says nothing.
+    document = {"type": "boolean", "not": {"type": "boolean"}}
     with pytest.raises(SchemaMismatchError):
         client.infer("What is 2+2?", schema=document, max_tokens=100, temperature=0)
 

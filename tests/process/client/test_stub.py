@@ -292,7 +292,7 @@ def test_an_answer_that_does_not_hold_to_the_schema_is_an_error(
 def test_a_schema_that_cannot_be_checked_is_refused_before_anything_is_sent(connect: Callable[..., Any]) -> None:
     with StubServer(chat("1")) as stub:
         with pytest.raises(UsageError):
-            connect(stub).infer("x", schema={"contains": {}})
+            connect(stub).infer("x", schema={"$dynamicRef": "#a"})
         assert stub.connections == 0
 
 

@@ -67,6 +67,33 @@ EXAMPLES: list[tuple[dict[str, Any], list[Any], list[Any], str]] = [
     ({"maximum": 1}, [1, 0.5], [1.5], "1.5 is above 1"),
     ({"exclusiveMinimum": 1}, [1.1], [1, 1.0], "1 is not above 1"),
     ({"exclusiveMaximum": 1}, [0.9], [1], "1 is not below 1"),
+    ({"propertyNames": {"enum": ["a"]}}, [{}, {"a": 1}, 5], [{"b": 1}], "the name of a property does not fit"),
+    ({"dependentRequired": {"a": ["b"]}}, [{}, {"b": 1}, {"a": 1, "b": 1}], [{"a": 1}], "b is missing"),
+    ({"dependentSchemas": {"a": {"required": ["b"]}}}, [{}, {"a": 1, "b": 1}, 1], [{"a": 1}], "b is missing"),
+    (
+        {"if": {"minimum": 5}, "then": {"multipleOf": 2}, "else": {"multipleOf": 3}},
+        [6, 3, 8],
+        [7, 4],
+        "7 is not a multiple of 2",
+    ),
+    (
+        {"contains": {"type": "null"}, "minContains": 2, "maxContains": 3},
+        [[None, None, 1], 5],
+        [[None], [None] * 4, []],
+        "1 items are as they must be",
+    ),
+    (
+        {"allOf": [{"properties": {"a": {}}}], "patternProperties": {"^x": {}}, "unevaluatedProperties": False},
+        [{}, {"a": 1, "x": 2}, 5],
+        [{"b": 1}],
+        "nothing is allowed here",
+    ),
+    (
+        {"prefixItems": [{}], "anyOf": [{"contains": {"const": 1}}, {}], "unevaluatedItems": {"type": "null"}},
+        [[5, None, 1], [], [5]],
+        [[5, 6]],
+        "6 is not of type null",
+    ),
     ({"multipleOf": 3}, [0, -3, 6.0, "x"], [1, 4.5], "1 is not a multiple of 3"),
 ]
 
@@ -87,7 +114,36 @@ def test_a_keyword_means_what_the_draft_says(
 
 
 def test_every_keyword_has_an_example() -> None:
-    assert {keyword for schema, *_ in EXAMPLES for keyword in schema} - {"$defs"} == set(KEYWORDS)
+    examples = [*EXAMPLES, *((schema, *rest, "") for schema, *rest in EARLIER)]
+    assert {keyword for schema, *_ in examples for keyword in schema} - {"$defs"} == set(KEYWORDS)
+
+
+# What drafts before that of 2020 and OpenAPI 3.0 have, and the validator that knows it.
+EARLIER: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
+    ({"items": [{"type": "null"}], "additionalItems": {"type": "string"}}, [[], [None, "a"]], [[1], [None, 1]]),
+    ({"items": [], "additionalItems": False}, [[]], [[1]]),
+    ({"minimum": 1, "exclusiveMinimum": True}, [2, 1.5], [1, 0]),
+    ({"maximum": 1, "exclusiveMaximum": False}, [1], [2]),
+    ({"maximum": 1, "exclusiveMaximum": True}, [0], [1, 2]),
+    ({"dependencies": {"a": ["b"], "c": {"required": ["d"]}}}, [{}, {"a": 1, "b": 1}], [{"a": 1}, {"c": 1}]),
+    ({"type": "string", "nullable": True}, [None, "a"], [1]),
+    ({"type": "string", "nullable": False}, ["a"], [None]),
+]
+
+
+@pytest.mark.parametrize(("schema", "holding", "failing"), EARLIER, ids=str)
+def test_a_keyword_of_an_earlier_draft_means_what_it_meant(
+    schema: dict[str, Any], holding: list[Any], failing: list[Any]
+) -> None:
+    compile_schema(schema)
+    assert [find_mismatch(value, schema) for value in holding] == [None] * len(holding)
+    assert None not in [find_mismatch(value, schema) for value in failing]
+
+
+def test_an_anchor_is_found_wherever_it_is() -> None:
+    document = {"$ref": "#there", "$defs": {"a": True, "b": {"$anchor": "there", "const": 1}}}
+    assert compile_schema(document).parse("1") == 1
+    assert find_mismatch(2, document) == "$: 2 is not 1"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Hold whole answers against the schema that was asked for: llama-server says nothing where it could not."""
+"""Hold answers against the schema that was asked for: llama-server says nothing where it could not."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from llcuda.schema import Schema
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["asked_schema", "check_answer"]
+__all__ = ["STREAMS", "asked_schema", "check_answer", "check_stream"]
 
+STREAMS = frozenset({"chat", "completion", "completions", "infill"})
+"""The endpoints whose streams are checked at their end."""
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -45,6 +47,37 @@ def _read_format(wanted: Mapping[str, Any], beside: dict[str, Any] | None) -> di
 def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the schema, in llama-server's sense of an empty one."""
     return document if document is None else document or _ANY_OBJECT
+
+
+def check_stream(endpoint: str, fields: Mapping[str, Any], data: bytes) -> None:
+    """Check a stream that came to its end as ``check_answer`` does a whole answer. Raises RefusedError."""
+    events = [json.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: {")]
+    if endpoint in {"chat", "completions"}:
+        parts = [part for event in events for part in event.get("choices", ())]
+        answer: Any = {"choices": [_join_choice(parts, index) for index in {part["index"] for part in parts}]}
+    else:
+        answer = [
+            {
+                "content": "".join(event["content"] for event in events if event.get("index") == last.get("index")),
+                "stop_type": last["stop_type"],
+            }
+            for last in events
+            if last.get("stop")
+        ]
+    check_answer(endpoint, fields, json.dumps(answer).encode())
+
+
+def _join_choice(parts: list[dict[str, Any]], index: int) -> dict[str, Any]:
+    mine = [part for part in parts if part["index"] == index]
+    deltas = [part.get("delta", {}) for part in mine]
+    return {
+        "finish_reason": next((part["finish_reason"] for part in mine if part["finish_reason"]), None),
+        "text": "".join(part.get("text", "") for part in mine),
+        "message": {
+            "content": "".join(delta.get("content") or "" for delta in deltas),
+            "tool_calls": [call for delta in deltas for call in delta.get("tool_calls", ())],
+        },
+    }
 
 
 def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:

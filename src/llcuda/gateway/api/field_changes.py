@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
+from llcuda.schema.constraint import constrain
+from llcuda.schema.tools import constrain_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +51,25 @@ def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
         changes |= _choose_tools(choice, fields.get("tools") or [])
     if type(text) is dict and text.get("format"):
         changes["response_format"] = _wrap_format(text["format"])
-    return changes
+    return changes | _find_schemas({**fields, **changes})
+
+
+def _find_schemas(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with a schema that llama-server would hold to in part only, as it understands them."""
+    found: dict[str, Any] = {}
+    beside, wanted, tools = fields.get("json_schema"), fields.get("response_format"), fields.get("tools")
+    config = fields.get("output_config")
+    if beside:
+        found["json_schema"] = constrain(beside)
+    if type(wanted) is dict and (wrapper := wanted.get("json_schema")) and wrapper.get("schema"):
+        found["response_format"] = {**wanted, "json_schema": {**wrapper, "schema": constrain(wrapper["schema"])}}
+    elif type(wanted) is dict and wanted.get("schema"):
+        found["response_format"] = {**wanted, "schema": constrain(wanted["schema"])}
+    if type(config) is dict and (form := config.get("format")):
+        found["output_config"] = {**config, "format": {**form, "schema": constrain(form["schema"])}}
+    if tools:
+        found["tools"] = constrain_tools(tools)
+    return {name: value for name, value in found.items() if value != fields[name]}
 
 
 def _choose_tools(choice: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:

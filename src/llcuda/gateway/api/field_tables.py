@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llcuda.errors import UsageError
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.field_checks import (
     FLAG,
@@ -28,7 +27,7 @@ from llcuda.gateway.api.field_costs import SchemaCosts
 from llcuda.gateway.api.field_media import CHAT, CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
-from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RESPONSE_TEXT, typed
+from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RESPONSE_TEXT, check_request_schema, typed
 
 if TYPE_CHECKING:
     from llcuda.gateway.api.field_checks import Schema
@@ -101,7 +100,9 @@ def _takes_tools(name: str, value: Any) -> bool:
         if parameters is not None and type(parameters) is not dict:
             raise invalid(f"{name}[{place}].parameters", parameters, "a JSON schema, as an object")
         if parameters is not None:
-            _check_parameters(f"{name}[{place}]", parameters, costs)
+            key = "parameters" if "parameters" in function else "input_schema"
+            inside = ".function" if "function" in tool else ""
+            check_request_schema(f"{name}[{place}]{inside}.{key}", parameters, costs=costs, is_shown=True)
     return True
 
 
@@ -118,14 +119,6 @@ def _takes_chat_tools(name: str, value: Any) -> bool:
             )
         _TOOL_NAME.check(f"{name}[{place}].function.name", tool["function"].get("name"))
     return True
-
-
-def _check_parameters(name: str, parameters: dict[str, Any], costs: SchemaCosts) -> None:
-    try:
-        costs.add(parameters)
-    except UsageError as error:
-        reason = ". ".join(filter(None, (f"the parameters of {name}: {error.message}", error.hint)))
-        raise RefusedError(400, reason, code="invalid_schema", param=name) from None
 
 
 _TOOLS = Field(

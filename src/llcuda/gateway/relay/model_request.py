@@ -14,7 +14,7 @@ from llcuda.fleet.dispatch.suspects import refuse
 from llcuda.fleet.dispatch.upstream import PlainAnswer, UpstreamFailedError
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.answer_schema import asked_schema, check_answer
+from llcuda.gateway.api.answer_schema import STREAMS, asked_schema, check_answer, check_stream
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
@@ -211,8 +211,11 @@ class ModelRequest:
 
     def _receive_stream(self) -> StreamedAnswer:
         meter = self._metrics.meter(self._exchange.arrived)
-        texts = count_texts(self.fields)
-        return StreamedAnswer(self._exchange, self._endpoint, meter, texts=texts, events=self._make_events())
+        endpoint, texts = self._endpoint, count_texts(self.fields)
+        is_checked = endpoint in STREAMS and asked_schema(endpoint, self.fields) is not None
+        return StreamedAnswer(
+            self._exchange, endpoint, meter, texts=texts, is_checked=is_checked, events=self._make_events()
+        )
 
     async def finish(self) -> None:
         """Write what is left of the answer. Raises RefusedError."""
@@ -224,9 +227,11 @@ class ModelRequest:
             if not exchange.started:
                 raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
             write_error_event(exchange, f"the answer broke off: {attempt.problem}")
-        elif isinstance(reception, StreamedAnswer) and exchange.started:
+        elif isinstance(reception, StreamedAnswer) and (exchange.started or reception.end):
             exchange.usage = reception.usage
             self._note_first()
+            if reception.end:
+                await self._end_stream(reception)
         else:
             if self._route.kind is Kind.GENERATE and reception.status == _OK:
                 await self._check(reception.body)
@@ -255,6 +260,17 @@ class ModelRequest:
             worker.note_abandoned(self._identity)
             raise
         await self._pass_on(reception)
+
+    async def _end_stream(self, stream: StreamedAnswer) -> None:
+        """Pass on the end of a stream whose text holds to the schema that was asked for, an error for any other."""
+        try:
+            await asyncio.to_thread(check_stream, self._endpoint, self.fields, b"".join(stream.kept))
+        except RefusedError as error:
+            if not self._exchange.started:
+                raise
+            write_error_event(self._exchange, error.message, code=error.code or "")
+        else:
+            self._exchange.write(stream.end, is_last=True)
 
     async def _check(self, body: bytes) -> None:
         """Hold a whole answer against the schema that was asked for. Raises RefusedError."""
@@ -291,9 +307,9 @@ class ModelRequest:
         return _USUAL_ANSWER if self._route.kind is Kind.GENERATE else 0
 
 
-def write_error_event(exchange: Exchange, message: str) -> None:
+def write_error_event(exchange: Exchange, message: str, *, code: str = "worker_failed") -> None:
     """End a stream that has begun with an error, in the words of its API."""
-    error = {"message": message, "type": "server_error", "param": None, "code": "worker_failed"}
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
     endpoint = exchange.route.endpoint if exchange.route else ""
     if endpoint in OLLAMA_FIELDS:
         event = json.dumps({"error": message}) + "\n"
@@ -303,7 +319,7 @@ def write_error_event(exchange: Exchange, message: str) -> None:
         event = _named_event({**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
-    exchange.refusal = exchange.refusal or RefusedError(502, message, code="worker_failed")
+    exchange.refusal = exchange.refusal or RefusedError(502, message, code=code)
     exchange.write(event.encode(), is_last=True)
 
 

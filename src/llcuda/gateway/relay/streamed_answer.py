@@ -107,10 +107,12 @@ class StreamedAnswer(PlainAnswer):
         meter: StreamMeter,
         *,
         texts: int = 1,
+        is_checked: bool = False,
         events: OllamaStream | OpenaiEvents | ResponseEvents | None = None,
     ) -> None:
         """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for.
 
+        Of one that ``is_checked``, everything is kept, and the end is not passed on: see :attr:`kept` and :attr:`end`.
         ``events`` writes them anew for the APIs that have others than llama-server.
         """
         super().__init__()
@@ -125,6 +127,11 @@ class StreamedAnswer(PlainAnswer):
         self._first = b""
         # An end comes in up to three pieces: why it stopped, what it took, and that it is done.
         self._last: deque[bytes] = deque(maxlen=_LAST_PIECES)
+        self._is_checked = is_checked
+        self.kept: list[bytes] = []
+        """What llama-server sent of a stream that is to be checked."""
+        self.end = b""
+        """What is still to be passed on of it."""
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Pass on a stream's head; keep that of an error, which another worker may spare the client."""
@@ -147,10 +154,15 @@ class StreamedAnswer(PlainAnswer):
             self._first = self._first or data
             self._last.append(data)
             self._marks.feed(data)
+        if self._is_checked:
+            self.kept.append(data)
         if self._events is not None:
             data = self._events.feed(data, is_last=is_last)
             if not data and not is_last:
                 return
+        if self._is_checked and self._marks.ends >= self._ends:
+            self.end += data
+            return
         self._exchange.write(data, is_last=is_last and self.is_complete)
 
     @property

@@ -283,18 +283,14 @@ def test_bytes_that_are_no_message_are_told_so_in_a_sentence(
         )  # fmt: skip
 
 
-DEEP: dict[str, Any] = {"min_p": 0.1}
-for _ in range(20):
-    DEEP = {"metadata": DEEP}
-
-
 @pytest.mark.parametrize(
     "sampling",
     [
         {"temperature": math.nan}, {"top_p": math.inf}, {"temperature": -math.inf}, {"options": {"min_p": math.nan}},
         {"options": {"min_p": math.inf}}, {"options": {"seed": 1.7e308}}, {"max_tokens": -(2**31)}, {"top_k": -7},
         {"stop": ["x"] * 5000}, {"stop": ["x"] * 100_000},
-        {"options": {"n_keep": 2.5}}, {"options": {"json_schema": DEEP}}, {"options": {"grammar": "a?" * 5000}},
+        {"options": {"n_keep": 2.5}}, {"options": {"json_schema": {"$dynamicRef": "#a"}}},
+        {"options": {"grammar": "a?" * 5000}},
         {"options": {str(place): 1 for place in range(5000)}},
     ],
 )  # fmt: skip

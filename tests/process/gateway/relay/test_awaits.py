@@ -293,6 +293,11 @@ async def a_whole_answer_with_a_schema(play: Play) -> None:
     await play.ask(CHAT, steer("1", response_format=wanted))
 
 
+async def a_stream_with_a_schema(play: Play) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"schema": {"type": "integer"}}}
+    await play.ask(CHAT, {**steer("1", response_format=wanted), "stream": True})
+
+
 async def a_second_answer_with_a_schema(play: Play) -> None:
     play.each(break_off_late, Request.end)
     await a_whole_answer_with_a_schema(play)
@@ -551,6 +556,7 @@ SCENARIOS: dict[str, Scenario] = {
         ((1,), a_stream, nothing),
         ((1,), a_whole_answer, nothing),
         ((1,), a_whole_answer_with_a_schema, nothing),
+        ((1,), a_stream_with_a_schema, nothing),
         ((1,), a_plain_answer_with_a_schema, nothing),
         ((1, 1), a_second_answer_with_a_schema, nothing),
         ((1,), what_is_computed, nothing),

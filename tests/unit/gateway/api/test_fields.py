@@ -29,7 +29,6 @@ from llcuda.gateway.api.fields import (
     leave_out_unknown,
     parse_body,
 )
-from llcuda.gateway.api.patterns import is_quick
 from llcuda.gateway.http.routes import ROUTES, Kind
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.relay import model_request
@@ -427,7 +426,7 @@ def test_texts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
         [],
         True,
         {"type": "objekt"},
-        {"unevaluatedProperties": False},
+        {"$dynamicRef": "#a"},
         {"$ref": "#/$defs/missing"},
         {"$ref": "http://a/b"},
         {"properties": {"a": {"minimum": "x"}}},
@@ -436,12 +435,10 @@ def test_texts_are_counted_by_llama_servers_rule(prompt: list[Any]) -> None:
         {"$ref": "#/allOf/" + "0" * 5000, "allOf": [{}]},
         {"$ref": "#/" + "x" * 50_000},
         {"type": ["object", "object"]},
-        {"x" * 50_000: 1},
         {"minLength": ["x"] * 10_000},
-        {"pattern": "^(a+)+$"},
-        {"pattern": "a"},
-        {"patternProperties": {"^(a|aa)+$": {}}},
-        {"anyOf": [{"properties": {"pattern": {"pattern": "^a*a*$"}}}]},
+        {"pattern": r"^(a)\1$"},
+        {"patternProperties": {"(?<=a)b": {}}},
+        {"anyOf": [{"properties": {"pattern": {"pattern": "^(a{99}){99}$"}}}]},
         {"enum": ["x" * MAX_SCHEMA_CHARACTERS]},
         {"anyOf": [{"pattern": f"^{place}$"} for place in range(MAX_PATTERNS + 1)]},
     ],
@@ -498,29 +495,6 @@ def test_the_schema_is_the_one_that_llama_server_takes(
     endpoint: str, fields: dict[str, Any], document: dict[str, Any] | None
 ) -> None:
     assert asked_schema(endpoint, fields) == document
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "^$", "^a$", "^[A-Z]{2,3}-[0-9]{4}$", r"^\d+(\.\d+)?$", "^[a-z0-9]+(-[a-z0-9]+)*$", "^(foo|bar)$", r"^-?\d+$",
-        r"^[\w+]+@[\w-]+\.[a-z]{2,}$", "^https?://.+$", "^.*$", "^(ab){2,3}c$", "^[^ ]+ [^0-9]$", "^(?:a|b)*?c$",
-    ],
-)  # fmt: skip
-def test_a_pattern_with_one_way_to_go_on_is_quick(pattern: str) -> None:
-    assert is_quick(pattern)
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "", "^", "$", "a", "^a", "a$", "^a$|^b$", "^(a+)+$", "^(a*)*$", "^(a|ab)(c|bcd)$", "^a*a*b$", "^a?a?a$",
-        "^(a?){5}$", r"^(a)\1$", "^(?=a)a$", r"^\ba$", "(?i)^a$", "^(?i:a)$", "^a{1,2000}$", "^(a{30}){100}$",
-        r"^\d+\w$", "^([a-z]+,?)+$", "^é*[^a]*$", "^((a|b)*)*$", "(", "^a{0,4000000000}$",
-    ],
-)  # fmt: skip
-def test_a_pattern_with_more_than_one_way_to_go_on_is_not_quick(pattern: str) -> None:
-    assert not is_quick(pattern)
 
 
 # Bodies
