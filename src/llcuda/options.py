@@ -85,6 +85,7 @@ class SamplingOptions(TypedDict, total=False):
     logit_bias: Annotated[Mapping[str, float | bool] | Sequence[Sequence[Any]] | None, Option("json")]
     samplers: Annotated[Sequence[str] | None, Option("strings")]
     grammar: Annotated[str | None, Option("str")]
+    model: Annotated[str | None, Option("str")]
     lora: Annotated[Mapping[int, float] | None, Option("lora")]
     chat_template_kwargs: Annotated[Mapping[str, Any] | None, Option("json", chat_only=True)]
     reasoning_effort: Annotated[str | None, Option("str", chat_only=True)]

@@ -35,7 +35,7 @@ def serving(start: Snippet, directory: Path) -> Iterator[str]:
     ) as process:
         try:
             assert process.stderr is not None
-            said = process.stderr.readline()
+            said = next((line for line in process.stderr if " on http" in line), "")
             assert " on http://127.0.0.1:" in said, f"{name(start)}\n{said}"
             yield said.partition(" on http://127.0.0.1:")[2].split()[0].rstrip(";")
             process.send_signal(signal.SIGINT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
 import signal
@@ -13,15 +12,24 @@ from typing import TYPE_CHECKING
 from llcuda import __version__
 from llcuda.cli import chat, doctor, embed, gpu, infer, models, serve
 from llcuda.cli.output import print_error
+from llcuda.cli.parser import Parser, add_commands
 from llcuda.cli.streams import repair_streams, silence_output
 from llcuda.errors import LlcudaError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
 __all__ = ["main", "run_guarded"]
 
 _COMMANDS = (infer, chat, serve, embed, models, gpu, doctor)
+_EXAMPLES = """examples:
+
+  llcuda infer -m demo "What is 2+2?"          one answer of the model inside the package
+  llcuda models list                           models with a name, and what is on this disk
+  llcuda chat -m gemma-3-1b-Q4_K_M             a conversation; the model is downloaded once
+  llcuda serve -m ./model.gguf                 OpenAI's API and a chat in the browser
+  llcuda gpu status                            which GPU is used, and why one is not"""
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -36,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_guarded(arguments.run, arguments)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of every command."""
-    parser = argparse.ArgumentParser(
-        prog="llcuda", description="Run GGUF models on the llama-server that this package carries."
+    parser = Parser(
+        prog="llcuda", description="Run GGUF models on the llama-server that this package carries.", epilog=_EXAMPLES
     )
     parser.add_argument("--version", action="version", version=f"llcuda {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_commands(parser)
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser

@@ -21,9 +21,8 @@ _POOLINGS = ("mean", "cls", "last")
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, run, name="embed", summary="turn text into vectors")
-    parser.add_argument(
-        "-p", "--prompt", action="append", required=True, help="a text, or - to read it from stdin; may be repeated"
-    )
+    parser.add_argument("texts", nargs="*", metavar="text", help="the texts (default: what stdin holds)")
+    parser.add_argument("-p", "--prompt", action="append", default=[], help="one more text; - reads it from stdin too")
     parser.add_argument(
         "--pooling", choices=_POOLINGS, help="how the tokens' vectors become one (default: the model's own, else mean)"
     )
@@ -33,7 +32,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one vector a line, as a JSON array of floats, in the order of the prompts."""
-    prompts = [read_prompt(prompt) for prompt in arguments.prompt]
+    prompts = [read_prompt(prompt) for prompt in arguments.prompt + arguments.texts or [None]]
     with loaded_engine(arguments, embeddings=True, pooling=arguments.pooling) as engine:
         vectors = engine.embed(prompts)
     if arguments.json:

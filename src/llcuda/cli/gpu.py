@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from llcuda.cli import gpu_install
 from llcuda.cli.options import add_command
 from llcuda.cli.output import print_json, print_table
+from llcuda.cli.parser import add_commands
+from llcuda.errors import NoDeviceError
 
 if TYPE_CHECKING:
     import argparse
@@ -24,8 +26,7 @@ _HEADER = ("GPU", "name", "compute", "memory", "free", "use", "UUID")
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its own commands."""
-    parser = commands.add_parser("gpu", help="show the GPUs and what is used of them; install a CUDA backend")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    actions = add_commands(commands.add_parser("gpu", help="show the GPUs and what is used; install a CUDA backend"))
     status = add_command(actions, run_status, name="status", summary="show the GPUs, the backends, and what is chosen")
     status.add_argument("--device", default="auto", help="auto, cuda, cuda:N or cpu: what would be chosen for it")
     status.add_argument("--json", action="store_true", help="print JSON")
@@ -33,7 +34,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_status(arguments: argparse.Namespace) -> int:
-    """Print what the driver says now, and what an engine would choose; the exit code is 0 without a GPU too."""
+    """Print what the driver says and what an engine would choose; the exit code is 4 if a GPU was asked for in vain."""
     from llcuda.devices import choose_backend, find_devices  # noqa: PLC0415 - `--help` needs neither
     from llcuda.native import find_backends, read_installed  # noqa: PLC0415
 
@@ -45,7 +46,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     else:
         _print_status(devices, backends, choice)
         _print_installed(installed, backends)
-    return 0
+    return NoDeviceError.exit_code if arguments.device.startswith("cuda") and choice.backend is None else 0
 
 
 def format_backend(backend: Backend) -> str:

@@ -12,13 +12,14 @@ from llcuda.cli.options import (
     add_command,
     add_draft_flags,
     add_model_flags,
+    add_prompt,
     add_sampling_flags,
     add_system_flag,
     loaded_engine,
     read_prompt,
     sampling_options,
 )
-from llcuda.cli.output import print_json
+from llcuda.cli.output import print_json, print_note
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,11 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser"]
 
+_EXAMPLES = """examples:
+
+  llcuda infer -m demo "What is 2+2?"
+  llcuda infer -m demo --json -n 20 "What is the capital of France?"
+  git diff | llcuda infer -m qwen3-8b-Q4_K_M -s "Write a commit message."
+"""
+
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = add_command(commands, run, name="infer", summary="answer one prompt")
-    parser.add_argument("-p", "--prompt", required=True, help="the prompt, or - to read it from stdin")
+    parser = add_command(commands, run, name="infer", summary="answer one prompt", epilog=_EXAMPLES)
+    add_prompt(parser)
     add_system_flag(parser)
     parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
     parser.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer has to hold to")
@@ -48,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = _infer_options(arguments)
     prompt = read_prompt(arguments.prompt)
     with loaded_engine(arguments) as engine:
+        if not engine.can_chat and not arguments.raw:
+            print_note(f"{arguments.model} has no chat template: it continues the text. --raw says that this is meant.")
         if arguments.json:
             print_json(_describe_answer(engine, prompt, options))
         elif arguments.schema:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import add_command
 from llcuda.cli.output import format_bytes, print_json, print_note, print_table
+from llcuda.cli.parser import add_commands
 
 if TYPE_CHECKING:
     import argparse
@@ -25,8 +26,7 @@ _MIB = 1 << 20
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its own commands."""
-    parser = commands.add_parser("models", help="list, download, inspect and remove models")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    actions = add_commands(commands.add_parser("models", help="list, download, inspect and remove models"))
     listing = add_command(actions, run_list, name="list", summary="show the models that are known and on this disk")
     listing.add_argument("--on-disk", action="store_true", help="only those that need no download")
     pull = add_command(actions, run_pull, name="pull", summary="download a model ahead of time, and verify it")
@@ -61,10 +61,14 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def run_pull(arguments: argparse.Namespace) -> int:
-    """Download the model unless it is here, compare it with its digest, and print where it is."""
+    """Download the model unless it is here, compare it with its digest, and say where it is and how to use it."""
     from llcuda.models import pull_model  # noqa: PLC0415
 
-    _print_model(pull_model(arguments.model), as_json=arguments.json)
+    model = pull_model(arguments.model)
+    if arguments.json:
+        print_json(_to_facts(model))
+    else:
+        print(f"{model.path}, {format_bytes(model.info.file_bytes)}: use it with -m {arguments.model}")
     return 0
 
 

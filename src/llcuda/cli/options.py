@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 from llcuda.options import check_options
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator
 
     from llcuda.engine import InferenceEngine
@@ -20,10 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "add_command",
     "add_draft_flags",
+    "add_file_flags",
     "add_model_flags",
+    "add_prompt",
     "add_sampling_flags",
     "add_system_flag",
     "loaded_engine",
+    "parse_value",
     "read_prompt",
     "sampling_options",
 ]
@@ -37,8 +43,14 @@ def add_command(
     """Add a command that ``run`` carries out."""
     parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=epilog)
     parser.add_argument("--verbose", action="store_true", help="log what happens, and show tracebacks")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """Add the prompt, which may stand alone, after ``--prompt``, or on stdin."""
+    parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="the prompt (default: what stdin holds)")
+    parser.add_argument("-p", "--prompt", dest="prompt", help="the same; - reads it from stdin too")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +77,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="where the memory does not suffice: try again with less, step by step, or fail (default: auto)",
     )
     group.add_argument("--gpu-layers", type=int, metavar="N", help="layers to keep on the GPU (default: what fits)")
+    add_file_flags(group, dest="server_option")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: llama-server decides)")
     group.add_argument(
         "--server-option",
@@ -73,6 +86,18 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any other option of llama-server, such as cache-type-k=q8_0; may be repeated",
     )
+
+
+def add_file_flags(group: argparse._ArgumentGroup, *, dest: str) -> None:
+    """Add flags for what is given beside a model. Each stands for an option of llama-server's."""
+    flag = partial(group.add_argument, dest=dest, action="append", default=argparse.SUPPRESS)
+    flag("--lora", type="lora={}".format, metavar="FILE", help="an adapter to apply to the model")
+    flag("--mmproj", type="mmproj={}".format, metavar="FILE", help="the projector, for images and audio")
+    flag("--chat-template", type=_name_template, metavar="NAME|FILE", help="in place of the model's, such as chatml")
+
+
+def _name_template(text: str) -> str:
+    return f"chat-template-file={text}" if Path(text).is_file() else f"chat-template={text}"
 
 
 def add_draft_flags(parser: argparse.ArgumentParser) -> None:
@@ -143,11 +168,11 @@ def _parse_server_option(pair: str) -> tuple[str, Any]:
     name, separator, value = pair.lstrip("-").partition("=")
     if not name:
         raise UsageError(f"--server-option {pair!r} has no name", hint="Write NAME=VALUE, such as cache-type-k=q8_0.")
-    return name.replace("-", "_"), _parse_value(value) if separator else True
+    return name.replace("-", "_"), parse_value(value) if separator else True
 
 
-def _parse_value(text: str) -> Any:
-    # Numbers, true and false as JSON writes them; everything else is text.
+def parse_value(text: str) -> Any:
+    """Return a number, true or false as JSON writes them; everything else is text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -155,10 +180,10 @@ def _parse_value(text: str) -> Any:
     return value if isinstance(value, bool | int | float) else text
 
 
-def read_prompt(text: str) -> str:
-    """Return the prompt, read from stdin where it is ``-``."""
-    if text != "-":
-        return text
-    import sys  # noqa: PLC0415 - only here
-
+def read_prompt(text: str | None) -> str:
+    """Return the prompt, read from stdin if it is ``-`` or missing. Raises UsageError if nobody pipes one in."""
+    if text not in {None, "-"}:
+        return str(text)
+    if sys.stdin is None or (text is None and sys.stdin.isatty()):
+        raise UsageError("there is no prompt", hint='Write it at the end, in quotes: "What is 2+2?"')
     return sys.stdin.read()

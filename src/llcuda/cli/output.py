@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,16 +13,62 @@ if TYPE_CHECKING:
 
     from llcuda.errors import LlcudaError
 
-__all__ = ["format_bytes", "format_table", "print_error", "print_json", "print_note", "print_table"]
+__all__ = [
+    "colour",
+    "format_bytes",
+    "format_table",
+    "print_error",
+    "print_json",
+    "print_note",
+    "print_table",
+    "speak_flags",
+]
+
+_RED, _GREEN = 31, 32
+_FLAGS = frozenset({
+    "chat-template", "ctx-size", "device", "draft", "draft-keep", "fallback", "gpu-layers", "port", "require-gpu",
+    "threads",
+})  # fmt: skip
+_COMMANDS = {
+    "`engine.check_server()` tells.": "Start one with `llcuda serve -m demo`, or name another with --url.",
+    "Leave the port out to get a free one, choose another, or attach to what runs there with "
+    "InferenceEngine(server_url=…).": "Take a free one with --port 0, or choose another.",
+    "stall_timeout=…, timeout=…": "--server-option timeout=600",
+}
+"""Hints that speak of Python's objects, and what stands for them at the command line."""
+_ARGUMENT = re.compile(
+    r"""\b(?P<name>[a-z]+(?:_[a-z]+)*)=(?P<value>"[^"]*"|'[^']*'|True|\d+|…)|\b(?P<bare>[a-z]+_[a-z_]+)\b"""
+)
 
 
 def print_error(error: LlcudaError) -> None:
     """Print the last words of llama-server if there are any, then what was wrong and what to try."""
     for line in getattr(error, "log_tail", ()):
         print(f"  | {line}", file=sys.stderr)
-    print(f"llcuda: {error}", file=sys.stderr)
+    print(f"{colour('llcuda:', _RED)} {speak_flags(str(error))}", file=sys.stderr)
     if error.hint:
-        print(f"  try: {error.hint}", file=sys.stderr)
+        print(f"  {colour('try:', _GREEN)} {speak_flags(error.hint)}", file=sys.stderr)
+
+
+def colour(text: str, code: int) -> str:
+    """Return the text in a colour if stderr is a terminal that shows colours, and NO_COLOR does not forbid it."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
+    return text if plain else f"\x1b[{code}m{text}\x1b[0m"
+
+
+def speak_flags(text: str) -> str:
+    """Return a message that speaks of Python's arguments in the words of the command line."""
+    for words, command in _COMMANDS.items():
+        text = text.replace(words, command)
+    return _ARGUMENT.sub(_to_flag, text)
+
+
+def _to_flag(found: re.Match[str]) -> str:
+    name = (found["name"] or found["bare"]).replace("_", "-")
+    if name not in _FLAGS or found["bare"]:
+        return f"--{name}" if name in _FLAGS else found[0]
+    value = found["value"].strip("\"'")
+    return f"--{name}" if value == "True" else f"--{name} {value}"
 
 
 def print_note(text: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import logging
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.options import add_command
+from llcuda.cli.options import add_command, add_file_flags
 from llcuda.cli.output import print_json, print_note
 from llcuda.errors import UsageError
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "describe"]
 
-_EPILOG = """every flag but --check and --json is also a variable, LLCUDA_SERVE_WORKERS for --workers, and every flag
-but these and --config a key of the file, workers; a flag wins over a variable, and that over the file. One more key is
-read from LLCUDA_SERVE_API_KEY: it is no flag, because every user of a machine can read a command line. SIGHUP reads the
-file again, but ends a gateway that was started at a terminal, without nohup. docs/serve-options.md says more."""
+_EPILOG = """every flag but --check, --json and --access-log is also a variable, LLCUDA_SERVE_WORKERS for --workers, and
+every flag but these and --config a key of the file, workers; a flag wins over a variable, and that over the file. One
+more key is read from LLCUDA_SERVE_API_KEY: it is no flag, because every user of a machine can read a command line.
+SIGHUP reads the file again, but ends a gateway that was started at a terminal, without nohup. docs/serve-options.md
+says more."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,11 +41,14 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--config", metavar="FILE", help="read what is not said here from this TOML file")
     parser.add_argument("--check", action="store_true", help="start nothing: print what holds, as such a file")
     parser.add_argument("--json", action="store_true", help="with --check, print JSON")
+    parser.add_argument("--access-log", action="store_true", help="print a line for each request")
     for title in dict.fromkeys(option.group for option in OPTIONS):
         group = parser.add_argument_group(title)
         for option in OPTIONS:
             if option.group == title:
                 group.add_argument(*filter(None, (option.short, option.flag)), **_to_argument(option))
+            if option.group == title and option.kind == "server_options":
+                add_file_flags(group, dest=option.name)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,13 +68,28 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(format_toml(given, config))
         return 0
+    if arguments.access_log:
+        access = logging.getLogger("llcuda.access")
+        access.addHandler(logging.StreamHandler())
+        access.setLevel(logging.INFO)
     _share_heaps()
     gateway = _import_gateway()(config)
+    names = ", ".join(model.name for model in config.models if not model.on_demand)
+    print_note(f"llcuda: loading {names or 'nothing yet'}")
     gateway.run(
-        on_ready=lambda url: print_note(describe(config, _describe_addresses(config, gateway, url=url))),
+        on_ready=lambda url: _announce(config, gateway, url=url),
         read_config=lambda: read_config(flags, environment=os.environ),
     )
     return 0
+
+
+def _announce(config: GatewayConfig, gateway: Gateway, *, url: str) -> None:
+    print_note(describe(config, _describe_addresses(config, gateway, url=url)))
+    key = " with a key" if config.keys else ""
+    print_note(
+        f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}\n"
+        f'  try: llcuda-client --url {url} "What is 2+2?"'
+    )
 
 
 def _share_heaps() -> None:

@@ -10,7 +10,7 @@ from llcuda.cli.output import print_error, print_note
 from llcuda.errors import LlcudaError
 from llcuda.native import child_environment, exec_tool, find_executable
 
-__all__ = ["bench", "cli", "embedding", "quantize", "server"]
+__all__ = ["bench", "cli", "embedding", "gguf_split", "imatrix", "perplexity", "quantize", "server"]
 
 
 def server() -> NoReturn:
@@ -36,6 +36,21 @@ def quantize() -> NoReturn:
 def embedding() -> NoReturn:
     """Become llama-embedding."""
     _become("llama-embedding")
+
+
+def perplexity() -> NoReturn:
+    """Become llama-perplexity."""
+    _become("llama-perplexity")
+
+
+def imatrix() -> NoReturn:
+    """Become llama-imatrix."""
+    _become("llama-imatrix")
+
+
+def gguf_split() -> NoReturn:
+    """Become llama-gguf-split, which computes nothing."""
+    _become("llama-gguf-split", use_gpu=False)
 
 
 def _become(name: str, *, use_gpu: bool = True) -> NoReturn:

@@ -10,7 +10,7 @@ from llcuda import settings
 from llcuda.client import InferenceClient
 from llcuda.engine.draft import DraftReport, choose_draft
 from llcuda.engine.ladder import WITHOUT_DRAFT
-from llcuda.engine.load import Load, check_fallback, complete_options, require_whole_binaries, start
+from llcuda.engine.load import Load, can_chat, check_fallback, complete_options, require_whole_binaries, start
 from llcuda.engine.placement import check_split, choose_placement, settle
 from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
 from llcuda.metrics import RequestMetrics
@@ -54,6 +54,8 @@ class InferenceEngine:
         self.model: ModelFile | None = None
         self.device_report: DeviceReport | None = None
         """What is on a GPU and what is not, and why; None until this engine has loaded a model."""
+        self.can_chat = True
+        """Whether the model has a chat template, its own or one that it was loaded with; else it continues texts."""
         self.draft_report: DraftReport | None = None
         """Whether a draft is used, and what it brings; None if no model is loaded with one."""
 
@@ -120,7 +122,7 @@ class InferenceEngine:
             _log(" ".join(filter(None, (report.reason, report.remedy))), silent=silent)
         # It asks once: a server of our own that refuses has ended, and says why in its log.
         self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key, max_retries=0)
-        self.model = model
+        self.model, self.can_chat = model, can_chat(model, options)
         return model
 
     def unload_model(self) -> None:
@@ -157,6 +159,7 @@ class InferenceEngine:
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> InferResult:
         """Answer a conversation; :meth:`llcuda.InferenceClient.chat` names the options and the errors."""
+        self.require_template()
         with self._measured() as client:
             result = client.chat(messages, **options)
         self._record(result)
@@ -164,6 +167,7 @@ class InferenceEngine:
 
     def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> TextStream:
         """Answer a conversation piece by piece; closing the stream early stops the answer."""
+        self.require_template()
         with self._measured() as client:
             return self._watched(client.stream_chat(messages, on_result=self._record, **options))
 
@@ -222,9 +226,15 @@ class InferenceEngine:
 
     def _with_template(self, options: Any) -> Any:
         # A model without a chat template is a plain text completer: a made-up template would only confuse it.
-        if self.model is None or self.model.info.has_chat_template or "raw" in options:
-            return options
-        return {**options, "raw": True}
+        return options if self.can_chat or "raw" in options else {**options, "raw": True}
+
+    def require_template(self) -> None:
+        """Raise UsageError if the model that is loaded has no chat template."""
+        if not self.can_chat and self.model is not None:
+            raise UsageError(
+                f"{self.model.name} has no chat template: it continues texts and answers nobody",
+                hint='Take a model whose name ends in -it or -Instruct, use infer, or give chat_template="chatml".',
+            )
 
     @contextmanager
     def _measured(self) -> Iterator[InferenceClient]:

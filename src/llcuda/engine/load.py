@@ -15,6 +15,7 @@ from llcuda.gguf import can_quantise_cache
 from llcuda.native import check_binaries
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from llcuda.engine.draft import Draft
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from llcuda.models import ModelFile
     from llcuda.server import ServerManager
 
-__all__ = ["Load", "check_fallback", "complete_options", "require_whole_binaries", "start"]
+__all__ = ["Load", "can_chat", "check_fallback", "complete_options", "require_whole_binaries", "start"]
 
 _FALLBACKS = ("auto", "error")
 # Below this size the threads' barriers cost more than the threads bring, and where other processes want the cores they
@@ -81,6 +82,14 @@ def complete_options(model: ModelFile, options: dict[str, Any]) -> dict[str, Any
         known = model.info.metadata.get(f"{model.info.architecture}.pooling_type")
         completed["pooling"] = None if known else "mean"
     return completed
+
+
+def can_chat(model: ModelFile, options: Mapping[str, Any]) -> bool:
+    """Return whether the model, or who loads it, says how a conversation is written down for it.
+
+    llama-server would take ChatML for any other, whose marks such a model has never seen, and answers with.
+    """
+    return model.info.has_chat_template or any(options.get(name) for name in ("chat_template", "chat_template_file"))
 
 
 def start(server: ServerManager, load: Load, **place: Any) -> DeviceReport:

@@ -8,6 +8,7 @@ from logging import getLogger
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from llcuda.engine.load import can_chat
 from llcuda.engine.placement import settle
 from llcuda.errors import LlcudaError, OutOfMemoryError, ServerError
 from llcuda.fleet.dispatch.worker import Worker
@@ -102,6 +103,11 @@ class Fleet:
     def model(self) -> ModelFile | None:
         """The model that is loaded on this machine; None if none is."""
         return next((replica.load.model for replica in self._locals), None)
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether the model that is loaded here has a chat template; True if none is."""
+        return all(can_chat(replica.load.model, replica.load.options) for replica in self._locals)
 
     async def start(self) -> None:
         """Find the model, start every replica that does not run, and return when all are ready.

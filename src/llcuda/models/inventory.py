@@ -10,7 +10,7 @@ from llcuda.gguf import estimate_memory, read_gguf
 from llcuda.models import hub_cache, names
 from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
-from llcuda.models.resolve import ModelFile, demo_path, is_file, resolve_model
+from llcuda.models.resolve import ModelFile, demo_path, is_local, resolve_model
 from llcuda.store import ModelStore, verify_file
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def inspect_model(name: str) -> ModelFile:
 
     Raises ModelNotFoundError where it is not here.
     """
-    parsed = names.parse_name(name, is_file=is_file(name))
+    parsed = names.parse_name(name, is_file=is_local(name))
     is_remote = isinstance(parsed, names.UrlName) or _get_hub_name(parsed) is not None
     if is_remote and not _list_files(parsed):
         raise ModelNotFoundError(name, "it is not on this disk", hint=f"`llcuda models pull {name}` downloads it.")

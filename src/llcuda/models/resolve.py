@@ -54,7 +54,7 @@ def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelF
     """
     text = os.fspath(name)
     is_path = isinstance(name, os.PathLike)
-    parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=is_file(text))
+    parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=is_local(text))
     match parsed:
         case names.DemoName():
             return _describe(parsed.name, [demo_path(parsed.name)], source="demo")
@@ -70,9 +70,11 @@ def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelF
             return _resolve_registry(parsed, progress=progress)
 
 
-def is_file(text: str) -> bool:
+def is_local(text: str) -> bool:
+    """Return whether the text is the path of a file, or of a folder that holds a model."""
     try:
-        return Path(text).is_file()
+        path = Path(text)
+        return path.is_file() or (path.is_dir() and any(path.glob("*.gguf")))
     except (OSError, ValueError):
         # A name too long for a path, or with a NUL in it.
         return False

@@ -56,7 +56,7 @@ def serve(*arguments: str, **environment: str) -> Iterator[Served]:
     )
     try:
         assert process.stderr is not None
-        line = process.stderr.readline()
+        line = next((line for line in process.stderr if " on http" in line), "")
         assert " on http" in line, line + (process.stderr.read() if process.poll() is not None else "")
         yield Served(process, line.partition(" on ")[2].split()[0])
     finally:

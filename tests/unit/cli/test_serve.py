@@ -51,7 +51,10 @@ def test_a_gateway_is_told_what_was_said_and_its_start_is_announced(
     assert started == [GatewayConfig((ModelConfig("demo", "demo", workers=2, device="cpu"),), port=0)] * 2
     assert capsys.readouterr() == (
         "",
-        "llcuda serves demo on http://127.0.0.1:8090 with 2 workers on the CPU; Ctrl-C ends it\n",
+        ("llcuda: loading demo\n"
+        "llcuda serves demo on http://127.0.0.1:8090 with 2 workers on the CPU; Ctrl-C ends it\n"
+        "  page http://127.0.0.1:8090/   chat http://127.0.0.1:8090/chat   OpenAI's API http://127.0.0.1:8090/v1\n"
+        '  try: llcuda-client --url http://127.0.0.1:8090 "What is 2+2?"\n'),
     )
 
 

@@ -44,6 +44,11 @@ _WORKERS_ASKED = 2
 _MAX_NAME = 64
 _CHARACTERS_PER_TOKEN = 4  # of English text, by OpenAI's rule of thumb; only the queue's bound depends on it
 _USUAL_ANSWER = 256
+_CHATS = frozenset({"apply_template", "chat", "messages", "responses"})
+_NO_TEMPLATE = (
+    "{} has no chat template: it continues texts and answers nobody. Send a text to /v1/completions, take a model "
+    "whose name ends in -it or -Instruct, or serve it with --chat-template chatml."
+)
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
 
 
@@ -121,6 +126,8 @@ class ModelRequest:
         ended two workers.
         """
         self._model = model
+        if self._route.endpoint in _CHATS and not model.fleet.can_chat:
+            raise RefusedError(400, _NO_TEMPLATE.format(model.name), code="no_chat_template", param="messages")
         is_suspect = model.suspects.is_suspect(self._identity)
         if self._route.kind is Kind.ASK and not is_suspect:
             return None
