@@ -36,7 +36,7 @@ class Measured(Protocol):
 
 
 def get_percentile(ordered: Sequence[float], percent: float) -> float | None:
-    """Return the percentile of values in ascending order, None where there are none.
+    """Return the percentile of values in ascending order, None if there are none.
 
     Between two values it is interpolated linearly, the lowest being 0 % and the highest 100 %: numpy's default, and
     ``statistics.quantiles`` with ``method="inclusive"``. Raises UsageError for a percentage outside 0 to 100.
@@ -52,7 +52,7 @@ def get_percentile(ordered: Sequence[float], percent: float) -> float | None:
 
 
 def summarize(values: Iterable[float]) -> dict[str, float | None]:
-    """Return mean, min, max and the 50th, 95th and 99th percentile; each None where there are no values."""
+    """Return mean, min, max and the 50th, 95th and 99th percentile; each None if there are no values."""
     ordered = sorted(values)
     return {
         "mean": sum(ordered) / len(ordered) if ordered else None,
@@ -99,7 +99,7 @@ class RequestMetrics:
         """Return what was measured.
 
         ``requests`` (``failures`` among them), ``prompt_tokens``, ``tokens_generated``; ``draft_tokens`` and those of
-        them that were accepted, in number and as a share (``draft_acceptance``, None where none was drafted); and for
+        them that were accepted, in number and as a share (``draft_acceptance``, None if none was drafted); and for
         each of ``latency_ms``, ``time_to_first_token_ms`` and ``tokens_per_sec`` what ``summarize`` makes of it. All of
         it can be written as JSON, and is of one moment.
         """

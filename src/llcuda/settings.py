@@ -52,7 +52,7 @@ def drop_secrets(environment: Mapping[str, str], *, keep: Collection[str] = ()) 
 
 
 def get_count(name: str) -> int | None:
-    """Return the variable as a whole number, or None where it is not set.
+    """Return the variable as a whole number, or None if it is not set.
 
     Raises UsageError for anything else than a whole number.
     """
@@ -66,7 +66,7 @@ def get_count(name: str) -> int | None:
 
 
 def get_seconds(name: str) -> float | None:
-    """Return the variable as a time in seconds, or None where it is not set.
+    """Return the variable as a time in seconds, or None if it is not set.
 
     Raises UsageError for anything else than a positive number.
     """
@@ -83,7 +83,7 @@ def get_seconds(name: str) -> float | None:
 
 
 def get_path(name: str) -> Path | None:
-    """Return the variable as a path, or None where it is not set."""
+    """Return the variable as a path, or None if it is not set."""
     value = os.environ.get(name, "")
     # Path.expanduser raises if there is no home.
     return Path(os.path.expanduser(value)) if value else None  # noqa: PTH111

@@ -69,8 +69,9 @@ _TYPES: list[Any] = [
 def make_pydantic_schemas() -> dict[str, dict[str, Any]]:
     """Return the schemas by what they are of."""
     found: dict[str, dict[str, Any]] = {}
+    kind: Any
     for place, kind in enumerate(_TYPES):
-        model = pydantic.create_model("Model", value=(kind, ...), other=(Optional[kind], None))  # noqa: UP045 - None | None is none
+        model: Any = pydantic.create_model("Model", value=(kind, ...), other=(Optional[kind], None))  # noqa: UP045 - None | None is none
         for name, one in (("alone", kind), ("list", list[kind]), ("model", model), ("deep", dict[str, list[model]])):
             schema = pydantic.TypeAdapter(one).json_schema()
             found[f"pydantic {place} {getattr(kind, '__name__', kind)!s:.40} {name}"] = schema

@@ -48,14 +48,14 @@ def engine(gemma: Path) -> Iterator[llcuda.InferenceEngine]:
 
 @pytest.mark.parametrize(("country", "capital"), CAPITALS.items())
 def test_it_completes_what_it_knows(engine: llcuda.InferenceEngine, country: str, capital: str) -> None:
-    result = engine.infer(ask_capital(country), max_tokens=4, temperature=0)
+    result = engine.infer(ask_capital(country), max_tokens=4, temperature=0, raw=True)
     assert result.text.strip().startswith(capital)
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(engine: llcuda.InferenceEngine) -> None:
-    pieces = list(engine.infer_stream(COUNTING, max_tokens=8, temperature=0))
+    pieces = list(engine.infer_stream(COUNTING, max_tokens=8, temperature=0, raw=True))
     assert len(pieces) > 1
-    assert "".join(pieces) == engine.infer(COUNTING, max_tokens=8, temperature=0).text == COUNTED
+    assert "".join(pieces) == engine.infer(COUNTING, max_tokens=8, temperature=0, raw=True).text == COUNTED
 
 
 def test_a_chat_takes_the_template_that_is_given(engine: llcuda.InferenceEngine) -> None:
@@ -68,13 +68,13 @@ def test_a_chat_takes_the_template_that_is_given(engine: llcuda.InferenceEngine)
 
 def test_it_finds_again_what_stands_at_the_start_of_a_long_prompt(engine: llcuda.InferenceEngine) -> None:
     prompt = f"The pass key is 48213. Remember it. {FILLER * 100}What is the pass key? The pass key is"
-    result = engine.infer(prompt, max_tokens=6, temperature=0)
+    result = engine.infer(prompt, max_tokens=6, temperature=0, raw=True)
     assert result.prompt_tokens + result.cached_tokens > 2000
     assert result.text.strip().startswith("48213")
 
 
 def test_a_schema_is_kept_and_filled_with_sense(engine: llcuda.InferenceEngine) -> None:
-    result = engine.infer("The city of Berlin, as JSON: ", schema=CITY, max_tokens=100, temperature=0)
+    result = engine.infer("The city of Berlin, as JSON: ", schema=CITY, max_tokens=100, temperature=0, raw=True)
     assert isinstance(result.value, dict)
     assert result.value["name"] == "Berlin"
     assert result.value["country"] == "Germany"

@@ -286,4 +286,7 @@ def test_the_commands_are_those_of_the_contract(info: Path) -> None:
         "llcuda-bench": "llcuda.cli.tools:bench",
         "llcuda-quantize": "llcuda.cli.tools:quantize",
         "llcuda-embedding": "llcuda.cli.tools:embedding",
+        "llcuda-perplexity": "llcuda.cli.tools:perplexity",
+        "llcuda-imatrix": "llcuda.cli.tools:imatrix",
+        "llcuda-gguf-split": "llcuda.cli.tools:gguf_split",
     }

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def connect(arguments: argparse.Namespace) -> InferenceClient | GrpcClient:
-    """Return the client that the flags ask for. Raises UsageError where it needs an extra that is not installed."""
+    """Return the client that the flags ask for. Raises UsageError if it needs an extra that is not installed."""
     key = _read_key(arguments.api_key_file) if arguments.api_key_file else os.environ.get("LLAMA_API_KEY")
     if not arguments.grpc:
         from llcuda.client import InferenceClient  # noqa: PLC0415 - `--help` needs no client

@@ -28,7 +28,7 @@ _BROKEN_GPU = frozenset(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: ``ok``, what was found, and the ``remedy`` where it is not well."""
+    """One thing that was looked at: ``ok``, what was found, and the ``remedy`` if it is not well."""
 
     check: str
     ok: bool

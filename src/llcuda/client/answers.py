@@ -207,7 +207,7 @@ def is_stream(status: int, headers: Mapping[str, str]) -> bool:
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the JSON of a whole answer, raising ResponseError where it is none."""
+    """Return the JSON of a whole answer, raising ResponseError if it is none."""
     try:
         return _decode(body.decode())
     except (ValueError, RecursionError) as error:

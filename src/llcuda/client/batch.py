@@ -36,7 +36,7 @@ class _Batch:
         self._stopped = False
 
     def run(self, generation: Generation) -> InferResult | None:
-        """Generate one text; None where the batch was stopped before its turn."""
+        """Generate one text; None if the batch was stopped before its turn."""
         if self._stopped:
             return None
         begun: list[Handle] = []

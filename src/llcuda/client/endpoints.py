@@ -45,7 +45,7 @@ class Endpoints:
         return self._call(requests.health())
 
     def is_healthy(self) -> bool:
-        """Return whether the server can answer now: false where nobody listens, and while the model is loaded."""
+        """Return whether the server can answer now: false if nobody listens, and while the model is loaded."""
         try:
             return self.health().get("status") == "ok"
         except (ConnectionFailedError, RequestTimeoutError, ResponseError):

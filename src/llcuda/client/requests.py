@@ -136,13 +136,13 @@ def _completion(target: str, payload: dict[str, Any], *, schema: object, options
 def _compile(schema: object) -> Schema | None:
     if schema is None:
         return None
-    from llcuda.schema import compile_schema  # noqa: PLC0415 - only where a schema is asked for
+    from llcuda.schema import compile_schema  # noqa: PLC0415 - only if a schema is asked for
 
     return compile_schema(schema)
 
 
 def _constrain_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    from llcuda.schema.tools import check_tools, constrain_tools  # noqa: PLC0415 - only where tools are given
+    from llcuda.schema.tools import check_tools, constrain_tools  # noqa: PLC0415 - only if tools are given
 
     check_tools(tools)
     return constrain_tools(tools)

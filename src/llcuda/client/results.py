@@ -31,7 +31,7 @@ class InferResult:
     """A generated text and what it took. Having one means success: what fails raises.
 
     Token counts are the server's. ``prompt_tokens`` is the whole prompt; ``cached_tokens`` of them were not processed
-    again. ``latency_ms`` and ``time_to_first_token_ms`` (None where no token came) are measured here, from before the
+    again. ``latency_ms`` and ``time_to_first_token_ms`` (None if no token came) are measured here, from before the
     request is sent. ``prompt_ms``, ``generation_ms`` and ``tokens_per_sec`` (generated tokens per second of
     generation) are the server's own measurements; where it sends none, the first two are 0 and the last comes from our
     clock. ``finish_reason`` is ``stop``, ``length`` or ``tool_calls``. ``value`` is what the text holds, where a
@@ -64,7 +64,7 @@ class InferResult:
 
     @property
     def draft_acceptance(self) -> float | None:
-        """Return the share of the drafted tokens that were accepted, None where none was drafted."""
+        """Return the share of the drafted tokens that were accepted, None if none was drafted."""
         return self.draft_tokens_accepted / self.draft_tokens if self.draft_tokens else None
 
     @property

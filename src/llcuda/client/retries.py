@@ -35,13 +35,13 @@ class Retries:
         self._wait = _FIRST_WAIT
 
     def after_answer(self, status: int, headers: Mapping[str, str]) -> float | None:
-        """Return how many seconds to wait after an answer, None where it is the one to give back."""
+        """Return how many seconds to wait after an answer, None if it is the one to give back."""
         if status not in _SENT_AWAY or not self._left:
             return None
         return self._take(parse_retry_after(headers.get("retry-after"), now=time()))
 
     def after_refusal(self) -> float | None:
-        """Return how many seconds to wait after a connection was refused, None where that is the error to raise."""
+        """Return how many seconds to wait after a connection was refused, None if that is the error to raise."""
         return self._take(None) if self._left else None
 
     def _take(self, asked: float | None) -> float | None:

@@ -61,7 +61,7 @@ class BaseClient:
 
 
 def choose_timeout(timeout: float | None, *, default: float) -> float:
-    """Return the time-out in seconds, raising UsageError where it is not above zero."""
+    """Return the time-out in seconds, raising UsageError if it is not above zero."""
     if timeout is None:
         return default
     if isinstance(timeout, bool) or not timeout > 0:
@@ -70,7 +70,7 @@ def choose_timeout(timeout: float | None, *, default: float) -> float:
 
 
 def choose_retries(asked: int) -> int:
-    """Return how often a request is sent again, raising UsageError where it is no count."""
+    """Return how often a request is sent again, raising UsageError if it is no count."""
     if type(asked) is not int or asked < 0:
         raise UsageError(f"max_retries={asked!r} is not a number of times, 0 or more")
     return asked

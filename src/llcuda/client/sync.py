@@ -31,7 +31,7 @@ class InferenceClient(BaseClient, Endpoints):
     """Ask a running llama-server, or anything that speaks its API.
 
     One client can be used from several threads: each request in flight has a connection of its own, which is kept for
-    the next one. No request goes through a proxy. Every method raises ConnectionFailedError where nobody answers,
+    the next one. No request goes through a proxy. Every method raises ConnectionFailedError if nobody answers,
     RequestTimeoutError after its time-out, ResponseError for an error that the server reports, and UsageError for
     arguments that cannot be used, before anything is sent.
     """

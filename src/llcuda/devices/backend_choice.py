@@ -53,7 +53,7 @@ class Choice:
     sentence: str
     """For a log line: what is used, and what was left out."""
     remedy: str
-    """What would let a GPU be used, empty where nothing is to be done."""
+    """What would let a GPU be used, empty if nothing is to be done."""
     code: str
     """``ok``, ``cpu-asked``, ``nothing-bundled``, ``no-such-gpu``, ``capability-not-built``, ``driver-too-old``, or the
     value of a :class:`Situation`."""
@@ -174,7 +174,7 @@ def _best(architectures: Sequence[str], kind: str, capability: tuple[int, ...]) 
 
 
 def _needed_for_ptx(backend: Backend, devices: Devices) -> str:
-    """Return the driver that compiles this backend's PTX, empty where the one installed does.
+    """Return the driver that compiles this backend's PTX, empty if the one installed does.
 
     The driver's own version counts too: CUDA's compatibility package, which the child is not given, raises the other.
     """

@@ -33,7 +33,7 @@ _KEPT = frozenset({Situation.OK, Situation.HIDDEN, Situation.MIG_EMPTY, Situatio
 
 
 def cache_path() -> Path | None:
-    """Return where the cache is, None where there is to be none."""
+    """Return where the cache is, None if there is to be none."""
     value = os.environ.get("GPU_DETECTION_CACHE")
     try:
         if value is None:
@@ -68,7 +68,7 @@ _VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORD
 
 
 def read_cache(path: Path, key: dict[str, Any]) -> Devices | None:
-    """Return the answer that the file has for this ``key``, None where it has none that can be trusted."""
+    """Return the answer that the file has for this ``key``, None if it has none that can be trusted."""
     import json  # noqa: PLC0415 - kept out of the way of a machine without a GPU
 
     try:

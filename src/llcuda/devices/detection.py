@@ -37,7 +37,7 @@ def find_devices(*, refresh: bool = False, machine: Machine | None = None) -> De
     known = explain_without_asking(machine)
     if known:
         return known
-    from llcuda.devices import cache  # noqa: PLC0415 - not needed where there is no driver
+    from llcuda.devices import cache  # noqa: PLC0415 - not needed if there is no driver
 
     path = cache.cache_path()
     key = cache.make_key(machine) if path else {}
@@ -61,7 +61,7 @@ def _ask(machine: Machine, timeout: float) -> tuple[Inventory | Failure, str]:
     program, left = machine.find_program("nvidia-smi"), deadline - monotonic()
     if program is None or left <= 0:
         return first, "none"
-    from llcuda.devices.nvidia_smi import read_nvidia_smi  # noqa: PLC0415 - not needed where NVML answers
+    from llcuda.devices.nvidia_smi import read_nvidia_smi  # noqa: PLC0415 - not needed if NVML answers
 
     second = read_nvidia_smi(program, timeout=left, environ=machine.environ)
     vague = isinstance(second, Failure) and second.situation is Situation.UNKNOWN
@@ -71,7 +71,7 @@ def _ask(machine: Machine, timeout: float) -> tuple[Inventory | Failure, str]:
 def _ask_nvml(library: Path | None, timeout: float) -> Inventory | Failure:
     if library is None:
         return _NO_NVML
-    from llcuda.devices.nvml import read_nvml  # noqa: PLC0415 - not needed where there is no driver
+    from llcuda.devices.nvml import read_nvml  # noqa: PLC0415 - not needed if there is no driver
 
     return read_nvml(library, timeout=timeout)
 
@@ -131,7 +131,7 @@ def has_driver(machine: Machine) -> bool:
 
 def read_usage(machine: Machine, *, timeout: float) -> tuple[GpuUsage, ...] | Failure:
     """Return what each GPU does now, from NVML or else nvidia-smi, or why nobody says it, after ``timeout`` seconds."""
-    from llcuda.devices.nvidia_smi import read_smi_usage  # noqa: PLC0415 - not needed where there is no driver
+    from llcuda.devices.nvidia_smi import read_smi_usage  # noqa: PLC0415 - not needed if there is no driver
     from llcuda.devices.nvml import read_nvml_usage  # noqa: PLC0415
 
     deadline = monotonic() + timeout

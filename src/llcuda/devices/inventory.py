@@ -41,11 +41,11 @@ class Gpu:
     uuid: str
     """``GPU-…``, or ``MIG-…`` for a slice: what CUDA_VISIBLE_DEVICES takes."""
     capability: str
-    """The compute capability, such as ``7.5``; empty where a driver is too old to tell."""
+    """The compute capability, such as ``7.5``; empty if a driver is too old to tell."""
     memory_total_mib: int
-    """0 where the driver does not tell, as on a GPU that shares the machine's memory."""
+    """0 if the driver does not tell, as on a GPU that shares the machine's memory."""
     memory_free_mib: int | None = None
-    """None where it is not known, which is always so for what was read from the cache."""
+    """None if it is not known, which is always so for what was read from the cache."""
     mig_profile: str | None = None
     """``1g.10gb`` for a MIG slice."""
 
@@ -94,7 +94,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class GpuUsage:
-    """What one GPU does now; None where its driver does not say."""
+    """What one GPU does now; None if its driver does not say."""
 
     index: int
     name: str

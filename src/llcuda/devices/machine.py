@@ -60,7 +60,7 @@ class Machine:
         return self.root / name.lstrip("/")
 
     def read(self, name: str) -> str:
-        """Return a file's text, or nothing where it cannot be read."""
+        """Return a file's text, or nothing if it cannot be read."""
         try:
             with self.path(name).open("rb") as file:
                 return file.read(_LARGEST_FILE).decode("utf-8", "replace")
@@ -72,7 +72,7 @@ class Machine:
         return os.path.lexists(self.path(name))
 
     def list_folder(self, name: str) -> list[str]:
-        """Return the sorted names in a folder, none where it cannot be read."""
+        """Return the sorted names in a folder, none if it cannot be read."""
         try:
             return sorted(os.listdir(self.path(name)))  # noqa: PTH208 - names, and no object for each
         except OSError:
@@ -106,7 +106,7 @@ class Machine:
         )
 
     def driver_version(self) -> str | None:
-        """Return the version of the kernel's NVIDIA driver, None where it is not loaded."""
+        """Return the version of the kernel's NVIDIA driver, None if it is not loaded."""
         found = re.search(r"Kernel Module.*?\s(\d+\.\d+[\d.]*)\s", self.read("/proc/driver/nvidia/version"))
         return found[1] if found else self.read("/sys/module/nvidia/version").strip() or None
 
@@ -172,7 +172,7 @@ class Machine:
         return next((path for path in paths if path.is_file() and os.access(path, os.X_OK)), None)
 
     def open_error(self, name: str) -> int:
-        """Return the errno of opening a device node to read and write, 0 where it opens."""
+        """Return the errno of opening a device node to read and write, 0 if it opens."""
         try:
             os.close(os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError as error:

@@ -98,7 +98,7 @@ def read_smi_usage(program: Path, *, timeout: float, environ: Mapping[str, str])
 
 def run_nvidia_smi(program: Path, arguments: Sequence[str], *, timeout: float, environ: Mapping[str, str]) -> Output:
     """Run nvidia-smi in a session of its own; after ``timeout`` seconds it and its children are killed."""
-    import subprocess  # noqa: PLC0415 - not needed where NVML answers
+    import subprocess  # noqa: PLC0415 - not needed if NVML answers
 
     try:
         process = subprocess.Popen(

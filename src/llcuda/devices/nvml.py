@@ -140,7 +140,7 @@ def _read_usage(nvml: Any, handle: Any, index: int) -> GpuUsage:
 
 
 def _read_cuda(nvml: Any) -> str | None:
-    # The second version asks libcuda itself, and fails where there is none; the first one guesses.
+    # The second version asks libcuda itself, and fails if there is none; the first one guesses.
     code, version = _number(nvml, "nvmlSystemGetCudaDriverVersion_v2")
     return f"{version // 1000}.{version % 1000 // 10}" if not code and version else None
 

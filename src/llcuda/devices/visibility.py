@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"\s*[+-]?\d+")
 def choose_visible(
     gpus: Sequence[Gpu], value: str | None, *, order: str = "", aliases: Mapping[str, str] | None = None
 ) -> tuple[tuple[Gpu, ...], str]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES=``value`` leaves, in its order, and a remark where one is due.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES=``value`` leaves, in its order, and a remark if one is due.
 
     As CUDA does: entries are numbers, or beginnings of UUIDs that fit one device; the first entry that fits none ends
     the list; a device that is named twice empties it. Numbers count in CUDA's order, which CUDA_DEVICE_ORDER

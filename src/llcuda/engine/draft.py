@@ -107,7 +107,7 @@ def choose_draft(
 
     Where ``auto`` knows none it is ``ngram-mod``, which needs no second model. ``spec_type`` is for a draft that is no
     language model by itself, such as ``draft-eagle3``. Raises what resolve_model raises,
-    UsageError for an unknown mode, and DraftMismatchError where the headers show that the vocabularies differ.
+    UsageError for an unknown mode, and DraftMismatchError if the headers show that the vocabularies differ.
     """
     name = os.fspath(asked)
     known = (get_draft(model.name) if model.source == "demo" else None) or _DEFAULT_MODE
@@ -123,7 +123,7 @@ def choose_draft(
 
 
 def check_vocabulary(model: GGUFInfo, draft: GGUFInfo, *, name: str) -> None:
-    """Raise DraftMismatchError where the headers show that a token of one is not the same token of the other.
+    """Raise DraftMismatchError if the headers show that a token of one is not the same token of the other.
 
     It spares the load of a large model. What headers do not show, the tokens' texts, llama-server compares.
     """
@@ -136,7 +136,7 @@ def check_vocabulary(model: GGUFInfo, draft: GGUFInfo, *, name: str) -> None:
 
 
 def raise_if_refused(draft: Draft, log: Iterable[str]) -> None:
-    """Raise DraftMismatchError where llama-server's log says that it goes on without: it starts all the same."""
+    """Raise DraftMismatchError if llama-server's log says that it goes on without: it starts all the same."""
     refused = next((line.partition(_REFUSED)[2] for line in log if _REFUSED in line), None)
     if refused:
         raise DraftMismatchError(draft.model.name if draft.model else draft.spec_type, f"llama-server says: {refused}")

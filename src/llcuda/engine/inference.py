@@ -82,7 +82,7 @@ class InferenceEngine:
         or ``repo`` on the hub, a URL, or ``sha256:…``. ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to
         choose where they are None. ``device`` is ``auto`` (a GPU where one can be used, else the CPU, said in one
         logged line), ``cuda`` or ``cuda:N`` (the N-th visible GPU, or an error), or ``cpu``; ``require_gpu`` makes
-        ``auto`` an error where the GPU is not used. Where the memory does not suffice, it is tried again with less:
+        ``auto`` an error if the GPU is not used. Where the memory does not suffice, it is tried again with less:
         each step is logged and reported, and ``fallback="error"`` forbids it. :attr:`device_report` says what came of
         all that. ``draft`` decodes speculatively, which changes no answer and may shorten the time: it is the name of a
         smaller model with the same vocabulary, an n-gram mode of llama-server's (``ngram-mod``, ``ngram-simple`` …), or
@@ -92,8 +92,8 @@ class InferenceEngine:
         ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
         :meth:`llcuda.server.ServerManager.start_server`: ``port``, ``timeout``, ``stall_timeout``.
 
-        Raises ModelError where the model cannot be had, BinaryError where the executables are not whole, ServerError
-        or DeviceError where llama-server does not start, UsageError for an option it does not know.
+        Raises ModelError if the model cannot be had, BinaryError if the executables are not whole, ServerError
+        or DeviceError if llama-server does not start, UsageError for an option it does not know.
         """
         if self._attached:
             raise UsageError("this engine is attached to a server", hint="Load with an InferenceEngine() of its own.")
@@ -126,7 +126,7 @@ class InferenceEngine:
         return model
 
     def unload_model(self) -> None:
-        """Stop llama-server and free its memory; do nothing where no model is loaded."""
+        """Stop llama-server and free its memory; do nothing if no model is loaded."""
         self._drop_client()
         self._server.stop_server()
 
@@ -180,7 +180,7 @@ class InferenceEngine:
     def client(self) -> InferenceClient:
         """The client of the server, for everything that the engine has no method for.
 
-        Raises UsageError where no model is loaded.
+        Raises UsageError if no model is loaded.
         """
         if self._client is None:
             raise UsageError("no model is loaded", hint='Call engine.load_model("demo") first.')

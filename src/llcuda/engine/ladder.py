@@ -49,9 +49,9 @@ def list_rungs(
     may_quantise: bool = True,
     may_drop_draft: bool = False,
 ) -> tuple[Rung, ...]:
-    """Return the steps for a load with these ``options`` (llama-server's, as given, None where not given).
+    """Return the steps for a load with these ``options`` (llama-server's, as given, None if not given).
 
-    ``layers`` and ``context`` (tokens) are the model's, None where its header does not say; ``may_use_cpu`` allows the
+    ``layers`` and ``context`` (tokens) are the model's, None if its header does not say; ``may_use_cpu`` allows the
     last step from a GPU, ``may_quantise`` that of the KV cache, ``may_drop_draft`` that of a draft model.
     """
     asked = {name for name, value in options.items() if value is not None}

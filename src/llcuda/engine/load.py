@@ -129,8 +129,9 @@ def _start_with_less(server: ServerManager, load: Load, options: dict[str, Any])
             current = {**(options if rung.on_cpu else current), **rung.options}
             settle(place)
         except LlcudaError as error:
-            projector = load.model.mmproj
-            if projector is None or current.get("mmproj") is not projector:
+            projector: Path | None = load.model.mmproj
+            was_asked_for = current.get("mmproj") is not projector
+            if projector is None or was_asked_for:
                 raise
             _leave_out_projector(projector, error)
             options = {**options, "mmproj": None}

@@ -134,7 +134,7 @@ def _is_bundled(executable: Path) -> bool:
 def check_split(placement: Placement, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the server ``options`` without those that nothing is left for where ``auto`` came to the CPU.
 
-    Raises UsageError where they contradict the device that was asked for or the number of GPUs that were chosen. For a
+    Raises UsageError if they contradict the device that was asked for or the number of GPUs that were chosen. For a
     llama-server of the user's own they are its to judge.
     """
     asked = [name for name in SPLIT_OPTIONS if options.get(name) is not None]

@@ -48,13 +48,13 @@ class DeviceReport:
     device: str
     """``cuda`` where the GPU holds any of the model, else ``cpu``."""
     backend: str | None
-    """``cuda12`` or ``cuda13``; None where the CPU alone is used."""
+    """``cuda12`` or ``cuda13``; None if the CPU alone is used."""
     offload: str
     """``full``, ``partial``, ``cpu``, or ``unknown`` where llama-server's log does not tell."""
     reason: str
     """In one sentence, why it is so."""
     remedy: str
-    """What to do for the GPU to be used; empty where nothing is to be done."""
+    """What to do for the GPU to be used; empty if nothing is to be done."""
     layers: int | None
     layers_on_gpu: int | None
     flash_attention: bool | None
@@ -100,7 +100,7 @@ def make_report(placement: Placement, offload: Offload, *, steps: tuple[str, ...
 
 
 def check_report(report: DeviceReport, *, required: bool, log_tail: tuple[str, ...]) -> None:
-    """Raise NoDeviceError where a GPU is required and llama-server's buffers say that it holds nothing."""
+    """Raise NoDeviceError if a GPU is required and llama-server's buffers say that it holds nothing."""
     if required and report.device != "cuda":
         error = NoDeviceError(f"The GPU is not used. {report.reason}", hint=report.remedy)
         error.log_tail = log_tail

@@ -55,19 +55,19 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """The address without a path; add ``/v1`` for an OpenAI client. Raises ServerError where it does not run."""
+        """The address without a path; add ``/v1`` for an OpenAI client. Raises ServerError if it does not run."""
         if self._running is None or not self._running.url:
             raise ServerError("the gateway does not run", hint="Call gateway.start() first.")
         return self._running.url
 
     @property
     def port(self) -> int:
-        """The port that it listens on. Raises ServerError where it does not run."""
+        """The port that it listens on. Raises ServerError if it does not run."""
         return int(self.url.rpartition(":")[2])
 
     @property
     def grpc_port(self) -> int:
-        """The port for gRPC calls. Raises ServerError where there is none."""
+        """The port for gRPC calls. Raises ServerError if there is none."""
         if self._running is None or self._running.grpc is None:
             raise ServerError("the gateway answers no gRPC calls", hint="Set grpc_port, and start it.")
         return self._running.grpc.port
@@ -142,6 +142,8 @@ class Gateway:
 
         def hang_up() -> None:
             getLogger("llcuda").warning("SIGHUP: the terminal has closed, so this gateway ends")
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it comes more than once, also after the loop has ended
             running.begin_stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):

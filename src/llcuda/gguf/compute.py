@@ -37,7 +37,7 @@ class Batch:
     cells: int
     """Cells of the KV cache that a token may look at."""
     sliding_cells: int
-    """The same in sliding layers; 0 where there are none."""
+    """The same in sliding layers; 0 if there are none."""
     flash_attention: bool
     rotated: bool
     """Whether the KV cache is quantised: then queries and keys are rotated first, which makes copies."""
@@ -127,7 +127,7 @@ def _list_feed_forward(info: GGUFInfo, shape: Shape, *, index: int) -> list[list
 
 
 def _width_of(info: GGUFInfo, index: int, name: str) -> int:
-    """Return how many elements a layer's matrix makes for a token; 0 where there is none."""
+    """Return how many elements a layer's matrix makes for a token; 0 if there is none."""
     tensor = info.tensors.get(f"blk.{index}.{name}.weight")
     return tensor.shape[1] if tensor is not None and len(tensor.shape) > 1 else 0
 

@@ -110,7 +110,7 @@ def read_gguf(path: Path | str) -> GGUFInfo:
     """Read the header of the GGUF file at ``path``.
 
     Takes under 50 ms and 64 MB for any file. Raises ModelFormatError with the byte offset of what is wrong, and
-    OSError where the file cannot be opened.
+    OSError if the file cannot be opened.
     """
     # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

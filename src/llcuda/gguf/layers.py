@@ -48,7 +48,7 @@ class Shape:
     layers: tuple[Layer, ...]
     width: int
     window: int
-    """Tokens that a sliding layer sees; 0 where there is none."""
+    """Tokens that a sliding layer sees; 0 if there is none."""
     has_memory: bool
     """Whether there is a cache at all: text encoders have none."""
 
@@ -57,7 +57,7 @@ class _Window(NamedTuple):
     """How an architecture's sliding layers are arranged where its file does not say."""
 
     period: int = 0
-    """One layer of so many sees everything; 0 where the file must tell."""
+    """One layer of so many sees everything; 0 if the file must tell."""
     dense_first: bool = False
     """Whether it is the first of them, and not the last."""
     tokens: int = 0
@@ -115,7 +115,7 @@ def read_number(info: GGUFInfo, key: str, default: int = 0) -> int:
 
 
 def read_numbers(info: GGUFInfo, key: str) -> tuple[int, ...]:
-    """Return the array of a ``key`` without its architecture; empty where there is none."""
+    """Return the array of a ``key`` without its architecture; empty if there is none."""
     array = info.arrays.get(f"{info.architecture}.{key}", ())
     return tuple(max(int(value), 0) if isinstance(value, int) else 0 for value in array)
 

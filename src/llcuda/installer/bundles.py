@@ -131,9 +131,9 @@ def choose_bundle(
 ) -> tuple[Bundle, Choice | None]:
     """Return the bundle for a machine with these ``devices``, and for a backend the choice that led to it.
 
-    ``tag`` is the llama.cpp build of the executables that are there; None where there are none, and then the bundle is
+    ``tag`` is the llama.cpp build of the executables that are there; None if there are none, and then the bundle is
     that of the executables. ``profile`` asks for one by name. Raises the DeviceError that says why none fits the
-    GPUs, and InstallError where there is none for this version, or for this build.
+    GPUs, and InstallError if there is none for this version, or for this build.
     """
     version = settings.package_version()
     own = [bundle for bundle in bundles if bundle.version == version and tag in {None, bundle.llama_cpp_tag}]

@@ -93,7 +93,7 @@ class BinaryInstaller:
         ``source`` is the hub's dataset of releases where it is None, or an address, a folder, or a file; see
         :func:`llcuda.installer.open_source`. ``progress`` shows a bar for a download. ``on_step`` is told, again and
         again, which of ``download``, ``unpack``, ``prove`` and ``activate`` goes on, how many bytes of it are done, and
-        of how many (None where it is not about bytes).
+        of how many (None if it is not about bytes).
         """
         self._home = Path(cache_dir).expanduser().absolute() if cache_dir else settings.home_dir().absolute()
         self._source = source
@@ -103,7 +103,7 @@ class BinaryInstaller:
         """Where everything is kept."""
 
     def list_installed(self) -> tuple[InstalledBundle, ...]:
-        """Return the bundles that are in use. Raises BinaryUnusableError where the record of them is damaged."""
+        """Return the bundles that are in use. Raises BinaryUnusableError if the record of them is damaged."""
         return read_record(self.folder)[0]
 
     def is_installed(self) -> bool:
@@ -112,7 +112,7 @@ class BinaryInstaller:
         return bool(installed) and not any(check_binaries(bundle.folder) for bundle in installed)
 
     def get_binary_paths(self) -> dict[str, Path | None]:
-        """Return the folder of the executables, that of the backend in use, and NCCL, each None where there is none.
+        """Return the folder of the executables, that of the backend in use, and NCCL, each None if there is none.
 
         The keys are ``llama_bin``, ``llama_lib`` and ``nccl_lib``.
         """
@@ -129,8 +129,8 @@ class BinaryInstaller:
         """Return what would be installed here; nothing is downloaded but the source's index.
 
         ``profile`` asks for one bundle: ``cuda12``, ``cuda13``, ``all``. Raises the DeviceError that says why no
-        backend can be used here, UsageError or InstallError where the source has nothing for this installation, and
-        DownloadError where it cannot be reached.
+        backend can be used here, UsageError or InstallError if the source has nothing for this installation, and
+        DownloadError if it cannot be reached.
         """
         devices, tag = find_devices(refresh=True), _get_tag()
         if tag and not (profile or self._source or devices.gpus):
@@ -173,7 +173,7 @@ class BinaryInstaller:
     def verify(self) -> tuple[Problem, ...]:
         """Read every file in use, compare it with its digest, and return what is wrong.
 
-        Raises BinaryUnusableError where the record is damaged.
+        Raises BinaryUnusableError if the record is damaged.
         """
         found = (check_binaries(bundle.folder, digests=True) for bundle in self.list_installed())
         return tuple(dataclasses.replace(one, remedy=INSTALL_AGAIN) for problems in found for one in problems)
@@ -181,7 +181,7 @@ class BinaryInstaller:
     def rollback(self) -> tuple[InstalledBundle, ...]:
         """Go back to what was in use before the last install, and return it: empty for the package's own binaries.
 
-        Raises UsageError where nothing is installed and nothing was before.
+        Raises UsageError if nothing is installed and nothing was before.
         """
         with self._changing() as times:
             if not any(times):
@@ -192,7 +192,7 @@ class BinaryInstaller:
     def remove(self, profile: str) -> None:
         """Take the bundle of ``profile`` out of use and off the disk, with those of that profile from before.
 
-        Raises UsageError where there is none.
+        Raises UsageError if there is none.
         """
         with self._changing() as times:
             names = [bundle.profile for bundle in times[0]]
@@ -260,7 +260,7 @@ class BinaryInstaller:
 
 
 def _get_tag() -> str | None:
-    """Return the llama.cpp build of the executables that are there, None where there are none."""
+    """Return the llama.cpp build of the executables that are there, None if there are none."""
     return read_build_info(binaries_dir()).llama_cpp_tag if binaries_dir().is_dir() else None
 
 

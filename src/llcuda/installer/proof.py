@@ -45,7 +45,7 @@ class Proof:
     tokens_per_sec: float
     """Decoding the demo model, which is far too small for what a GPU is good at."""
     cpu_tokens_per_sec: float | None
-    """The same on the CPU in the same minute; None where it is the CPU that was tried."""
+    """The same on the CPU in the same minute; None if it is the CPU that was tried."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data, ready for JSON."""

@@ -156,7 +156,7 @@ class _Local:
 
 
 def _read_digest(path: Path) -> str | None:
-    """Return the digest in the file that ``pack`` writes beside a bundle, None where there is no such file."""
+    """Return the digest in the file that ``pack`` writes beside a bundle, None if there is no such file."""
     beside = path.with_name(path.name + ".sha256")
     if not beside.is_file():
         return None

@@ -22,8 +22,8 @@ def fetch_url(name: UrlName, store: ModelStore, *, progress: bool = True, stall_
     """Download the file, check that it is a whole GGUF file, put it into the store, and return its digest.
 
     What was downloaded before, by this process or another, is kept and resumed if the server says that the file is the
-    same. Two processes do not download the same file twice. Raises DownloadError, ModelFormatError where it is no GGUF
-    file, ChecksumMismatchError where its digest is not the one in the name, and ModelError on a full disk.
+    same. Two processes do not download the same file twice. Raises DownloadError, ModelFormatError if it is no GGUF
+    file, ChecksumMismatchError if its digest is not the one in the name, and ModelError on a full disk.
     """
     with lock_partial(store.root / "downloads", name.url) as part:
         known = store.get_link(name.url)

@@ -34,7 +34,7 @@ def is_model(file: str) -> bool:
 
 
 def parse_quantisation(file: str) -> str | None:
-    """Return the quantisation that the file's name ends with, in capitals, or None where it names none."""
+    """Return the quantisation that the file's name ends with, in capitals, or None if it names none."""
     stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", file, flags=re.IGNORECASE)
     labels = _LABEL.findall(stem)
     return labels[-1].upper().replace("FP", "F").replace("MXF4", "MXFP4").replace("NVF4", "NVFP4") if labels else None
@@ -50,7 +50,7 @@ def list_parts(file: str) -> tuple[str, ...]:
 
 
 def choose_file(files: Iterable[str], quantisation: str | None = None) -> str | None:
-    """Return the model among ``files``, or its first part, or None where there is none.
+    """Return the model among ``files``, or its first part, or None if there is none.
 
     Of the ``quantisation`` that is asked for, whatever its capitals; else of the first in ``PREFERENCE`` that is there.
     Among several, the one that is not in a folder, then the shortest name.

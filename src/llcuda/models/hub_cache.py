@@ -56,7 +56,7 @@ def blob_path(repository: str, digest: str) -> Path:
 def place(repository: str, file: str, *, digest: str, commit: str, revision: str, part: Path | None = None) -> Path:
     """Give the ``file`` of the repository its place for this ``commit``, which is that of ``revision`` from now on.
 
-    Its content, whose digest was compared, is moved here from ``part``, or is here already. Raises ModelError where the
+    Its content, whose digest was compared, is moved here from ``part``, or is here already. Raises ModelError if the
     cache cannot be written.
     """
     folder, blob = _folder(repository), blob_path(repository, digest)
@@ -108,7 +108,7 @@ def _order_snapshots(folder: Path, revision: str) -> list[Path]:
 
 
 def cached_digest(path: Path) -> str | None:
-    """Return the digest that the cache keeps the file under, as ``sha256:<64 hex>``, or None where it has none."""
+    """Return the digest that the cache keeps the file under, as ``sha256:<64 hex>``, or None if it has none."""
     try:
         return parse_digest(f"sha256:{path.resolve().name}")
     except UsageError:

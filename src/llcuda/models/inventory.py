@@ -56,7 +56,7 @@ def list_models() -> tuple[ListedModel, ...]:
 def inspect_model(name: str) -> ModelFile:
     """Return what is known of a model that is on this disk; nothing is downloaded.
 
-    Raises ModelNotFoundError where it is not here.
+    Raises ModelNotFoundError if it is not here.
     """
     parsed = names.parse_name(name, is_file=is_local(name))
     is_remote = isinstance(parsed, names.UrlName) or _get_hub_name(parsed) is not None
@@ -75,7 +75,7 @@ def estimate_model(
 ) -> MemoryEstimate:
     """Return how much memory the model will need, with its projector if it has one: see :func:`estimate_memory`.
 
-    Raises ModelFormatError where the projector's file is none.
+    Raises ModelFormatError if the projector's file is none.
     """
     return estimate_memory(
         model.info,
@@ -106,7 +106,7 @@ def remove_model(name: str) -> Removal:
     """Remove what is on this disk of a model, and return what that freed.
 
     Models inside the package and files given by their path are not removed: UsageError. Raises ModelNotFoundError
-    where there is nothing to remove.
+    if there is nothing to remove.
     """
     parsed = names.parse_name(name)
     if isinstance(parsed, (names.DemoName, names.PathName)):

@@ -64,7 +64,7 @@ def find_entry(name: str) -> RegistryEntry | None:
 
 
 def get_draft(name: str) -> str | None:
-    """Return the name of the draft model that goes with the model of that name, or None where none is known."""
+    """Return the name of the draft model that goes with the model of that name, or None if none is known."""
     return _DRAFTS.get(name.lower())
 
 

@@ -68,7 +68,7 @@ def _find_installed(owner: Path) -> Iterator[Backend]:
 def read_backend(folder: Path, owner: Path, *, remedy: str = "") -> Backend:
     """Return the backend in ``folder``, which goes with the executables of ``owner``.
 
-    Raises BinaryUnusableError, with the ``remedy`` where one is given, for one that is not whole or not theirs.
+    Raises BinaryUnusableError, with the ``remedy`` if one is given, for one that is not whole or not theirs.
     """
     info = read_build_info(folder, remedy=remedy)
     for problem in check_binaries(folder):

@@ -108,7 +108,7 @@ def package_dir() -> Path:
 def read_build_info(directory: Path, *, remedy: str = "") -> BuildInfo:
     """Return what ``directory``'s BUILD.json says.
 
-    Raises BinaryUnusableError, with the ``remedy``, where it is missing, damaged or of an unknown schema.
+    Raises BinaryUnusableError, with the ``remedy``, if it is missing, damaged or of an unknown schema.
     """
     path = directory / BUILD_FILE
     try:

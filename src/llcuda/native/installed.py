@@ -74,7 +74,7 @@ def get_installed_executables() -> Path | None:
 def read_record(folder: Path) -> tuple[tuple[InstalledBundle, ...], ...]:
     """Return the bundles in use now, then those that were in use before, the last first.
 
-    Raises BinaryUnusableError where the record is damaged or of an unknown schema.
+    Raises BinaryUnusableError if the record is damaged or of an unknown schema.
     """
     path = folder / RECORD
     try:

@@ -60,7 +60,7 @@ def library_folders(backend: Backend) -> tuple[Path, ...]:
 
 
 def find_nccl() -> Path | None:
-    """Return NVIDIA's library for several GPUs, None where there is none; only a backend built with it uses it."""
+    """Return NVIDIA's library for several GPUs, None if there is none; only a backend built with it uses it."""
     places = [folder for major in _MAJORS for folder in _places(major)]
     places += [*_SYSTEM_FOLDERS, *map(Path, _users_entries())]
     return next((folder / _NCCL for folder in places if _holds(folder, _NCCL)), None)

@@ -51,7 +51,7 @@ class Schema:
     def parse(self, text: str) -> Any:
         """Return the value that a text holds.
 
-        Raises SchemaMismatchError where it is not JSON, does not hold to the schema, or the type refuses it: what a
+        Raises SchemaMismatchError if it is not JSON, does not hold to the schema, or the type refuses it: what a
         dataclass's ``__post_init__`` raises counts.
         """
         try:
@@ -79,7 +79,7 @@ def compile_schema(schema: object) -> Schema:
     if isinstance(schema, dict):
         document, build = schema, _keep
     else:
-        from llcuda.schema.types import read_type  # noqa: PLC0415 - typing and enum, only where a type is given
+        from llcuda.schema.types import read_type  # noqa: PLC0415 - typing and enum, only if a type is given
 
         document, build = read_type(schema)
     try:

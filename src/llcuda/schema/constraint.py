@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 from itertools import islice, zip_longest
 from math import ceil, floor
+from operator import gt, lt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llcuda.errors import UsageError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["constrain"]
 
+_WHOLE = "whole"
 MAX_SCHEMAS = 1 << 14
 """Schemas that are written, each ``allOf`` and each alternative with what stands beside it written out."""
 _MOST_LISTED = 201
@@ -63,7 +65,11 @@ def constrain(document: dict[str, Any], *, is_shown: bool = False) -> dict[str, 
         raise UsageError("the schema is nested too deeply") from None
     if written is False:
         raise UsageError("the schema contradicts itself: no value holds to it")
-    return {**written, "$defs": writer.definitions} if writer.definitions else written
+    definitions = writer.definitions
+    if "" in written.get("properties", {}):
+        # llama-server names a rule after each property, and would take this one's for the rule of the whole.
+        definitions, written = {**definitions, _WHOLE: written}, {"$ref": f"#/$defs/{_WHOLE}"}
+    return {**written, "$defs": definitions} if definitions else written
 
 
 class _Writer:
@@ -107,7 +113,7 @@ class _Writer:
                 return self._write_choice(flat, keyword, flat.pop(keyword))
         if "const" in flat or "enum" in flat:
             return self._write_values(flat)
-        kinds = flat.get("type") or next((kind for kind, names in _KINDS.items() if flat.keys() & set(names)), [])
+        kinds: Any = flat.get("type") or next((kind for kind, names in _KINDS.items() if flat.keys() & set(names)), [])
         if isinstance(kinds, str):
             return self._write_kind(flat, kinds)
         parts = [self._write_kind(flat, kind) for kind in kinds]
@@ -330,8 +336,8 @@ def _tighten(schema: dict[str, Any]) -> dict[str, Any]:
     """Write the bounds of draft 4 as numbers, and of two lower or upper bounds the one that matters."""
     found = dict(schema)
     for bound, strict, is_tighter in (
-        ("minimum", "exclusiveMinimum", lambda one, other: one > other),
-        ("maximum", "exclusiveMaximum", lambda one, other: one < other),
+        ("minimum", "exclusiveMinimum", gt),
+        ("maximum", "exclusiveMaximum", lt),
     ):
         if isinstance(found.get(strict), bool):
             is_strict = found.pop(strict)

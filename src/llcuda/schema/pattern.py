@@ -136,7 +136,8 @@ class _Automaton:
         if code == "BRANCH":
             return self._put("SPLIT", None, *(self._add_all(nodes, then, depth) for nodes in argument[1]))
         if code in {"MAX_REPEAT", "MIN_REPEAT"}:
-            return self._repeat(*argument, then, depth)
+            low, high, nodes = argument
+            return self._repeat(low, high, nodes, then, depth)
         if code == "AT":
             return self._put("AT", str(argument), then)
         if code in _LOOKS and argument[0] == 1:
@@ -187,13 +188,13 @@ class _Automaton:
 def _holds(kind: str, argument: Any, text: str, at: int, spend: Callable[[int], None]) -> bool:  # noqa: PLR0917
     """Tell whether what takes no character holds at a place."""
     if kind in _LOOKS:
-        return argument.matches(text, spend, at=at, is_search=False) == (kind == "ASSERT")
+        return bool(argument.matches(text, spend, at=at, is_search=False) == (kind == "ASSERT"))
     if argument in _BEGINNINGS:
         return at == 0
     if argument in _ENDS:
         return at == len(text)
     around = [0 <= place < len(text) and _has(_CATEGORIES["WORD"], ord(text[place])) for place in (at - 1, at)]
-    return (around[0] != around[1]) == (argument == "AT_BOUNDARY")
+    return bool((around[0] != around[1]) == (argument == "AT_BOUNDARY"))
 
 
 _NAMES = {

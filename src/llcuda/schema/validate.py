@@ -29,7 +29,7 @@ _MAX_INDEX_DIGITS = 9
 
 
 def find_mismatch(value: Any, document: dict[str, Any]) -> str | None:
-    """Return where and why a value does not hold to the schema, None where it does.
+    """Return where and why a value does not hold to the schema, None if it does.
 
     A value nested deeper than 100 levels, or one that takes more than a million steps, does not hold.
     """
@@ -51,7 +51,7 @@ def freeze(value: Any) -> Any:
 
 
 def resolve_reference(reference: str, document: Any) -> Any:
-    """Return the part of the document that ``#/a/b`` points to, raising KeyError where there is none."""
+    """Return the part of the document that ``#/a/b`` points to, raising KeyError if there is none."""
     from urllib.parse import unquote  # noqa: PLC0415 - only for schemas with references
 
     part = document
@@ -256,7 +256,8 @@ def _evaluated(value: Any, schema: Any, site: _Site) -> set[Any]:
         if "contains" in schema:
             found |= {key for key in keys if site.find(value[key], schema["contains"]) is None}
     else:
-        matching = (one for one in keys if any(compile_pattern(part).matches(one, site.spend) for part in patterns))
+        written = [compile_pattern(pattern) for pattern in patterns]
+        matching = (one for one in keys if any(pattern.matches(str(one), site.spend) for pattern in written))
         found = {*(keys if "additionalProperties" in schema else ()), *(names.keys() & keys), *matching}
     parts = [part for name in ("allOf", "anyOf", "oneOf") for part in schema.get(name, ())]
     parts += [site.run.resolve(schema["$ref"])] if "$ref" in schema else []

@@ -65,7 +65,7 @@ _RESERVED = {
 }  # fmt: skip
 
 _LEAST_VERBOSITY = 3
-_SPARE_THREADS = 124
+_SPARE_THREADS = 28
 """For HTTP, besides one for each slot: each open connection holds one, for 40 kB. llama-server's pool makes another
 only if none rests, and counts as resting what was promised to a connection that has not begun: with its own 4, the last
 of 40 that came at once waited for 20 s, and so did the health checks of a worker that was well."""

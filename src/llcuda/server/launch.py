@@ -97,7 +97,7 @@ class Child:
         return self._returncode if self.ended else None
 
     def start(self) -> None:
-        """Start it. Raises ServerError where the guard, or a thread, cannot be started."""
+        """Start it. Raises ServerError if the guard, or a thread, cannot be started."""
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -113,7 +113,7 @@ class Child:
     def stop(self, timeout: float) -> None:
         """End it: in order, after ``timeout`` seconds by force. Any thread may call this at any time.
 
-        Raises ServerError where even that did not end it: then it hangs inside the kernel.
+        Raises ServerError if even that did not end it: then it hangs inside the kernel.
         """
         if not self.owned:
             return
@@ -187,7 +187,7 @@ class Child:
                 self._on_exit()
 
     def _open(self) -> int | None:
-        """Start the guard and return the end of its log to read from; None where it was stopped before it began."""
+        """Start the guard and return the end of its log to read from; None if it was stopped before it began."""
         theirs: list[int] = []
         log_end = -1
         try:

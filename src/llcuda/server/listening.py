@@ -53,7 +53,7 @@ def to_address(host: str, said: str) -> Address:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raise PortInUseError where something listens on ``port`` of ``host``, UsageError where nobody could.
+    """Raise PortInUseError if something listens on ``port`` of ``host``, UsageError if nobody could.
 
     Asked before the start, so that a stranger's server is named at once. What comes in between, llama-server reports.
     """
@@ -85,7 +85,7 @@ def is_socket_path(host: str) -> bool:
 
 
 def check_socket_path(path: str) -> None:
-    """Raise UsageError where no server could, or none should, listen on a Unix socket at ``path``.
+    """Raise UsageError if no server could, or none should, listen on a Unix socket at ``path``.
 
     The kernel takes paths of up to 107 bytes. Whoever can write to the folder could put a socket of their own in place
     of the server's, so only its owner may. What is there already is nobody's to replace: it may belong to a server.

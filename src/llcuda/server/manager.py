@@ -128,7 +128,7 @@ class ServerManager:
         ``server_options`` are those of :func:`build_arguments`.
 
         Raises PortInUseError, BinaryError, ModelError, OutOfMemoryError, UsageError or ServerExitedError, each with the
-        last lines of the log, and ServerNotReadyError where time ran out. Nothing is left running then.
+        last lines of the log, and ServerNotReadyError if time ran out. Nothing is left running then.
         """
         options = {"gpu_layers": gpu_layers, "ctx_size": ctx_size, "n_parallel": n_parallel, **server_options}
         check_numbers({**options, "timeout": timeout, "stall_timeout": stall_timeout})
@@ -175,7 +175,7 @@ class ServerManager:
     def stop_server(self, *, timeout: float = _EXIT_TIMEOUT) -> None:
         """End the server, by force after ``timeout`` seconds, and wait until it is gone, if there is one.
 
-        Raises ServerError where even force does not end it.
+        Raises ServerError if even force does not end it.
         """
         self._check_owner()
         self._end(timeout)
@@ -192,7 +192,7 @@ class ServerManager:
     def get_server_info(self) -> dict[str, Any]:
         """Return llama-server's /props: the model's path, its chat template, the context of each slot.
 
-        Raises ServerError where no server is ready, and RequestError where it does not answer.
+        Raises ServerError if no server is ready, and RequestError if it does not answer.
         """
         import json  # noqa: PLC0415 - kept out of the import
 
@@ -224,7 +224,7 @@ class ServerManager:
     def url(self) -> str:
         """The server's address, without a path; ``unix:/path/to.sock`` for a socket.
 
-        Raises ServerError where none is running.
+        Raises ServerError if none is running.
         """
         return self._require_address().url
 
@@ -232,7 +232,7 @@ class ServerManager:
     def port(self) -> int:
         """The port that the server listens on.
 
-        Raises ServerError where none is running, and UsageError where it listens on a Unix socket.
+        Raises ServerError if none is running, and UsageError if it listens on a Unix socket.
         """
         address = self._require_address()
         if address.is_unix:
@@ -241,7 +241,7 @@ class ServerManager:
 
     @property
     def api_key(self) -> str | None:
-        """The key that the server asks for; None where none was started."""
+        """The key that the server asks for; None if none was started."""
         return self._run.api_key if self._run is not None else None
 
     @property
@@ -388,6 +388,6 @@ class ServerManager:
 
 
 def _log_line() -> Callable[[str], object]:
-    from logging import getLogger  # noqa: PLC0415 - only where it is asked for
+    from logging import getLogger  # noqa: PLC0415 - only if it is asked for
 
     return getLogger("llcuda.server").info

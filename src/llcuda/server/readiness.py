@@ -118,7 +118,7 @@ def _not_ready(reason: str, child: Child, timeout: float, *, hint: str = "") -> 
 
 
 def find_child(pid: int) -> int | None:
-    """Return the process id of the first child of ``pid``, or None where it has none."""
+    """Return the process id of the first child of ``pid``, or None if it has none."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:

@@ -52,7 +52,7 @@ class ModelStore:
         return self.root / "blobs" / parse_digest(digest).replace(":", "-")
 
     def get(self, digest: str) -> Path | None:
-        """Return the file's path, or None where it is not in the store."""
+        """Return the file's path, or None if it is not in the store."""
         path = self.path(digest)
         return path if _is_regular(path) else None
 
@@ -66,7 +66,7 @@ class ModelStore:
     def add(self, source: Path | str | BinaryIO, *, expected: str | None = None) -> str:
         """Copy a file or a stream into the store and return its digest.
 
-        Raises ChecksumMismatchError where it is not the ``expected`` one, and ModelError on a full disk.
+        Raises ChecksumMismatchError if it is not the ``expected`` one, and ModelError on a full disk.
         """
         wanted = parse_digest(expected) if expected else None  # before anything is read
         if isinstance(source, (str, Path)):
@@ -114,7 +114,7 @@ class ModelStore:
             file.write(json.dumps({"name": name, "digest": parse_digest(digest)}).encode())
 
     def get_link(self, name: str) -> str | None:
-        """Return the digest that ``name`` leads to, or None where it leads to no file in the store."""
+        """Return the digest that ``name`` leads to, or None if it leads to no file in the store."""
         found = _read_name(self._name_path(name))
         return found[1] if found and found[0] == name and self.get(found[1]) else None
 
@@ -139,7 +139,7 @@ class ModelStore:
     def remove(self, digest: str) -> int:
         """Remove the file and the names that lead to it, and return the bytes that this freed.
 
-        Raises ModelNotFoundError where it is not in the store.
+        Raises ModelNotFoundError if it is not in the store.
         """
         path = self.find(digest)
         freed = path.stat().st_size
@@ -152,7 +152,7 @@ class ModelStore:
     def verify(self, digest: str) -> None:
         """Read the whole file and compare it with its digest.
 
-        Raises ChecksumMismatchError, and ModelNotFoundError where it is not in the store.
+        Raises ChecksumMismatchError, and ModelNotFoundError if it is not in the store.
         """
         path = self.find(digest)
         require_digest(hash_file(path), digest, name=path)

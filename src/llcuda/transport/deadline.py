@@ -28,14 +28,14 @@ class Deadline:
         self._end = self.started + timeout
 
     def remaining(self) -> float:
-        """Return the seconds that are left, raising RequestTimeoutError where there are none."""
+        """Return the seconds that are left, raising RequestTimeoutError if there are none."""
         left = self._end - monotonic()
         if left <= 0:
             raise self.error()
         return min(left, _LONGEST_WAIT)
 
     def left(self) -> float:
-        """Return the seconds that are left, 0 where there are none."""
+        """Return the seconds that are left, 0 if there are none."""
         return max(0.0, self._end - monotonic())
 
     def error(self) -> RequestTimeoutError:

@@ -47,7 +47,7 @@ class EventDecoder:
 
 
 def _read_block(block: bytes) -> bytes | None:
-    """Return the data of one event, None where it has none."""
+    """Return the data of one event, None if it has none."""
     if b"\n" not in block and block.startswith(b"data: "):
         return block[6:]
     lines = []

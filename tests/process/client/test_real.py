@@ -158,7 +158,7 @@ def test_every_option_is_one_that_the_server_takes(client: Any) -> None:
         "mirostat_eta": 0.1, "min_keep": 1, "n_probs": 1, "n_keep": 0, "t_max_predict_ms": 10_000, "id_slot": -1,
         "cache_prompt": True, "ignore_eos": False, "logit_bias": [[5, -1.0]], "samplers": ["top_k", "temperature"],
         "grammar": "root ::= [a-z]+", "lora": {}, "chat_template_kwargs": {"enable_thinking": False},
-        "reasoning_effort": "none", "reasoning_format": "none", "reasoning_budget_tokens": 0,
+        "reasoning_effort": "none", "reasoning_format": "none", "reasoning_budget_tokens": 0, "model": "demo",
     }  # fmt: skip
     assert set(options) == set(OPTIONS)
     assert client.infer("Hi", **options).tokens <= 2

@@ -64,9 +64,9 @@ def load(model: Path | str, **options: object) -> DeviceReport:
     ("gib", "steps"),
     [
         (8.0, ()),
-        (1.9, (BATCH,)),
-        (1.4, (BATCH, CACHE)),
-        (0.7, (BATCH, CACHE, "the context has 4096 tokens instead of 1048576")),
+        (2.1, (BATCH,)),
+        (1.6, (BATCH, CACHE)),
+        (0.9, (BATCH, CACHE, "the context has 4096 tokens instead of 1048576")),
     ],
 )
 def test_a_process_that_may_have_no_more_does_without_step_by_step(

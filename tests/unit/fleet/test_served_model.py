@@ -37,7 +37,7 @@ def make_model() -> tuple[ServedModel, Any, asyncio.Event]:
         workers.clear()
 
     model.fleet.ensure_started = start  # type: ignore[method-assign]
-    model.fleet.unload = unload  # type: ignore[method-assign]
+    model.fleet.unload = unload  # type: ignore[method-assign, assignment]
     return model, worker, may_start
 
 

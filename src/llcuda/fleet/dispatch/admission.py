@@ -54,7 +54,7 @@ class DrainRate:
         self._seconds = seconds if self._seconds is None else self._seconds + self._WEIGHT * (seconds - self._seconds)
 
     def estimate(self, ahead: int, *, slots: int) -> float:
-        """Return the seconds until ``ahead`` requests have left ``slots`` slots; 0 where nothing was measured."""
+        """Return the seconds until ``ahead`` requests have left ``slots`` slots; 0 if nothing was measured."""
         return ahead * (self._seconds or 0.0) / max(1, slots)
 
 

@@ -56,7 +56,7 @@ class WorkerView:
 
 
 def choose_worker(views: Sequence[WorkerView | None]) -> int | None:
-    """Return the index of the worker for a prompt, None where none has a free slot. One that cannot be used is None.
+    """Return the index of the worker for a prompt, None if none has a free slot. One that cannot be used is None.
 
     A prompt that a worker has in its cache is worth as large a share of that worker's slots: a long conversation goes
     back to where it was unless that worker is full. Among equals the least busy one is taken, then the one that has

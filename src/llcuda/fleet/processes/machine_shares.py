@@ -55,7 +55,7 @@ class Place:
     threads: int | None
     """CPU threads, where neither the user nor the size of the model says how many; None leaves them to llama-server."""
     core: int | None = None
-    """The core that is its alone, if it has one thread; None where there are not enough."""
+    """The core that is its alone, if it has one thread; None if there are not enough."""
 
 
 def order_cores(siblings: Mapping[int, Sequence[int]]) -> tuple[int, ...]:

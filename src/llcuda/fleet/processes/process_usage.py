@@ -12,7 +12,7 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def read_resident(pid: int | None, *, root: Path = Path("/proc")) -> int | None:
-    """Return the bytes of memory that the process has, shared ones among them; None where there is no such process.
+    """Return the bytes of memory that the process has, shared ones among them; None if there is no such process.
 
     A model's file that is mapped counts in every llama-server that reads it, though it is in memory once.
     """

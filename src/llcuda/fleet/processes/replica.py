@@ -67,7 +67,7 @@ class Restarts:
         self.starts = [*(at for at in self.starts if now - at < _WINDOW), now]
 
     def choose_delay(self, now: float) -> float | None:
-        """Return the seconds to wait before the next start, after an end at ``now``; None where the budget is spent."""
+        """Return the seconds to wait before the next start, after an end at ``now``; None if the budget is spent."""
         if self.starts and now - self.starts[-1] >= _WINDOW:
             self.in_a_row = 0
         self.in_a_row += 1
@@ -117,7 +117,7 @@ class Replica(WatchedServer):
         self.last_error: LlcudaError | None = None
         """Why it last ended or did not start; kept when it runs again."""
         self.failed_at: float | None = None
-        """When it failed, as ``time.monotonic`` counts; None where it has not since it was last ready."""
+        """When it failed, as ``time.monotonic`` counts; None if it has not since it was last ready."""
         self.hang_timeout = hang_timeout
         self._server = ServerManager(on_exit=self._tell_exit, is_batch=True)
         # One for a start, which may hang, and one for the stop that ends it.
@@ -155,8 +155,8 @@ class Replica(WatchedServer):
     async def start(self) -> None:
         """Start it, unless it runs, and return when it is ready; calls at the same time share one start.
 
-        Raises what :func:`llcuda.engine.load.start` raises, ServerError where it is stopped meanwhile, and UsageError
-        where it is being stopped.
+        Raises what :func:`llcuda.engine.load.start` raises, ServerError if it is stopped meanwhile, and UsageError
+        if it is being stopped.
         """
         if self.state in {State.STOPPING, State.DRAINING}:
             raise UsageError(f"the replica {self.name} is {self.state}", hint="Start it when it has stopped.")
@@ -196,7 +196,7 @@ class Replica(WatchedServer):
         self._set(State.FAILED)
 
     async def _keep_running(self) -> LlcudaError | None:
-        """Watch it, and start it anew when it has ended; return why it cannot be, or None where it is stopped."""
+        """Watch it, and start it anew when it has ended; return why it cannot be, or None if it is stopped."""
         error = await self._watch()
         while error is not None and not self._left.is_set():
             self.last_error = error
@@ -233,7 +233,7 @@ class Replica(WatchedServer):
             self._outcome.exception()  # nobody may be waiting for it
 
     async def _start(self) -> LlcudaError | None:
-        """Start the server, and return why it does not run, or None where it does or is not to."""
+        """Start the server, and return why it does not run, or None if it does or is not to."""
         self._past.note_start(monotonic())
         self._ended.clear()
         self._lost.clear()

@@ -31,7 +31,7 @@ _LONGEST_REST = len("/llcuda-4194304-18446744073709551615-abcdefgh/4294967295.so
 
 
 def parse_owner(name: str) -> tuple[int, int] | None:
-    """Return the process id and the start time that a folder's name carries; None where it is no name of ours."""
+    """Return the process id and the start time that a folder's name carries; None if it is no name of ours."""
     found = _NAME.fullmatch(name)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -39,7 +39,7 @@ def parse_owner(name: str) -> tuple[int, int] | None:
 def choose_parent(folders: Iterable[Path]) -> Path:
     """Return the first of the folders in which a socket's path is short enough.
 
-    Raises UsageError where there is none.
+    Raises UsageError if there is none.
     """
     tried = list(folders)
     for folder in tried:
@@ -125,7 +125,7 @@ def _remove(path: Path, folder: int) -> bool:
 
 
 def _read_start_time(pid: int) -> int:
-    """Return when the process started, in the kernel's ticks since the machine did; 0 where there is none."""
+    """Return when the process started, in the kernel's ticks since the machine did; 0 if there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -87,7 +87,7 @@ async def _see_through(task: asyncio.Task[_Result]) -> _Result:
 
 
 async def _follow(process: Process, on_step: Callable[[dict[str, Any]], object] | None) -> dict[str, Any]:
-    """Return the last line, after handing on the steps before it; nothing where it does not come to it."""
+    """Return the last line, after handing on the steps before it; nothing if it does not come to it."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     async for line in process.stdout:
         said: dict[str, Any] = json.loads(line)

@@ -56,7 +56,7 @@ class Sample:
     prompt_tokens: int
     completion_tokens: int
     prefill_rate: float | None
-    """Tokens a second of the prompt, as llama-server measured it; None where the prompt was in its cache."""
+    """Tokens a second of the prompt, as llama-server measured it; None if the prompt was in its cache."""
     decode_rate: float | None
     """Tokens a second between the first and the last, by this clock."""
 
@@ -64,7 +64,7 @@ class Sample:
 async def measure(model: ServedModel, fields: dict[str, Any], *, metrics: GatewayMetrics) -> Sample:
     """Send one request to ``/completion`` and return what was seen of its answer.
 
-    Raises RefusedError where it was not answered, and whatever keeps a model on demand from being started.
+    Raises RefusedError if it was not answered, and whatever keeps a model on demand from being started.
     """
     exchange = _Measured(json.dumps({**fields, "stream": True}).encode())
     request = ModelRequest(exchange, _ROUTE, metrics)
@@ -139,7 +139,7 @@ class _Measured(Exchange):
 
 
 def _read_sample(pieces: Sequence[Piece], *, began: float) -> Sample | None:
-    """Return what the pieces of a stream of ``/completion`` tell; None where they are no whole answer."""
+    """Return what the pieces of a stream of ``/completion`` tell; None if they are no whole answer."""
     ends = b"".join(piece.data for piece in pieces[-4:])
     prompt, completion = read_usage(ends)
     if not pieces or not completion:

@@ -164,7 +164,7 @@ def _check_layers(choice: Choice, fleet: Fleet) -> None:
 
 
 async def _check_device(config: ModelConfig) -> None:
-    """Raise RefusedError where this machine has no GPU for it; the driver may take a moment to say so."""
+    """Raise RefusedError if this machine has no GPU for it; the driver may take a moment to say so."""
     try:
         await asyncio.to_thread(choose_placement, config.device, require_gpu=False, gpu_layers=config.gpu_layers)
     except LlcudaError as error:

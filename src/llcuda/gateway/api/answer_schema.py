@@ -1,4 +1,4 @@
-"""Hold answers against the schema that was asked for: llama-server says nothing where it could not."""
+"""Hold answers against the schema that was asked for: llama-server says nothing if it could not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 def asked_schema(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the schema that the text of an answer has to hold to, None where anything may come."""
+    """Return the schema that the text of an answer has to hold to, None if anything may come."""
     if endpoint in {"completion", "completions", "infill"}:
         return _or_any_object(fields.get("json_schema"))
     if endpoint == "responses":
@@ -72,9 +72,8 @@ def _join_choice(parts: list[dict[str, Any]], index: int) -> dict[str, Any]:
     deltas = [part.get("delta", {}) for part in mine]
     return {
         "finish_reason": next((part["finish_reason"] for part in mine if part["finish_reason"]), None),
-        "text": "".join(part.get("text", "") for part in mine),
         "message": {
-            "content": "".join(delta.get("content") or "" for delta in deltas),
+            "content": "".join(part.get("text") or part.get("delta", {}).get("content") or "" for part in mine),
             "tool_calls": [call for delta in deltas for call in delta.get("tool_calls", ())],
         },
     }

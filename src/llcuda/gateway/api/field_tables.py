@@ -95,7 +95,7 @@ def _takes_tools(name: str, value: Any) -> bool:
         if function.get("name") is not None:
             _TOOL_NAME.check(f"{name}[{place}].name", function["name"])
         parameters = function.get("parameters", function.get("input_schema"))
-        if type(function.get("description") or "") is not str:
+        if not isinstance(function.get("description"), (str, type(None))):
             raise invalid(f"{name}[{place}].description", function["description"], "a string")
         if parameters is not None and type(parameters) is not dict:
             raise invalid(f"{name}[{place}].parameters", parameters, "a JSON schema, as an object")

@@ -69,9 +69,9 @@ def parse_host(authority: str) -> tuple[str, str | None] | None:
 
 
 def load_tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """Return the context to serve with, or None where neither file is named.
+    """Return the context to serve with, or None if neither file is named.
 
-    Raises UsageError where one of the two is missing, cannot be read, or does not belong to the other.
+    Raises UsageError if one of the two is missing, cannot be read, or does not belong to the other.
     """
     if certificate is None and key is None:
         return None

@@ -21,7 +21,7 @@ _MAX_FILE_BYTES = 1 << 20
 
 
 def read_key_file(path: Path) -> tuple[KeyConfig, ...]:
-    """Return the keys of a file with one a line; raises UsageError where it cannot be used."""
+    """Return the keys of a file with one a line; raises UsageError if it cannot be used."""
     keys = parse_keys(read_private(path), place=str(path))
     if not keys:
         raise UsageError(f"{path} has no key", hint="Write one a line, as KEY or NAME:KEY.")
@@ -60,7 +60,7 @@ def check_key(key: str, *, place: str) -> str:
 
 
 def read_private(path: Path) -> str:
-    """Return what the file holds; raises UsageError where it cannot be read, or where others can read it."""
+    """Return what the file holds; raises UsageError if it cannot be read, or where others can read it."""
     try:
         with path.open("rb") as file:
             check_private(path, os.fstat(file.fileno()).st_mode)
@@ -72,6 +72,6 @@ def read_private(path: Path) -> str:
 
 
 def check_private(path: Path, mode: int) -> None:
-    """Raise UsageError where the ``mode`` lets others than the owner have the file."""
+    """Raise UsageError if the ``mode`` lets others than the owner have the file."""
     if mode & _OTHERS:
         raise UsageError(f"{path} holds keys, and others can read it", hint=f"chmod 600 {path}")

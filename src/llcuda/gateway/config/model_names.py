@@ -16,7 +16,7 @@ _ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
 
 
 def split_model(text: str) -> tuple[str, str]:
-    """Return the name and the model of ``NAME=MODEL``; the name is empty where there is none."""
+    """Return the name and the model of ``NAME=MODEL``; the name is empty if there is none."""
     match = _NAMED.fullmatch(text)
     return (match[1], match[2]) if match else ("", text)
 

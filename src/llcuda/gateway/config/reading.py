@@ -147,7 +147,7 @@ def _load_toml(path: Path) -> dict[str, Any]:
 
 def _import_toml() -> Any:
     if sys.version_info >= (3, 11):
-        import tomllib  # noqa: PLC0415 - only where there is a file
+        import tomllib  # noqa: PLC0415 - only if there is a file
     else:
         try:
             import tomli as tomllib  # noqa: PLC0415

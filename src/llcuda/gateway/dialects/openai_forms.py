@@ -37,6 +37,13 @@ def to_known_forms(endpoint: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 _LEFT_OUT = object()
+_NONE = {"echo": False, "suffix": ""}
+"""What asks for nothing, as does null."""
+
+
+def _is_same(value: Any, one: Any) -> bool:
+    """Tell whether a value is another one and of its type: 0 is not false."""
+    return type(value) is type(one) and value == one
 
 
 def _change_values(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,12 +55,14 @@ def _change_values(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     if stop == "" or (type(stop) is list and "" in stop):
         changes["stop"] = [text for text in stop if text]  # llama-server would end at once
     if endpoint == "completions":
-        if fields.get("logprobs") == 0 and type(fields["logprobs"]) is int:
+        if _is_same(fields.get("logprobs"), 0):
             changes["logprobs"] = 1  # llama-server takes 0 for none at all
-        if "best_of" in fields and fields["best_of"] in [None, 1, fields.get("n")]:
+        if any(_is_same(fields.get("best_of", ""), one) for one in (None, 1, fields.get("n"))):
             changes["best_of"] = _LEFT_OUT
-        changes |= {name: _LEFT_OUT for name in ("echo", "suffix") if not fields.get(name, True)}
-    elif fields.get("top_logprobs") == 0 and endpoint in _CHATS | _RESPONSES:
+        for name, none in _NONE.items():
+            if any(_is_same(fields.get(name, name), one) for one in (None, none)):
+                changes[name] = _LEFT_OUT
+    elif _is_same(fields.get("top_logprobs"), 0) and endpoint in _CHATS | _RESPONSES:
         changes["top_logprobs"] = 1 if fields.get("logprobs") is True else _LEFT_OUT
     return changes
 

@@ -326,7 +326,7 @@ def _read_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
 
 
 def _check(exchange: CallExchange) -> None:
-    """Raise RefusedError where the request was not answered, or with an error."""
+    """Raise RefusedError if the request was not answered, or with an error."""
     if exchange.error is not None:
         raise exchange.error.without_frames()
     if not exchange.finished:

@@ -86,7 +86,7 @@ class Exchange:
         self.model = self.worker = ""
         self.usage = (0, 0)
         self.queue_seconds = 0.0
-        # Of the monotonic clock, and of the last worker that was asked; 0 where it was not come to.
+        # Of the monotonic clock, and of the last worker that was asked; 0 if it was not come to.
         self.queued_at = self.turn_at = self.first_at = 0.0
 
     def read_head(self, method: str, target: str, version: str) -> None:

@@ -40,7 +40,7 @@ class Audience(Protocol):
         """Return what a request that begins is kept in."""
 
     def take_head(self, exchange: Exchange) -> None:
-        """Take a request whose head is whole. Raises RefusedError where it is not worth its body."""
+        """Take a request whose head is whole. Raises RefusedError if it is not worth its body."""
 
     def take_request(self, exchange: Exchange) -> None:
         """Take a request that is whole."""

@@ -42,7 +42,7 @@ class AuditRecord:
     path: str
     """What stands before the query, which may hold anything."""
     status: int
-    """0 where the client had gone before there was one."""
+    """0 if the client had gone before there was one."""
     model: str | None = None
     worker: str | None = None
     bytes_in: int = 0
@@ -74,7 +74,7 @@ class AuditLog:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, for its owner alone where it is new; raises UsageError where it cannot be opened."""
+        """Open the file, for its owner alone where it is new; raises UsageError if it cannot be opened."""
         self._path = path
         try:
             self._descriptor = _open(path)

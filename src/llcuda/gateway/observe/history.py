@@ -92,7 +92,7 @@ def find_quantile(share: float, before: Mapping[float, int], after: Mapping[floa
     """Return the seconds within which ``share`` of the requests between two readings had their first token.
 
     As Prometheus does, requests are taken to be spread evenly between the two bounds where it lies, and what lies
-    beyond the last bound counts as that. None where there were no requests.
+    beyond the last bound counts as that. None if there were no requests.
     """
     counts = {bound: after[bound] - before.get(bound, 0) for bound in sorted(after)}
     wanted = share * counts.get(math.inf, 0)
@@ -175,7 +175,7 @@ class History:
         }
 
     def _first_tokens_before(self, seconds: int) -> Mapping[float, int]:
-        """Return the counts as they were so many readings ago; none where there are not so many."""
+        """Return the counts as they were so many readings ago; none if there are not so many."""
         return self._ring[-seconds].first_tokens if len(self._ring) >= seconds else {}
 
 

@@ -68,7 +68,7 @@ class PageFile:
 
 
 def read_names(archive: Path) -> frozenset[str]:
-    """Return the names of an archive's files. Raises BinaryUnusableError where it is damaged."""
+    """Return the names of an archive's files. Raises BinaryUnusableError if it is damaged."""
     try:
         with zipfile.ZipFile(archive) as packed:
             return frozenset(packed.namelist())
@@ -77,7 +77,7 @@ def read_names(archive: Path) -> frozenset[str]:
 
 
 def read_file(archive: Path, name: str) -> PageFile:
-    """Return one of them, which takes half a second for the largest. Raises BinaryUnusableError where it is damaged."""
+    """Return one of them, which takes half a second for the largest. Raises BinaryUnusableError if it is damaged."""
     try:
         data = _unpack(archive, name)
     except _DAMAGES as error:

@@ -143,7 +143,7 @@ class GatewayService:
                 await self._own[route.endpoint](exchange)
             elif route is not None:
                 with self._callers.count(exchange.caller):
-                    strict = self.config.strict_fields
+                    strict = self.config.strict_fields or exchange.method == "GRPC"  # whose answers have no headers
                     request = await ModelRequest.read(exchange, route, self.metrics, is_strict=strict)  # parse, check
                     model = await self._start_model(exchange, request.fields.get("model"))
                     job = request.describe(model, deadline=self._find_deadline(exchange))

@@ -41,7 +41,7 @@ _NATIVE, _PROBABILITIES = re.compile(rb'\[?\{"index":\d+,"content":'), b',"compl
 
 
 def read_usage(data: bytes) -> tuple[int, int]:
-    """Return the tokens of prompt and answer that the end of an answer names, 0 where it names none."""
+    """Return the tokens of prompt and answer that the end of an answer names, 0 if it names none."""
     prompt, completion = _find_last(_PROMPT_TOKENS, data), _find_last(_COMPLETION_TOKENS, data)
     if not prompt and not completion and (timings := _TIMINGS.findall(data)):
         cached, read, predicted = map(int, timings[-1])

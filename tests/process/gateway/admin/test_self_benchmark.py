@@ -59,7 +59,7 @@ def test_the_figures_agree_with_each_other(shared: Gateway) -> None:
         assert one["prompt_tokens"] > 6 * 100
         latency, first = one["latency_ms"], one["ttft_ms"]
         assert 0 < first["p50"] <= first["p95"]
-        assert first["p50"] < latency["p50"] <= latency["p95"] <= 1000 * one["seconds"] + 1
+        assert first["p50"] <= latency["p50"] <= latency["p95"] <= 1000 * one["seconds"] + 1
         assert one["decode_tokens_per_second"] > 0
         assert one["prefill_tokens_per_second"] > 0
         assert one["inter_token_ms"]["p50"] > 0

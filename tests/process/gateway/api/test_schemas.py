@@ -78,6 +78,7 @@ def test_the_docs_say_of_each_keyword_how_it_is_held_to(client: httpx.Client) ->
         {"type": "string", "pattern": "b", "maxLength": 9},
         {"type": "number", "minimum": 0, "maximum": 1},
         {"properties": {"v": True}, "required": ["v"]},
+        {"type": "object", "properties": {"": {"type": "null"}, "v": {"type": "integer"}}, "required": ["v"]},
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -33,16 +33,20 @@ KEYS = (KeyConfig("user", KEY), KeyConfig("root", "sk-root", is_admin=True))
 @pytest.fixture
 def gateway(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     monkeypatch.setenv("LLAMA_SERVER_PATH", str(write_executable(tmp_path / "stub" / "llama-server")))
-    models = (ModelConfig("stub", str(tiny_model), server_options={"embeddings": True}),)
+    models = (ModelConfig("stub", str(tiny_model), server_options={"embeddings": True, "chat_template": "chatml"}),)
     with Gateway(GatewayConfig(models, port=0, keys=KEYS)) as gateway:
         yield gateway
 
 
 # What the document leaves to llama-server, and its stand-in answers: one text, messages that are whole, no tools to
 # choose from, and no JSON.
-_WHOLE = {"type": "object", "required": ["role", "content"], "properties": {"content": {"type": ["string", "null"]}}}
+_WHOLE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {"role": {"type": "string"}, "content": {"type": ["string", "null"]}},
+}
 _NARROW: dict[str, Any] = {
-    "format": {"enum": [None, ""]},
+    "dimensions": {"type": "null"},
     "json_schema": {"type": "null"},
     "messages": {"type": "array", "minItems": 1, "items": _WHOLE},
     "model": {"enum": ["stub", None]},
@@ -56,6 +60,9 @@ _NARROW: dict[str, Any] = {
 }
 
 
+_ENDLESS = "/chat/models/sse"
+
+
 def write_document(gateway: Gateway, target: Path) -> dict[str, Any]:
     """Write the document with what is narrower here, and return it."""
     answer = httpx.get(f"{gateway.url}/openapi.json", trust_env=False)
@@ -63,9 +70,13 @@ def write_document(gateway: Gateway, target: Path) -> dict[str, Any]:
     document: dict[str, Any] = answer.json()
     for schema in document["components"]["schemas"].values():
         fields = schema.get("properties", {})
-        fields.update({name: _NARROW[name] for name in fields.keys() & _NARROW.keys()})
+        narrow = fields.keys() & _NARROW.keys() - ({"prompt"} if "input" in fields else set())
+        fields.update({name: _NARROW[name] for name in narrow})
         if "options" in fields:  # of Ollama, where a model must be named
             fields["model"] = {"enum": ["stub"]}
+            fields.pop("format", None)  # a schema, which the stand-in does not hold to
+            if "messages" in fields:
+                fields["messages"] = {"type": "array", "minItems": 1, "items": {**_WHOLE, "required": ["role"]}}
             fields.update({name: {"type": "null"} for name in fields.keys() & {"dimensions", "tools", "images"}})
     target.write_text(json.dumps(document))
     return document
@@ -84,6 +95,7 @@ def test_nothing_that_the_document_says_is_wrong(gateway: Gateway, tmp_path: Pat
         "--generation-with-security-parameters": "false",
         "--generation-database": "none",
         "--max-examples": str(EXAMPLES),
+        "--exclude-path": _ENDLESS,
         "--seed": "1",
     }
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(tmp_path / "openapi.json"), "--continue-on-failure"]
@@ -97,6 +109,6 @@ def test_nothing_that_the_document_says_is_wrong(gateway: Gateway, tmp_path: Pat
     assert tested
     assert generated
     methods = [method for operations in document["paths"].values() for method in operations if method != "parameters"]
-    assert int(tested[1]) == len(methods)
+    assert int(tested[1]) == len(methods) - 1
     assert int(generated[1]) > 1000
     print(f"{generated[1]} cases")  # noqa: T201 - for who runs it for longer

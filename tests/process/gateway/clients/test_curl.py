@@ -92,5 +92,5 @@ def test_one_model_is_asked_for_by_its_name(running: Gateway) -> None:
     status, answer = curl(running, "/v1/models/demo", *WITH_KEY)
     assert (status, answer["id"], answer["object"]) == (200, "demo", "model")
     status, answer = curl(running, "/v1/models/a%2Fb", *WITH_KEY)
-    assert (status, answer["error"]["message"]) == (404, "there is no model 'a/b'")
+    assert (status, answer["error"]["message"]) == (404, "there is no model 'a/b'; there is demo")
     assert curl(running, "/v1/models/demo")[0] == 401

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import ollama
@@ -62,7 +62,7 @@ class TestChat:
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_tool_is_called_and_its_result_is_answered(self, asker: ollama.Client, *, stream: bool) -> None:
         asked: Any = {"model": "demo", "tools": [TOOL], "options": LIKELIEST}
-        answer: Any = asker.chat(**asked, messages=MESSAGES, **({"stream": True} if stream else {}))
+        answer: Any = asker.chat(**asked, messages=MESSAGES, stream=cast("Any", stream))
         said = next(part for part in answer if part.message.tool_calls) if stream else answer
         (call,) = said.message.tool_calls
         assert (call.function.name, call.function.arguments) == ("add", {"a": 2, "b": 2})

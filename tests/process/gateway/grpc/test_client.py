@@ -197,6 +197,7 @@ def test_where_it_is_answered_is_said(gateway: Gateway) -> None:
     command = [sys.executable, "-m", "llcuda", "serve", "-m", "demo", "--port", "0", "--grpc-port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert re.search(r"on http://127\.0\.0\.1:\d+ and by gRPC on port [1-9]\d+ ", process.stderr.readline())
+        said = next(line for line in process.stderr if " on http" in line)
+        assert re.search(r"on http://127\.0\.0\.1:\d+ and by gRPC on port [1-9]\d+ ", said)
         process.terminate()
         assert process.wait(120) == 0

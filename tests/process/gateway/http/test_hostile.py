@@ -85,11 +85,15 @@ def read_status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+CHATS = {"chat_template": "chatml"}  # the model itself has none
+
+
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Target]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLAMA_SERVER_PATH", str(write_executable(tmp_path_factory.mktemp("stub") / "llama-server")))
-        config = GatewayConfig((ModelConfig("stub", str(tiny_model)),), port=0, keys=KEYS, limits=LIMITS)
+        model = ModelConfig("stub", str(tiny_model), server_options=CHATS)
+        config = GatewayConfig((model,), port=0, keys=KEYS, limits=LIMITS)
         with Gateway(config) as gateway:
             yield Target(gateway)
 

@@ -54,7 +54,7 @@ class Asked:
         for more in ({}, {"stream_options": {"include_usage": True}}):
             answer = self.client.post(CHAT, json={**fields, "stream": True, **more}).raise_for_status()
             assert answer.text.endswith("data: [DONE]\n\n")
-        assert self.client.post(CHAT, json={"messages": 1}).status_code == 400
+        assert self.client.post(CHAT, json={"messages": 1, "of_tomorrow": 1}).status_code == 400
         self.whole += 1
         self.streamed += 2
         self.refused += 1

@@ -176,7 +176,7 @@ class TestWhatHappensToRequests:
         spans = [root for root, _ in families(receiver)]
         kinds = [(one.name, attributes(one).get("error.type"), one.status.code) for one in spans]
         assert kinds == [
-            ("POST /v1/chat/completions", "500", Status.STATUS_CODE_ERROR),
+            ("POST /v1/chat/completions", "worker_failed", Status.STATUS_CODE_ERROR),
             ("POST /v1/chat/completions", "invalid_value", Status.STATUS_CODE_UNSET),
             ("POST /v1/chat/completions", "model_not_found", Status.STATUS_CODE_UNSET),
             ("GET", "not_found", Status.STATUS_CODE_UNSET),
@@ -256,7 +256,7 @@ class TestCollectorsThatFail:
             with Receiver(is_silent=is_silent) as receiver:
                 process = start_serve("--otlp-endpoint", receiver.url)
                 assert process.stderr is not None
-                line = process.stderr.readline()
+                line = next(line for line in process.stderr if " on http" in line)
                 (url,) = re.findall(r"on (http://\S+)", line)
                 assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
                 process.send_signal(signal.SIGTERM)

@@ -109,7 +109,7 @@ def test_there_is_no_other_file(client: httpx.Client, path: str) -> None:
 
 def test_a_file_is_only_got(client: httpx.Client) -> None:
     response = client.post("/chat/index.html", json={})
-    assert (response.status_code, response.headers["allow"]) == (405, "GET")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/props", "/slots"])

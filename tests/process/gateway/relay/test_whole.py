@@ -184,9 +184,6 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "infill": (INFILL, {"input_prefix": "def f(x):\n    return ", "input_suffix": "\n"}),
     "responses": (RESPONSES, {"input": "What is 2+2?", "instructions": "Be brief."}),
-    "responses that call a tool": (
-        RESPONSES, {"input": "Weather?", "tools": FLAT_TOOLS, "tool_choice": "required", "max_output_tokens": 60},
-    ),
     "messages": (ANTHROPIC, {"messages": MESSAGES, "system": "Be brief.", "max_tokens": 16}),
     "messages that call a tool": (
         ANTHROPIC,
