@@ -35,7 +35,7 @@ class TestErrors:
 
     def test_a_time_out_of_the_client_frees_the_slot(self, client: openai.OpenAI, running: Gateway) -> None:
         with pytest.raises(openai.APITimeoutError):
-            client.with_options(timeout=0.1).chat.completions.create(model="demo", messages=MESSAGES, **LONG)
+            client.with_options(timeout=0.1).chat.completions.create(model="demo", messages=MESSAGES, **LONGER)
         wait_until(lambda: not is_busy(running))
 
     def test_too_many_requests_are_repeated_as_the_gateway_says(self) -> None:
