@@ -157,7 +157,7 @@ class DeviceError(LlcudaError):
 class NoDeviceError(DeviceError):
     """A GPU was asked for and there is none to use; the message says what stands in the way."""
 
-    hint = 'Use device="cpu", or device="auto" to take a GPU where there is one.'
+    hint = 'Use device="cpu", or device="auto" to take a GPU if there is one.'
 
 
 class UnsupportedDeviceError(DeviceError):

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from llcuda import __version__
 from llcuda.cli import chat, doctor, embed, gpu, infer, models, serve
-from llcuda.cli.output import print_error
+from llcuda.cli.output import print_error, repair_streams, silence_output
 from llcuda.cli.parser import Parser, add_commands
-from llcuda.cli.streams import repair_streams, silence_output
 from llcuda.errors import LlcudaError
 
 if TYPE_CHECKING:

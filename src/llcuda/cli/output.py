@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -21,10 +22,13 @@ __all__ = [
     "print_json",
     "print_note",
     "print_table",
+    "repair_streams",
+    "silence_output",
     "speak_flags",
 ]
 
 _RED, _GREEN = 31, 32
+_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 _FLAGS = frozenset({
     "chat-template", "ctx-size", "device", "draft", "draft-keep", "fallback", "gpu-layers", "port", "require-gpu",
     "threads",
@@ -106,3 +110,21 @@ def format_bytes(count: int | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def repair_streams() -> None:
+    """Let nothing else take the place of a closed stream, and write as an escape what an encoding lacks."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) < len(_STREAMS):
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for number, (name, mode) in enumerate(_STREAMS):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence_output() -> None:
+    """Keep the interpreter from failing once more when it flushes at its end what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

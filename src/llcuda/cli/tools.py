@@ -1,9 +1,10 @@
-"""llama.cpp's own tools, passed through: each function becomes the bundled executable, on the GPU if there is one."""
+"""llama.cpp's own tools, passed through: each becomes the bundled executable, on the GPU if there is one."""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import NoReturn
 
 from llcuda.cli.output import print_error, print_note
@@ -13,47 +14,8 @@ from llcuda.native import child_environment, exec_tool, find_executable
 __all__ = ["bench", "cli", "embedding", "gguf_split", "imatrix", "perplexity", "quantize", "server"]
 
 
-def server() -> NoReturn:
-    """Become llama-server."""
-    _become("llama-server")
-
-
-def cli() -> NoReturn:
-    """Become llama-cli."""
-    _become("llama-cli")
-
-
-def bench() -> NoReturn:
-    """Become llama-bench."""
-    _become("llama-bench")
-
-
-def quantize() -> NoReturn:
-    """Become llama-quantize, which computes on the CPU alone."""
-    _become("llama-quantize", use_gpu=False)
-
-
-def embedding() -> NoReturn:
-    """Become llama-embedding."""
-    _become("llama-embedding")
-
-
-def perplexity() -> NoReturn:
-    """Become llama-perplexity."""
-    _become("llama-perplexity")
-
-
-def imatrix() -> NoReturn:
-    """Become llama-imatrix."""
-    _become("llama-imatrix")
-
-
-def gguf_split() -> NoReturn:
-    """Become llama-gguf-split, which computes nothing."""
-    _become("llama-gguf-split", use_gpu=False)
-
-
 def _become(name: str, *, use_gpu: bool = True) -> NoReturn:
+    """Become llama.cpp's program of that name."""
     try:
         exec_tool(name, sys.argv[1:], environment=_make_environment(name) if use_gpu else None)
     except LlcudaError as error:
@@ -75,3 +37,13 @@ def _make_environment(name: str) -> dict[str, str]:
             print_note(f"llcuda: {choice.sentence} {choice.remedy}")
         return child_environment(path)
     return child_environment(path, backend=choice.backend, extra={"CUDA_VISIBLE_DEVICES": visible_devices(choice)})
+
+
+server = partial(_become, "llama-server")
+cli = partial(_become, "llama-cli")
+bench = partial(_become, "llama-bench")
+quantize = partial(_become, "llama-quantize", use_gpu=False)
+embedding = partial(_become, "llama-embedding")
+perplexity = partial(_become, "llama-perplexity")
+imatrix = partial(_become, "llama-imatrix")
+gguf_split = partial(_become, "llama-gguf-split", use_gpu=False)

@@ -49,7 +49,7 @@ def _no_gpu(
 
 
 def explain_without_asking(machine: Machine) -> Devices | None:
-    """Return the answer where cheap facts suffice for it, None if the driver must be asked.
+    """Return the answer if cheap facts suffice for it, None if the driver must be asked.
 
     It takes milliseconds, and is the whole of the detection on a machine that has no NVIDIA GPU.
     """

@@ -113,7 +113,7 @@ class Running:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
 
         ``models`` names those whose workers are replaced, where it is not all of them. Keys, names, limits and the
-        options of each model follow ``config``, where it is given. Raises UsageError if it has another address, log
+        options of each model follow ``config``, if it is given. Raises UsageError if it has another address, log
         or other models than those that run, and why a new worker does not start; the old ones go on then.
         """
         if config is not None:

@@ -65,7 +65,7 @@ def test_help_keeps_its_examples_and_follows_the_width(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (NoDeviceError("x").hint, "Use --device cpu, or --device auto to take a GPU where there is one."),
+        (NoDeviceError("x").hint, "Use --device cpu, or --device auto to take a GPU if there is one."),
         ("gpu_layers=0 keeps it off", "--gpu-layers 0 keeps it off"),
         ("give require_gpu=True", "give --require-gpu"),
         ("a smaller ctx_size", "a smaller --ctx-size"),

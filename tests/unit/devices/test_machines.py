@@ -400,7 +400,7 @@ def test_a_machine_without_a_usable_gpu_is_named_with_what_to_do(row: Bare, tmp_
     error = choice.error()
     assert type(error) is NoDeviceError
     assert str(error) == row.sentence
-    assert error.hint == (devices.remedy or 'Use device="cpu", or device="auto" to take a GPU where there is one.')
+    assert error.hint == (devices.remedy or 'Use device="cpu", or device="auto" to take a GPU if there is one.')
 
 
 def test_every_situation_is_on_some_machine() -> None:

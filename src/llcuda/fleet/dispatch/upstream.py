@@ -169,12 +169,16 @@ class PlainAnswer:
 
     def on_body(self, data: bytes, *, is_last: bool) -> None:
         """Take a piece."""
-        self._bytes += len(data)
-        if self._bytes > _MAX_PLAIN_BYTES:
-            raise RefusedError(502, f"the answer is larger than {_MAX_PLAIN_BYTES} bytes", code="answer_too_large")
+        self._bound(data)
         self._pieces.append(data)
         if is_last:
             self.body, self._pieces = b"".join(self._pieces), []
+
+    def _bound(self, data: bytes) -> None:
+        """Count what is kept. Raises RefusedError if that is too much."""
+        self._bytes += len(data)
+        if self._bytes > _MAX_PLAIN_BYTES:
+            raise RefusedError(502, f"the answer is larger than {_MAX_PLAIN_BYTES} bytes", code="answer_too_large")
 
 
 class _Link(asyncio.Protocol):

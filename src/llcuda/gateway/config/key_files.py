@@ -60,7 +60,7 @@ def check_key(key: str, *, place: str) -> str:
 
 
 def read_private(path: Path) -> str:
-    """Return what the file holds; raises UsageError if it cannot be read, or where others can read it."""
+    """Return what the file holds; raises UsageError if it cannot be read, or if others can read it."""
     try:
         with path.open("rb") as file:
             check_private(path, os.fstat(file.fileno()).st_mode)

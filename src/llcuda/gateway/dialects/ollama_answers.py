@@ -7,19 +7,17 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD, EventWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = ["OllamaAnswer", "OllamaStream", "read_now"]
 
-_SEPARATOR = b"\n\n"
 _DATA = b"data: "
 _DONE = b"[DONE]"
-_NANOSECONDS = 1_000_000
+_NANOSECONDS_A_MILLISECOND = 1_000_000
 _UNCLEAR = "the worker's answer is not understood"
-_NOT_UNDERSTOOD = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def read_now() -> str:
@@ -37,11 +35,8 @@ class OllamaAnswer:
         self._endpoint, self._model, self._began = endpoint, model, monotonic()
 
     def write(self, body: bytes) -> bytes:
-        """Return the answer in Ollama's words. Raises RefusedError (502) for one that is not understood."""
-        try:
-            return _encode(self._translate(json.loads(body)))
-        except _NOT_UNDERSTOOD as error:
-            raise RefusedError(502, f"{_UNCLEAR} ({type(error).__name__})", code="bad_answer") from None
+        """Return the answer in Ollama's words. Raises one of NOT_UNDERSTOOD."""
+        return _encode(self._translate(json.loads(body)))
 
     def _translate(self, answer: dict[str, Any]) -> dict[str, Any]:
         if "data" in answer:
@@ -77,12 +72,12 @@ class OllamaAnswer:
         why = {"tool_calls": "stop"}.get(reason, reason)
         timings = answer.get("timings") or {}
         counts = {
-            "total_duration": int((monotonic() - self._began) * 1000 * _NANOSECONDS),
+            "total_duration": self._duration(),
             "load_duration": 0,
             "prompt_eval_count": timings.get("cache_n", 0) + timings.get("prompt_n", 0),
-            "prompt_eval_duration": int(timings.get("prompt_ms", 0) * _NANOSECONDS),
+            "prompt_eval_duration": int(timings.get("prompt_ms", 0) * _NANOSECONDS_A_MILLISECOND),
             "eval_count": timings.get("predicted_n", 0),
-            "eval_duration": int(timings.get("predicted_ms", 0) * _NANOSECONDS),
+            "eval_duration": int(timings.get("predicted_ms", 0) * _NANOSECONDS_A_MILLISECOND),
         }
         return {**self.piece(said or self.say(text), done=True), "done_reason": why, **counts}
 
@@ -90,37 +85,38 @@ class OllamaAnswer:
         vectors = [one["embedding"] for one in sorted(answer["data"], key=lambda one: one["index"])]
         if self._endpoint == "ollama_embeddings":
             return {"embedding": vectors[0]}
-        duration = int((monotonic() - self._began) * 1000 * _NANOSECONDS)
-        counts = {"total_duration": duration, "load_duration": 0, "prompt_eval_count": answer["usage"]["prompt_tokens"]}
-        return {"model": self._model, "embeddings": vectors, **counts}
+        counts = {"load_duration": 0, "prompt_eval_count": answer["usage"]["prompt_tokens"]}
+        return {"model": self._model, "embeddings": vectors, "total_duration": self._duration(), **counts}
+
+    def _duration(self) -> int:
+        """Return the nanoseconds since the request came."""
+        return int((monotonic() - self._began) * 1000 * _NANOSECONDS_A_MILLISECOND)
 
 
-class OllamaStream:
+class OllamaStream(EventWriter):
     """Writes the events of one stream anew, each as a line."""
 
-    __slots__ = ("_answer", "_calls", "_reason", "_rest")
     content_type = "application/x-ndjson"
 
     def __init__(self, answer: OllamaAnswer) -> None:
         """Say it as ``answer`` does."""
+        super().__init__()
         self._answer = answer
         self._calls: dict[int, dict[str, Any]] = {}
         self._reason = ""
-        self._rest = b""
 
-    def feed(self, data: bytes, *, is_last: bool) -> bytes:
-        """Take a piece of the stream, and return the lines of the events that are whole."""
-        *events, self._rest = (self._rest + data).split(_SEPARATOR)
-        if is_last:
-            events.append(self._rest)
-        return b"".join(_encode(line) + b"\n" for event in events for line in self._read(event))
+    def write(self, event: bytes) -> bytes:
+        """Return the lines that an event becomes."""
+        return b"".join(_encode(line) + b"\n" for line in self._read(event))
+
+    write_rest = write
 
     def _read(self, event: bytes) -> Iterator[dict[str, Any]]:
         if not event.startswith(_DATA) or event.startswith(_DATA + _DONE):
             return
         try:
             yield from self._translate(json.loads(event[len(_DATA) :]))
-        except _NOT_UNDERSTOOD:
+        except NOT_UNDERSTOOD:
             yield {"error": _UNCLEAR}
 
     def _translate(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.dispatch.worker import fetch
 from llcuda.fleet.refusals import RefusedError
+from llcuda.fleet.served_model import find_model
 from llcuda.gateway.api.fields import read_known
 from llcuda.gateway.dialects.ollama_answers import read_now
 from llcuda.gateway.dialects.ollama_requests import find_name
@@ -58,15 +59,10 @@ class Listing:
 
     async def _show(self, exchange: Exchange) -> None:
         given = read_known(exchange.body, ("model", "name", "verbose"))
-        name = find_name(str(given.get("model") or given.get("name") or ""))
-        model = self._models.get(name)
-        if model is None:
-            raise RefusedError(
-                404, f"there is no model {name!r}; there is {', '.join(self._models)}", code="model_not_found"
-            )
+        model = find_model(self._models, _read_name(given))
         props = await _read_props(model)
         told = {
-            "modelfile": f"# served by llcuda\nFROM {name}\n",
+            "modelfile": f"# served by llcuda\nFROM {model.name}\n",
             "parameters": "",
             "template": props.get("chat_template", ""),
             "details": _describe_file(model),
@@ -79,7 +75,8 @@ class Listing:
     async def _pull(self, exchange: Exchange) -> None:
         """Say that a model is here, which clients ask before they use it."""
         given = read_known(exchange.body, ("model", "name", "insecure", "stream"))
-        if find_name(str(given.get("model") or given.get("name") or "")) not in self._models:
+        name = _read_name(given)
+        if not any(name in {model.name, *model.config.aliases} for model in self._models.values()):
             await self._refuse(exchange)
         _respond(exchange, {"status": "success"})
 
@@ -102,7 +99,8 @@ class Listing:
         }  # fmt: skip
 
     def _describe_loaded(self, model: ServedModel) -> dict[str, Any]:
-        on_gpu = any(use.uuid for worker in model.workers for use in _find_devices(worker.server))
+        reports = [replica.device_report for replica in model.fleet.replicas]
+        on_gpu = any(report is not None and report.device == "cuda" for report in reports)
         described = self._describe(model)
         size = described["size"] if on_gpu else 0
         file = model.fleet.model
@@ -110,24 +108,20 @@ class Listing:
         return {**described, "size_vram": size, "context_length": context, "expires_at": _FOR_EVER}
 
 
-def _find_devices(server: object) -> tuple[Any, ...]:
-    return tuple(getattr(getattr(server, "device_report", None), "devices", ()))
+def _read_name(given: Mapping[str, Any]) -> str:
+    return find_name(str(given.get("model") or given.get("name") or ""))
 
 
 def _describe_file(model: ServedModel) -> dict[str, Any]:
     """Return what a model's file says of it; nothing of one that is not loaded here."""
-    file = model.fleet.model
-    if file is None:
-        return {"parent_model": "", "format": "gguf", "family": "", "families": [], "parameter_size": "",
-                "quantization_level": ""}  # fmt: skip
-    info = file.info
+    info = model.fleet.model.info if model.fleet.model else None
     return {
         "parent_model": "",
         "format": "gguf",
-        "family": info.architecture,
-        "families": [info.architecture],
-        "parameter_size": f"{info.parameters / _MILLION:.4g}M",
-        "quantization_level": info.quantisation,
+        "family": info.architecture if info else "",
+        "families": [info.architecture] if info else [],
+        "parameter_size": f"{info.parameters / _MILLION:.4g}M" if info else "",
+        "quantization_level": info.quantisation if info else "",
     }
 
 

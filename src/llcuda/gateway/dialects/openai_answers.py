@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.field_media import count_texts
+from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD, EventWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenaiAnswer", "OpenaiEvents"]
 
 _LIMITS = ("n_predict", "max_completion_tokens", "max_tokens")
-_DATA, _SEPARATOR = b"data: ", b"\n\n"
+_DATA = b"data: "
 _EMBEDDING = b'"embedding":'
 
 
@@ -116,36 +117,30 @@ def _check_dimensions(body: bytes, wanted: int) -> None:
         raise RefusedError(400, reason, code="invalid_value", param="dimensions")
 
 
-class OpenaiEvents:
+class OpenaiEvents(EventWriter):
     """The events of one stream, as they should be; of several texts the last one has the usage of all."""
-
-    __slots__ = ("_answer", "_counted", "_rest", "_usage")
-    content_type = "text/event-stream"
 
     def __init__(self, answer: OpenaiAnswer) -> None:
         """Change what ``answer`` says."""
+        super().__init__()
         self._answer = answer
-        self._rest = b""
         self._counted = 0
         self._usage = {"completion_tokens": 0, "prompt_tokens": 0}
 
-    def feed(self, data: bytes, *, is_last: bool) -> bytes:
-        """Take a piece of the stream, and return the events that are whole; with the last piece, whatever is left."""
-        *events, rest = (self._rest + data).split(_SEPARATOR)
-        self._rest = b"" if is_last else rest
-        whole = b"".join(map(self._change, events))
-        return whole + rest if is_last else whole
-
-    def _change(self, event: bytes) -> bytes:
+    def write(self, event: bytes) -> bytes:
+        """Return the event as OpenAI's API has it; nothing of one that had the usage of a text alone."""
         if not event.startswith(_DATA + b"{"):
-            return event + _SEPARATOR
-        data = json.loads(event[len(_DATA) :])
-        self._answer.edit(data)
-        if self._answer.texts > 1 and "usage" in data:
-            self._sum(data)
-            if not data["choices"] and "usage" not in data:
-                return b""
-        return _DATA + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + _SEPARATOR
+            return super().write(event)
+        try:
+            data = json.loads(event[len(_DATA) :])
+            self._answer.edit(data)
+            if self._answer.texts > 1 and "usage" in data:
+                self._sum(data)
+                if not data["choices"] and "usage" not in data:
+                    return b""
+        except NOT_UNDERSTOOD:
+            return super().write(event)  # not for us to judge
+        return super().write(_DATA + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode())
 
     def _sum(self, data: dict[str, Any]) -> None:
         """Keep the usage of a text until that of the last one; choices of one prompt share its tokens."""

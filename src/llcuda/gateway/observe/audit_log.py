@@ -74,7 +74,7 @@ class AuditLog:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, for its owner alone where it is new; raises UsageError if it cannot be opened."""
+        """Open the file, for its owner alone if it is new; raises UsageError if it cannot be opened."""
         self._path = path
         try:
             self._descriptor = _open(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -19,20 +20,24 @@ from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, leave_out_unknown, parse_body
-from llcuda.gateway.api.response_events import ResponseEvents, mark_incomplete
 from llcuda.gateway.dialects.agent_turns import change_turns
 from llcuda.gateway.dialects.answer_parts import choose_parts
+from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD
 from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
 from llcuda.gateway.dialects.ollama_requests import translate
 from llcuda.gateway.dialects.openai_answers import OpenaiAnswer, OpenaiEvents
 from llcuda.gateway.dialects.openai_forms import to_known_forms
+from llcuda.gateway.dialects.response_events import ResponseEvents, mark_incomplete
 from llcuda.gateway.http.error_envelopes import read_refusal
 from llcuda.gateway.http.routes import Kind
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llcuda.fleet.dispatch.worker import Slot, Worker
     from llcuda.fleet.served_model import ServedModel
+    from llcuda.gateway.dialects.event_writer import EventWriter
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.http.routes import Route
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
@@ -209,7 +214,7 @@ class ModelRequest:
         self._exchange.queued_at = monotonic()
         return job
 
-    def _make_events(self) -> OllamaStream | ResponseEvents | OpenaiEvents | None:
+    def _make_events(self) -> EventWriter | None:
         if self._ollama is not None:
             return OllamaStream(self._ollama)
         if self._endpoint == "responses":
@@ -291,20 +296,27 @@ class ModelRequest:
             self._metrics.first_token_seconds.observe(exchange.first_at - exchange.arrived)
 
     async def _pass_on(self, reception: PlainAnswer) -> None:
-        body = reception.body
+        body, write = reception.body, self._find_writer()
         if reception.status != _OK:
             raise read_refusal(reception.status, body)
-        if self._ollama is not None:
-            # Vectors are megabytes.
-            body = await asyncio.to_thread(self._ollama.write, body)
-        elif self._endpoint == "responses":
-            body = mark_incomplete(body, limit=self.fields.get("max_output_tokens"))
-        elif self.fields.get("response_fields"):
-            body = choose_parts(body, self.fields["response_fields"])
-        elif self._openai.is_needed:
-            # The probabilities of a long answer are megabytes.
-            body = await asyncio.to_thread(self._openai.write, body)
+        if write is not None:
+            try:
+                # Vectors, and the probabilities of a long answer, are megabytes.
+                body = await asyncio.to_thread(write, body)
+            except NOT_UNDERSTOOD as error:
+                reason = f"the worker's answer is not understood ({type(error).__name__})"
+                raise RefusedError(502, reason, code="bad_answer") from None
         self._exchange.respond(reception.status, body, content_type=reception.content_type)
+
+    def _find_writer(self) -> Callable[[bytes], bytes] | None:
+        """Return what writes a whole answer anew, if its API has another form than llama-server's."""
+        if self._ollama is not None:
+            return self._ollama.write
+        if self._endpoint == "responses":
+            return partial(mark_incomplete, limit=self.fields.get("max_output_tokens"))
+        if wanted := self.fields.get("response_fields"):
+            return partial(choose_parts, wanted=wanted)
+        return self._openai.write if self._openai.is_needed else None
 
     def _answer_tokens(self) -> int:
         for name in _ANSWER_LIMITS:

@@ -205,7 +205,7 @@ class GatewayService:
         return find_route(exchange.method, exchange.path)
 
     def find_model(self, name: object) -> ServedModel:
-        """Return the model that a request names; the first one where it names none. Raises RefusedError (404)."""
+        """Return the model that a request names; the first one if it names none. Raises RefusedError (404)."""
         return find_model(self._models, name)
 
     async def _start_model(self, exchange: Exchange, name: object) -> ServedModel:

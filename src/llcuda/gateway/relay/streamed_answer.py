@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from llcuda.fleet.dispatch.upstream import PlainAnswer
 
 if TYPE_CHECKING:
-    from llcuda.gateway.api.response_events import ResponseEvents
-    from llcuda.gateway.dialects.ollama_answers import OllamaStream
-    from llcuda.gateway.dialects.openai_answers import OpenaiEvents
+    from llcuda.gateway.dialects.event_writer import EventWriter
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import StreamMeter
 
@@ -108,7 +106,7 @@ class StreamedAnswer(PlainAnswer):
         *,
         texts: int = 1,
         is_checked: bool = False,
-        events: OllamaStream | OpenaiEvents | ResponseEvents | None = None,
+        events: EventWriter | None = None,
     ) -> None:
         """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for.
 
@@ -155,6 +153,7 @@ class StreamedAnswer(PlainAnswer):
             self._last.append(data)
             self._marks.feed(data)
         if self._is_checked:
+            self._bound(data)
             self.kept.append(data)
         if self._events is not None:
             data = self._events.feed(data, is_last=is_last)

@@ -72,7 +72,7 @@ def write_document(gateway: Gateway, target: Path) -> dict[str, Any]:
         fields = schema.get("properties", {})
         narrow = fields.keys() & _NARROW.keys() - ({"prompt"} if "input" in fields else set())
         fields.update({name: _NARROW[name] for name in narrow})
-        if "options" in fields:  # of Ollama, where a model must be named
+        if "options" in fields:  # Ollama's, which must name a model
             fields["model"] = {"enum": ["stub"]}
             fields.pop("format", None)  # a schema, which the stand-in does not hold to
             if "messages" in fields:

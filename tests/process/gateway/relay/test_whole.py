@@ -124,6 +124,18 @@ def test_an_answer_that_cannot_be_held_against_its_schema_is_none(tmp_path: Path
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("body", ["", "nonsense", "[]", '{"choices": [{}]}', "[" * 100_000])
+def test_an_answer_that_cannot_be_written_anew_is_the_workers_fault(tmp_path: Path, body: str) -> None:
+    async def scenario(site: Site) -> None:
+        site.answer(plain(200, body))
+        client = await site.gateway.connect(build_request(TEXT, {**STEERED[TEXT], "max_tokens": 0}))
+        while client.is_open:
+            await turns()
+        assert (client.status, b'"bad_answer"' in client.data) == (502, True)
+
+    play(tmp_path, scenario)
+
+
 def test_what_a_worker_sends_too_much_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llcuda.fleet.dispatch.upstream._MAX_PLAIN_BYTES", 1000)
 

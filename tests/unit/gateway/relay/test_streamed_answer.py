@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from llcuda.fleet.dispatch.upstream import PlainAnswer
-from llcuda.gateway.api.response_events import ResponseEvents
+from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.dialects.response_events import ResponseEvents
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
@@ -167,3 +168,13 @@ def test_a_number_of_very_many_digits_is_no_failure_of_the_gateway() -> None:
     assert read_usage(f'"prompt_tokens":{digits}'.encode())[0] == 10**18 - 1
     assert read_usage(f'"timings":{{"cache_n":{digits},"prompt_n":1,"predicted_n":1'.encode()) == (0, 0)
     assert read_prompt_seconds(f'"timings":{{"prompt_ms":{digits}'.encode()) == float("inf")
+
+
+def test_of_a_stream_that_is_checked_no_more_is_kept_than_of_a_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llcuda.fleet.dispatch.upstream._MAX_PLAIN_BYTES", 100)
+    written: Any = Written()
+    answer = StreamedAnswer(written, "chat", GatewayMetrics().meter(0), is_checked=True)
+    answer.on_head(200, HEADERS)
+    answer.on_body(b"data: " + 94 * b"x", is_last=False)
+    with pytest.raises(RefusedError, match="larger than 100 bytes"):
+        answer.on_body(b"x", is_last=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llcuda.gateway.api.response_events import ResponseEvents, mark_incomplete
+from llcuda.gateway.dialects.response_events import ResponseEvents, mark_incomplete
 
 
 def event(kind: str, **fields: Any) -> bytes:

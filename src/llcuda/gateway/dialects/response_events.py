@@ -11,9 +11,10 @@ import json
 import time
 from typing import Any
 
+from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD, EventWriter
+
 __all__ = ["ResponseEvents", "mark_incomplete"]
 
-_SEPARATOR = b"\n\n"
 _OURS = b"event: response."
 _DATA = b"\ndata: "
 _BEGINNINGS = ("response.created", "response.in_progress")
@@ -23,26 +24,20 @@ _OPENING = "response.output_item.added"
 _PARTS = ("response.content_part.", "response.output_text.", "response.reasoning_text.")
 
 
-class ResponseEvents:
+class ResponseEvents(EventWriter):
     """Numbers the events of one stream, and says which item of the answer each is about."""
 
-    __slots__ = ("_count", "_facts", "_items", "_limit", "_rest")
-    content_type = "text/event-stream"
-
     def __init__(self, model: str, *, limit: int | None = None) -> None:
-        """Begin at nought, with what ``model`` answers in at most ``limit`` tokens."""
+        """Prepare to number what ``model`` answers in at most ``limit`` tokens."""
+        super().__init__()
         self._facts = {"created_at": int(time.time()), "model": model, "output": []}
         self._limit = limit
         self._count = 0
         self._items: dict[str, int] = {}
-        self._rest = b""
 
-    def feed(self, data: bytes, *, is_last: bool) -> bytes:
-        """Take a piece of the stream, and return the events that are whole; with the last piece, whatever is left."""
-        *events, rest = (self._rest + data).split(_SEPARATOR)
-        self._rest = b"" if is_last else rest
-        whole = b"".join(self._complete(event) + _SEPARATOR for event in events)
-        return whole + rest if is_last else whole
+    def write(self, event: bytes) -> bytes:
+        """Return the event with its number and its place."""
+        return super().write(self._complete(event))
 
     def _complete(self, event: bytes) -> bytes:
         head, mark, text = event.partition(_DATA)
@@ -54,7 +49,7 @@ class ResponseEvents:
             if data["type"] == _END and _cut_off(data["response"], self._limit):
                 data["type"] = _CUT
                 head = b"event: " + _CUT.encode()
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except NOT_UNDERSTOOD:
             return event  # not for us to judge
         return head + mark + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -79,7 +74,7 @@ def mark_incomplete(body: bytes, *, limit: int | None) -> bytes:
     try:
         answer = json.loads(body)
         return json.dumps(answer, ensure_ascii=False).encode() if _cut_off(answer, limit) else body
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except NOT_UNDERSTOOD:
         return body  # not for us to judge
 
 
