@@ -128,6 +128,15 @@ def test_a_whole_answer_that_does_not_hold_to_its_schema_is_no_answer(channel: g
     assert json.loads(held.text).keys() == {"answer"}
 
 
+def test_a_stream_that_does_not_hold_to_its_schema_ends_with_an_error(channel: grpc.Channel) -> None:
+    twice = {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    wanted = {"type": "json_schema", "json_schema": {"schema": twice}}
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call(channel, "StreamChat", **chat(options={"response_format": wanted}, max_tokens=80)))
+    assert "does not hold to the schema: $: an item is there twice" in caught.value.details()
+
+
+
 @pytest.mark.parametrize("named", ["small", "", "large"])
 def test_a_batch_fills_the_slots_of_the_models_that_it_names(gateways: Gateway, named: str) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{gateways.grpc_port}") as channel:
