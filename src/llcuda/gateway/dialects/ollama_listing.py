@@ -59,7 +59,7 @@ class Listing:
 
     async def _show(self, exchange: Exchange) -> None:
         given = read_known(exchange.body, ("model", "name", "verbose"))
-        model = find_model(self._models, _read_name(given))
+        model = self._find(given)
         props = await _read_props(model)
         told = {
             "modelfile": f"# served by llcuda\nFROM {model.name}\n",
@@ -75,10 +75,18 @@ class Listing:
     async def _pull(self, exchange: Exchange) -> None:
         """Say that a model is here, which clients ask before they use it."""
         given = read_known(exchange.body, ("model", "name", "insecure", "stream"))
-        name = _read_name(given)
-        if not any(name in {model.name, *model.config.aliases} for model in self._models.values()):
+        try:
+            self._find(given)
+        except RefusedError:
             await self._refuse(exchange)
         _respond(exchange, {"status": "success"})
+
+    def _find(self, given: Mapping[str, Any]) -> ServedModel:
+        """Return the model that a body names. Raises RefusedError (404)."""
+        name = find_name(str(given.get("model") or given.get("name") or ""))
+        if not name:
+            raise RefusedError(404, "the body names no model", code="model_not_found", param="model")
+        return find_model(self._models, name)
 
     async def _refuse(self, exchange: Exchange) -> None:
         names = ", ".join(self._models)
@@ -106,10 +114,6 @@ class Listing:
         file = model.fleet.model
         context = model.config.ctx_size or (file.info.context_length if file else None) or 0
         return {**described, "size_vram": size, "context_length": context, "expires_at": _FOR_EVER}
-
-
-def _read_name(given: Mapping[str, Any]) -> str:
-    return find_name(str(given.get("model") or given.get("name") or ""))
 
 
 def _describe_file(model: ServedModel) -> dict[str, Any]:
