@@ -12,8 +12,8 @@ import pytest
 import llcuda
 from llcuda.native import binaries_dir
 from tests.made_models.tiny_model import write_tiny_model
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 
 

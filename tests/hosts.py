@@ -9,8 +9,8 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from tests.places import ROOT
 from tests.processes import PATIENCE, wait_until
-from tests.watching import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,9 +23,10 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from llcuda.cli import main
+from tests.places import ROOT
 from tests.processes import is_alive, wait_until
 from tests.watched_gateway import end_with_input, read_rss
-from tests.watching import ROOT, ask_connection
+from tests.watching import ask_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,13 +20,13 @@ from llcuda.gateway.admin import install_child, install_process
 from llcuda.installer import install
 from llcuda.native import read_build_info
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
+from tests.places import ROOT
 from tests.processes import children_of
 from tests.unit.engine.test_devices import T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-ROOT = Path(__file__).parents[1]
 ADMIN, USER = "sk-admin", "sk-user"
 PATH = "/api/admin/upgrade-gpu"
 _CHILD = """

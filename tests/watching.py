@@ -16,6 +16,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.places import ROOT
 from tests.processes import is_alive
 from tests.standins.stub_engine import write_executable
 from tests.watched_gateway import read_rss
@@ -23,9 +24,8 @@ from tests.watched_gateway import read_rss
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ROOT", "Event", "Watched", "ask_connection", "ask_socket", "percentile", "watched"]
+__all__ = ["Event", "Watched", "ask_connection", "ask_socket", "percentile", "watched"]
 
-ROOT = Path(__file__).parents[1]
 _PATIENCE = 120.0
 
 

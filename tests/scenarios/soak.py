@@ -32,10 +32,11 @@ from typing import TYPE_CHECKING, Any
 from tests.http_asker import HttpAsker
 from tests.inputs.hostile_bodies import MAX_BODY_BYTES
 from tests.inputs.hostile_requests import KEY
+from tests.places import ROOT
 from tests.processes import wait_until
 from tests.scenarios.known_answers import choose_sum, judge, make_body
 from tests.served_process import ADMIN, BOUNDED, MAX_IN_FLIGHT, serving_process, settle
-from tests.watching import ROOT, percentile
+from tests.watching import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

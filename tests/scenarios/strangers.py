@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.certificates import write_certificate
-from tests.watching import ROOT, watched
+from tests.places import ROOT
+from tests.watching import watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,17 +3,20 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.places import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "llcuda"
 MODULES = sorted(SOURCE.rglob("*.py"))
 # The outermost handlers: of the command line, and of the gateway over HTTP and gRPC.

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from tests.places import ROOT
+
 __all__ = [
     "PAGES",
-    "ROOT",
     "Served",
     "Snippet",
     "find_alone",
@@ -27,7 +28,6 @@ __all__ = [
     "user_environment",
 ]
 
-ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _FENCE = re.compile(r"^```(python|sh|toml)( [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TIMEOUT = 300

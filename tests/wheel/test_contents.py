@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.places import ROOT
 from tools.binaries.elf import is_elf, read_elf
 from tools.binaries.lock import TREE_PATH, read_lock
 from tools.binaries.records import check_directory, list_backends, read_record
 from tools.binaries.web_ui import ARCHIVE_NAME, LICENCES_NAME, PACKAGES_NAME, read_packages
 
-ROOT = Path(__file__).parents[2]
 EXECUTABLES = {
     "llama-batched-bench",
     "llama-bench",

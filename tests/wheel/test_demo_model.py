@@ -6,13 +6,10 @@ import hashlib
 import importlib.util
 import json
 import random
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.demo_model import evaluate, texts
 from tools.demo_model.commands import TOKEN_SAMPLES

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.wheel.snippets import PAGES, ROOT, Snippet, find_alone, name, run, user_environment
+from tests.places import ROOT
+from tests.wheel.snippets import PAGES, Snippet, find_alone, name, run, user_environment
 
 if TYPE_CHECKING:
     from pathlib import Path

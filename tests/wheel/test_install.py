@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.places import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = ("LLAMA_", "LLAMACPP_", "LLCUDA_", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 PROBE = """
 import json, os, llcuda, llcuda.native

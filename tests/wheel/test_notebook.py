@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,11 +14,12 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from llcuda.models.registry import read_registry
+from tests.places import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "colab_quickstart.ipynb"
+NOTEBOOK = ROOT / "examples" / "colab_quickstart.ipynb"
 TIMEOUT = 120
 # The package is there already: pip has nothing to ask for, and the model is inside the wheel.
 WITHOUT_NETWORK = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "LLCUDA_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.places import ROOT
 from tools.binaries.fetch import hash_tree
 from tools.binaries.lock import read_lock
 
-ROOT = Path(__file__).parents[2]
 MAX_SDIST_BYTES = 15_000_000
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 BUILD = "import sys; from tools.binaries import backend; print(getattr(backend, sys.argv[1])(*sys.argv[2:]))"

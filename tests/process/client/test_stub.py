@@ -10,7 +10,6 @@ import socket
 import ssl
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +22,7 @@ from llcuda.errors import (
     SchemaMismatchError,
     UsageError,
 )
+from tests.places import DATA
 from tests.process.client.twins import CLIENTS
 from tests.processes import wait_until
 from tests.standins.stub_server import (
@@ -474,7 +474,7 @@ def test_localhost_is_found_where_only_one_kind_of_address_listens(connect: Call
 
 # https
 
-CERTIFICATE = Path(__file__).parents[2] / "data" / "localhost.pem"
+CERTIFICATE = DATA / "localhost.pem"
 
 
 def serve_tls(connection: socket.socket) -> socket.socket:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,21 +19,23 @@ from llcuda.devices.nvidia_smi import read_nvidia_smi, run_nvidia_smi
 from llcuda.devices.nvml import read_nvml
 from llcuda.errors import NoDeviceError, UsageError
 from tests.conftest import FLAGS
+from tests.places import DATA
 from tests.processes import PATIENCE, is_alive, wait_until
 from tests.standins import fake_nvidia_smi
 from tests.standins.fake_machine import LIBCUDA, NVML, build_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-DATA = Path(__file__).parents[2] / "data" / "devices"
+DEVICES = DATA / "devices"
 T4 = "Tesla T4|7.5|15360|-1"
 A100 = "NVIDIA A100-SXM4-40GB|8.0|40960"
 ROW = "0, Tesla T4, GPU-f4b1, 7.5, 15360, 14910, 535.104.05\n"
 
 
 def compile_nvml(target: Path, *options: str) -> Path:
-    command = ["gcc", *FLAGS, *options, "-shared", "-fPIC", str(DATA / "fake_nvml.c"), "-o", str(target)]
+    command = ["gcc", *FLAGS, *options, "-shared", "-fPIC", str(DEVICES / "fake_nvml.c"), "-o", str(target)]
     subprocess.run(command, check=True, timeout=60)
     return target
 
@@ -63,7 +64,7 @@ def smi(tmp_path: Path) -> Path:
     program = tmp_path / "root" / "usr" / "bin" / "nvidia-smi"
     fake_nvidia_smi.install(program)
     (tmp_path / "query.csv").write_text(ROW)
-    shutil.copy(DATA / "t4_header.txt", tmp_path / "header.txt")
+    shutil.copy(DEVICES / "t4_header.txt", tmp_path / "header.txt")
     return program
 
 
@@ -260,7 +261,7 @@ def test_nvidia_smi_is_asked_for_slices_where_there_are_some(
     smi: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
     for name in ("query.csv", "header.txt", "list.txt"):
-        shutil.copy(DATA / f"mig_{name}", tmp_path / name)
+        shutil.copy(DEVICES / f"mig_{name}", tmp_path / name)
     found = read_nvidia_smi(smi, timeout=PATIENCE, environ=environ)
     assert isinstance(found, Inventory)
     assert [gpu.mig_profile for gpu in found.gpus] == [None, "3g.20gb", "1g.5gb"]

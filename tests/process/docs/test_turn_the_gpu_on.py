@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llcuda
@@ -14,14 +13,17 @@ from llcuda.engine import placement as placements
 from llcuda.installer import HUB_SOURCE, install
 from llcuda.native import read_build_info
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
+from tests.places import DOCS
 from tests.process.server.test_offload import compile_backends
 from tests.standins.hub_server import serve
 from tests.unit.engine.test_devices import T4, devices
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
-PAGE = (Path(__file__).parents[3] / "docs" / "turn-the-gpu-on.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "turn-the-gpu-on.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh no-run\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 

@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,16 +16,18 @@ import llcuda
 from llcuda.engine import placement as placements
 from llcuda.errors import OutOfMemoryError
 from tests.made_models.sparse_model import Sparse, write_sparse_model
+from tests.places import DATA
 from tests.process.engine.test_ladder import BATCH, CACHE, HALF, ON_CPU, QUARTER
 from tests.process.server.test_offload import compile_backends
 from tests.unit.engine.test_devices import BACKEND, T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from llcuda.engine import DeviceReport
 
-LOGS = Path(__file__).parents[2] / "data" / "logs"
+LOGS = DATA / "logs"
 CONTEXT = "the context has 4096 tokens instead of 8192"
 STEPS = (BATCH, CACHE, CONTEXT, HALF, QUARTER, ON_CPU, BATCH, CACHE, CONTEXT)
 FORMS = (

@@ -24,6 +24,7 @@ from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.http.routes import ALIASES, ROUTES
 from llcuda.models.resolve import demo_path
 from llcuda.native import binaries_dir
+from tests.places import DOCS
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class TestWhatIsAnswered:
         assert {"llamacpp:prompt_tokens_totaldemodemo/0", "llamacpp:prompt_tokens_totaldemodemo/1"} <= after.keys()
 
     def test_the_page_of_the_documentation_names_addresses_that_there_are(self) -> None:
-        text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+        text = (DOCS / "serving.md").read_text(encoding="utf-8")
         addresses = set(re.findall(r"`(?:GET |POST )?(/[\w/-]+)`", text))
         assert len(addresses) > 15
         assert addresses <= {path for _, path in ROUTES}

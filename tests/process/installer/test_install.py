@@ -29,7 +29,6 @@ from tools.binaries.bundle import pack
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

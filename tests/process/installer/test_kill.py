@@ -23,10 +23,9 @@ from llcuda.engine import placement as placements
 from llcuda.installer import BinaryInstaller, install
 from llcuda.native import binaries_dir, read_build_info
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
+from tests.places import ROOT
 from tests.process.server.test_offload import compile_backends
 from tests.unit.engine.test_devices import T4, devices
-
-ROOT = Path(__file__).parents[3]
 
 # With "quick" nothing is proved: the moments are then all on the disk, where a proof would take nearly all of them.
 VICTIM = """

@@ -21,8 +21,8 @@ import pytest
 from llcuda.server.offload import Offload, read_offload
 from tests.made_models.moe_model import write_moe_model, write_projector, write_recurrent_model
 from tests.made_models.tiny_model import write_tiny_model
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[3]
 LOGS = ROOT / "tests" / "data" / "logs" / "offload"
 MODELS = ROOT / "src" / "llcuda" / "models_data"
 READY = re.compile(rb"listening on http://|exiting due to")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from llcuda.devices import Devices, Gpu, Situation, choose_backend
+from tests.places import DOCS
 from tests.unit.devices.test_machines import BACKENDS, BARE, ROWS
 
-PAGE = (Path(__file__).parents[3] / "docs" / "gpu.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "gpu.md").read_text(encoding="utf-8")
 HARDWARE = re.findall(r"^\| ([^|]+) \| (\d+\.\d) \| ([\d.]+) \| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)
 REASONS = re.findall(r"^\| ([A-Zc][^|`]+\.) \| [^|]+ \|$", PAGE.partition("## Why it is not used")[2], re.MULTILINE)
 NEWEST = "999.0"

@@ -18,12 +18,12 @@ from llcuda.engine.load import Started, _step_down, _with_steps
 from llcuda.engine.placement import check_split, choose_placement
 from llcuda.errors import OutOfMemoryError, UsageError
 from llcuda.server.failures import Launch, classify_failure
+from tests.places import ROOT
 from tests.unit.cli.test_gpu import CUDA12, NONE
 
 if TYPE_CHECKING:
     from llcuda.engine.ladder import Rung
 
-ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 LADDER = re.findall(r"^\| ([^|]+) \| `([^|]+)` \| ([^|]+) \|$", PAGE.partition("## What saves")[0], re.MULTILINE)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llcuda.gateway.config.reading import read_config
 from llcuda.gateway.config.serve_options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS, Option
 from llcuda.gateway.observe.audit_log import AuditRecord
+from tests.places import DOCS
 
-PAGE = (Path(__file__).parents[3] / "docs" / "serve-options.md").read_text(encoding="utf-8")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = (DOCS / "serve-options.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `(\w+)` \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE)
 
 

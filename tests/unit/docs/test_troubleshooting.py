@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from llcuda import errors
 from llcuda.server.failures import Launch, classify_failure
+from tests.places import ROOT
 
 if TYPE_CHECKING:
     from llcuda.errors import LlcudaError
 
-ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 LOGS = ROOT / "tests" / "data" / "logs"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,13 @@ from llcuda.schema.validate import KEYWORDS, find_mismatch
 from tests.inputs.grammar_texts import Grammar
 from tests.inputs.keyword_schemas import KEYWORD_SCHEMAS
 from tests.inputs.pydantic_schemas import make_pydantic_schemas
+from tests.places import DOCS, INPUTS
 from tests.process.gateway.clients.gateways import KEY, MESSAGES, gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DOCS = Path(__file__).parents[4] / "docs" / "python.md"
+PAGE = DOCS / "python.md"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_docs_say_of_each_keyword_how_it_is_held_to(client: httpx.Client) ->
     found: dict[str, list[str]] = {"constrained": [], "checked": [], "refused": []}
     for keyword, document in KEYWORD_SCHEMAS.items():
         found[tell_standing(client, document)].append(keyword)
-    rows = re.findall(r"^\| (constrained|checked|refused) \| (.*) \|$", DOCS.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (constrained|checked|refused) \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
     said = {standing: re.findall(r"`([$\w]+)`", words) for standing, words in rows}
     assert said == found
 
@@ -128,7 +128,7 @@ def test_a_tool_with_any_of_them_is_no_error_of_the_servers(client: httpx.Client
 
 
 def test_a_grammar_is_made_of_every_schema_that_a_generator_writes(client: httpx.Client) -> None:
-    generated = json.loads((Path(__file__).parents[3] / "inputs" / "generated_schemas.json").read_text())
+    generated = json.loads((INPUTS / "generated_schemas.json").read_text())
     for name, document in {**generated, **make_pydantic_schemas()}.items():
         answer = client.post("/completion", json={"prompt": "a", "n_predict": 1, "json_schema": document})
         assert answer.status_code == (400 if " emoji " in name else 200), (name, answer.text)

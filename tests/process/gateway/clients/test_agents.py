@@ -10,8 +10,8 @@ import pytest
 
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
+from tests.places import ROOT
 from tests.process.gateway.clients.gateways import KEY
-from tests.watching import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,6 @@ import re
 import shutil
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +15,7 @@ from llcuda.devices.inventory import Failure
 from llcuda.gateway.observe import gpu_metrics
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.observe.gpu_metrics import GpuMetrics
+from tests.places import ROOT
 from tests.process.devices.test_find import T4, compile_nvml, set_driver
 from tests.processes import PATIENCE, is_alive, wait_until
 from tests.standins import fake_nvidia_smi
@@ -23,12 +23,12 @@ from tests.standins.fake_machine import LIBCUDA, NVIDIA_SMI, NVML, build_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from llcuda.devices.machine import Machine
 
 ROW = "0, Tesla T4, GPU-f4b1, 449, 15360, 37, 52\n"
 FACTS: dict[str, Any] = {"cards": "nvidia/nvidia", "nodes": "nvidia0 nvidiactl", "driver": "550.120"}
-ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")

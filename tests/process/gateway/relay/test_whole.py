@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from llcuda.gateway.api.answer_schema import check_answer
 from llcuda.gateway.api.fields import parse_body
 from llcuda.gateway.http.routes import ROUTES
+from tests.places import DATA
 from tests.process.gateway.clients.gateways import KEY, gateway
 from tests.standins.looped_gateway import LoopedGateway, Request, build_request, run_still, turns
 from tests.standins.stub_answers import plain
@@ -19,6 +19,7 @@ from tests.watching import ask_connection, ask_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 CHAT, TEXT, NATIVE = "/v1/chat/completions", "/v1/completions", "/completion"
 RESPONSES, ANTHROPIC, INFILL = "/v1/responses", "/v1/messages", "/infill"
@@ -223,7 +224,7 @@ class Real:
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[Real]:
-    template = Path(__file__).parents[3] / "data" / "chat_with_tools.jinja"
+    template = DATA / "chat_with_tools.jinja"
     with gateway(workers=1, slots=4, chat_template_file=str(template)) as running:
         yield Real(running)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
+from tests.places import ROOT
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 HEADER = ROOT / "native" / "amx" / "tile_config.h"
 

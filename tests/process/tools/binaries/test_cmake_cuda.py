@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
+from tests.places import ROOT
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.places import ROOT
 from tools.binaries.elf import read_elf
 
-ROOT = Path(__file__).parents[4]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DATA = ROOT / "tests" / "data" / "cublas"
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-fPIC", "-shared"]
 CALL = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).run())"
