@@ -1,5 +1,4 @@
-# llama.cpp's web UI, which the gateway serves at /chat: built with npm, and kept in the build folder until its sources
-# change.
+# llama.cpp's web UI, which the gateway serves at /chat: built with npm, which takes minutes, until its sources change.
 set(LLCUDA_WEB_UI "auto" CACHE STRING "The page /chat: 'on', 'off', or 'auto': on where npm can build it")
 set_property(CACHE LLCUDA_WEB_UI PROPERTY STRINGS auto on off)
 if(NOT LLCUDA_WEB_UI MATCHES "^(auto|on|off)$")
@@ -8,8 +7,19 @@ endif()
 
 set(LLCUDA_WEB_UI_BUILT OFF)
 if(NOT LLCUDA_WEB_UI STREQUAL "off")
+  set(archive "${CMAKE_CURRENT_BINARY_DIR}/web_ui/web_ui.zip")
+  # With 'auto' it is kept beside ccache's objects, so that a second clone builds none; a release builds its own.
+  set(kept "$ENV{XDG_CACHE_HOME}")
+  if(kept STREQUAL "" AND DEFINED ENV{HOME})
+    set(kept "$ENV{HOME}/.cache")
+  endif()
+  if(LLCUDA_WEB_UI STREQUAL "on" OR kept STREQUAL "")
+    set(kept "${CMAKE_CURRENT_BINARY_DIR}")
+  else()
+    string(APPEND kept "/llcuda-build")
+  endif()
   execute_process(
-    COMMAND "${Python3_EXECUTABLE}" prepare_binaries.py web-ui "${CMAKE_CURRENT_BINARY_DIR}/web_ui"
+    COMMAND "${Python3_EXECUTABLE}" prepare_binaries.py web-ui "${kept}/web_ui"
     WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
     RESULT_VARIABLE result
     ERROR_VARIABLE problem
@@ -17,7 +27,8 @@ if(NOT LLCUDA_WEB_UI STREQUAL "off")
   if(result EQUAL 0)
     set(LLCUDA_WEB_UI_BUILT ON)
     message(STATUS "Web UI: built")
-    install(FILES "${CMAKE_CURRENT_BINARY_DIR}/web_ui/web_ui.zip" DESTINATION . COMPONENT llcuda)
+    configure_file("${kept}/web_ui/web_ui.zip" "${archive}" COPYONLY)
+    install(FILES "${archive}" DESTINATION . COMPONENT llcuda)
   elseif(LLCUDA_WEB_UI STREQUAL "on")
     message(FATAL_ERROR "Web UI: ${problem}")
   else()

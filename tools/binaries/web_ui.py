@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.binaries.errors import PreparationError
+from tools.binaries.fetch import hash_tree
 from tools.binaries.lock import ROOT, TREE_PATH, hash_file
 from tools.binaries.npm_packages import describe_licences, find_packages, list_packages
 
@@ -46,13 +47,14 @@ def build_web_ui(lock: Lock, folder: Path, *, tree: Path = TREE_PATH) -> Path:
     """
     archive, stamp = folder / ARCHIVE_NAME, folder / KEY_NAME
     npm = find_npm()
-    key = compute_key(lock, node=ask_version(npm))
+    source = tree / "tools" / "ui"
+    key = compute_key(lock, source=source, node=ask_version(npm))
     if archive.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == key:
         return archive
     folder.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as temporary:
-        files = run_build(npm, lock, source=tree / "tools" / "ui", work=Path(temporary).resolve())
+        files = run_build(npm, lock, source=source, work=Path(temporary).resolve())
         pack_files(files, Path(temporary) / ARCHIVE_NAME)
         (Path(temporary) / ARCHIVE_NAME).replace(archive)
     stamp.write_text(key, encoding="utf-8")
@@ -70,10 +72,11 @@ def ask_version(npm: str) -> str:
     return run_npm([npm, "version", "--json"], folder=ROOT)
 
 
-def compute_key(lock: Lock, *, node: str) -> str:
+def compute_key(lock: Lock, *, source: Path, node: str) -> str:
     """Return the hash of all that decides about the archive's bytes."""
     makers = [*WRAPPERS.iterdir(), Path(__file__), Path(__file__).with_name("npm_packages.py")]
-    facts = [lock.digest, lock.tag, node, *(f"{path.name} {hash_file(path)}" for path in sorted(makers))]
+    made_of = str(hash_tree(source)["sha256"])
+    facts = [made_of, lock.tag, node, *(f"{path.name} {hash_file(path)}" for path in sorted(makers))]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
