@@ -33,7 +33,7 @@ def client(running: Gateway) -> Iterator[openai.OpenAI]:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
     """The folder of the backends that work, and that do not."""
     return compile_backends(tmp_path_factory.mktemp("backends"), binaries)

@@ -29,15 +29,14 @@ from tests.scenarios.known_answers import choose_sum, judge, make_body
 from tests.served_process import serving_process
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from tests.inputs.fuzzed_bodies import Fuzzed
     from tests.served_process import ServedProcess
 
 __all__ = ["FAMILIES", "Finding", "FuzzFigures", "fuzz"]
 
-_PATIENCE = 5.0
-"""Seconds for a body to be answered before its client leaves."""
-_BOUND = 10.0
-"""Seconds within which a worker is idle after that: hang_timeout, after which the gateway gives it up."""
+_MODEL = "demo"
 _QUESTION_EVERY = 4
 _LEAVING = 0.1
 _RECOVERY = 120.0
@@ -77,11 +76,13 @@ class FuzzFigures:
 class _Lane:
     """A gateway that is sent bodies, one after the other."""
 
-    def __init__(self, served: ServedProcess, figures: FuzzFigures, *, model: str, seed: int) -> None:
+    def __init__(
+        self, served: ServedProcess, figures: FuzzFigures, *, seed: int, patience: float, bound: float
+    ) -> None:
         self._served = served
         self._figures = figures
-        self._model = model
         self._seed = seed
+        self._patience, self._bound = patience, bound
         self._asker = HttpAsker(served.port, key=KEY)
         self._other = HttpAsker(served.port, key=KEY)
         self._workers = set(served.find_workers())
@@ -90,7 +91,7 @@ class _Lane:
         for number in numbers:
             # Each body has a seed of its own: a finding can be repeated alone.
             chance = random.Random(f"{self._seed} {self._figures.family} {number}")
-            fuzzed = choose_body(chance, self._figures.family, model=self._model, is_costly=True)
+            fuzzed = choose_body(chance, self._figures.family, model=_MODEL, is_costly=True)
             await self._try(fuzzed, number, chance)
         self._asker.leave()
         self._other.leave()
@@ -108,7 +109,7 @@ class _Lane:
         if question is not None and (wrong := await question):
             found.append(("another client's answer", wrong))
         if status.startswith(("left", "no answer", "cut")) and not await self._is_idle_in_time(chance):
-            found.append((f"busy for more than {_BOUND} s", ""))
+            found.append((f"busy for more than {self._bound} s", ""))
         if not all(map(is_alive, self._workers)):
             await asyncio.sleep(_TELLING)
             found.append(("worker lost", self._served.log()[-2000:]))
@@ -123,9 +124,9 @@ class _Lane:
     async def _send(self, path: str, body: str, *, patience: float) -> tuple[str, str]:
         """Return what became of it, and of an error what it says."""
         try:
-            reply = await self._asker.ask(path, body.encode(), seconds=patience or _at_this_load(_PATIENCE))
+            reply = await self._asker.ask(path, body.encode(), seconds=patience or self._patience)
         except TimeoutError:
-            return ("left" if patience else f"no answer within {_PATIENCE} s"), ""
+            return ("left" if patience else f"no answer within {self._patience} s"), ""
         except (ConnectionError, EOFError) as error:
             return "cut", repr(error)
         end = reply.data[-2000:].decode(errors="replace")
@@ -139,18 +140,18 @@ class _Lane:
 
     async def _ask(self, chance: random.Random) -> str:
         """Return what is wrong with the answer to a question, within the time that a body may take and the bound."""
-        question, patience = choose_sum(chance, model=self._model), _at_this_load(_PATIENCE + _BOUND)
+        question, patience = choose_sum(chance, model=_MODEL), self._patience + self._bound
         self._figures.questions += 1
         try:
             return judge(question, await self._other.ask(question.path, make_body(question), seconds=patience))
         except TimeoutError:
-            return f"none within {_PATIENCE + _BOUND} s"
+            return f"none within {patience} s"
         except (ConnectionError, EOFError) as error:
             return repr(error)
 
     async def _is_idle_in_time(self, chance: random.Random) -> bool:
         """Tell whether llama-server itself says that nothing is under way, and answers, before the bound."""
-        end = time.monotonic() + _at_this_load(_BOUND)
+        end = time.monotonic() + self._bound
         while time.monotonic() < end:
             try:
                 reply = await self._other.ask("/slots", seconds=end - time.monotonic())
@@ -175,32 +176,41 @@ class _Lane:
         raise AssertionError("no worker comes back: " + self._served.log()[-1000:])
 
 
-def _at_this_load(seconds: float) -> float:
-    """Return the limit for this moment: a machine with more to do than it has processors is that much slower."""
-    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-
-
 def fuzz(
-    family: str, count: int, *, seed: int = 0, lanes: int = 2, first: int = 0, model: Path | None = None
+    family: str,
+    count: int,
+    *,
+    seed: int = 0,
+    lanes: int = 2,
+    first: int = 0,
+    model: Path | None = None,
+    patience: float = 5.0,
+    bound: float = 10.0,
 ) -> FuzzFigures:
-    """Send so many bodies of a family, from the one numbered ``first`` on."""
+    """Send so many bodies of a family, from the one numbered ``first`` on.
+
+    A body has to be answered within ``patience`` seconds, else its client leaves. After that the worker has to be idle
+    within ``bound`` seconds, which is when the gateway gives it up.
+    """
     figures = FuzzFigures(family)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llcuda-fuzz-")))
         served = []
         for number in range(min(lanes, count)):
             (folder / str(number)).mkdir()
-            served.append(stack.enter_context(serving_process(folder / str(number), _models(model), key=KEY)))
+            served.append(stack.enter_context(_serve(folder / str(number), model, bound)))
         began = time.monotonic()
-        asyncio.run(_run(figures, served, numbers=range(first, first + count), seed=seed))
+        lanes_used = [_Lane(one, figures, seed=seed, patience=patience, bound=bound) for one in served]
+        asyncio.run(_run(lanes_used, range(first, first + count)))
         figures.seconds = time.monotonic() - began
     return figures
 
 
-async def _run(figures: FuzzFigures, served: list[ServedProcess], *, numbers: range, seed: int) -> None:
-    lanes = [_Lane(one, figures, model="demo", seed=seed) for one in served]
+async def _run(lanes: list[_Lane], numbers: range) -> None:
     await asyncio.gather(*(lane.run(numbers[place :: len(lanes)]) for place, lane in enumerate(lanes)))
 
 
-def _models(model: Path | None) -> list[dict[str, Any]]:
-    return [{"name": "demo", "model": "demo" if model is None else str(model.resolve()), "slots": 2, "ctx_size": 1024}]
+def _serve(folder: Path, model: Path | None, bound: float) -> AbstractContextManager[ServedProcess]:
+    name = "demo" if model is None else str(model.resolve())
+    models: list[dict[str, Any]] = [{"name": _MODEL, "model": name, "slots": 2, "ctx_size": 1024}]
+    return serving_process(folder, models, key=KEY, hang_timeout=bound)

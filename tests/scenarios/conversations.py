@@ -11,6 +11,7 @@ import json
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
@@ -87,28 +88,29 @@ def _build_text(chance: random.Random) -> str:
     return " ".join(words)
 
 
-def replay(port: int, trace: list[Conversation]) -> Replay:
-    """Hold the conversations, each at its time, and return what the cache was good for."""
+def replay(port: int, trace: list[Conversation], *, at_once: int = 0) -> Replay:
+    """Hold the conversations, and return what the cache was good for.
+
+    Each is held at its time, or, if ``at_once`` says how many people there are, as soon as one of them has the time.
+    """
     result, lock, began = Replay(), threading.Lock(), time.monotonic()
 
     def hold(conversation: Conversation) -> None:
-        time.sleep(max(0.0, began + conversation.begins - time.monotonic()))
-        _hold(port, conversation, result=result, lock=lock)
+        if not at_once:
+            time.sleep(max(0.0, began + conversation.begins - time.monotonic()))
+        _hold(port, conversation, result=result, lock=lock, thinks=not at_once)
 
-    threads = [threading.Thread(target=hold, args=(conversation,)) for conversation in trace]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(at_once or len(trace)) as people:
+        list(people.map(hold, trace))
     return result
 
 
-def _hold(port: int, conversation: Conversation, *, result: Replay, lock: threading.Lock) -> None:
+def _hold(port: int, conversation: Conversation, *, result: Replay, lock: threading.Lock, thinks: bool) -> None:
     connection = HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
     messages: list[dict[str, str]] = []
     earlier = 0
     for turn in conversation.turns:
-        if messages:
+        if messages and thinks:
             time.sleep(turn.think_seconds)
         messages.append({"role": "user", "content": turn.text})
         sent = time.monotonic()

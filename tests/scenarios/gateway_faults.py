@@ -69,14 +69,16 @@ class FaultFigures:
     lost: list[str] = field(default_factory=list)
 
 
-def run_faults(kind: str, count: int, *, is_real: bool = False, clients: int = 6) -> FaultFigures:
+def run_faults(
+    kind: str, count: int, *, is_real: bool = False, clients: int = 6, tokens: int = 300
+) -> FaultFigures:
     """Let a worker fail ``count`` times, each worker in turn."""
     figures = FaultFigures(f"{kind}, real" if is_real else kind)
     model = {"workers": WORKERS, "slots": 4, "threads": 1}
     with tempfile.TemporaryDirectory() as folder, watched(
         Path(folder), stub=not is_real, forgets=True, model=model
     ) as gateway:
-        wishes = real_wishes() if is_real else stub_wishes()
+        wishes = real_wishes(tokens=tokens) if is_real else stub_wishes()
         with asking(gateway.port, wishes, count=clients) as load:
             for number in range(count):
                 _let_fail(kind, gateway, load, figures=figures, worker=f"demo/{number % WORKERS}")

@@ -49,7 +49,7 @@ def run_reloads(count: int, *, clients: int = 6, tokens: int = 600) -> ReloadFig
     keys = [{"name": "administrator", "key": _KEY, "is_admin": True}]
     with tempfile.TemporaryDirectory() as folder, watched(Path(folder), model=model, keys=keys) as gateway:
         with asking(gateway.port, real_wishes(tokens=tokens), count=clients, key=_KEY) as load:
-            time.sleep(1)
+            gateway.until(lambda: all(load.done), what="an answer for each client")
             done = len(load.answers)
             for number in range(count):
                 figures.reload_seconds.append(_reload(gateway, by_signal=number % 2 == 0))

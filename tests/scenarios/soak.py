@@ -45,20 +45,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Soak", "SoakFigures", "run_soak"]
 
-_PROCESSES = (("http", 8), ("http", 8), ("http", 4), ("openai", 6), ("openai", 6), ("grpc", 4), ("grpc", 4))
-"""Kinds of client, and how many there are in each process: 32 over HTTP, and 8 over gRPC."""
-_AFTER_FAULT = 2.0
+_AFTER_FAULT = 5.0
 """Seconds after a worker is back in which an answer may still come that it broke."""
-_CANARY_SECONDS = 60.0
-_REPLACING = 120.0
-_MOST_TIMES = 4
+_PATIENCE = 120.0
+_FAULTS_PATIENCE = 240.0
 _BETWEEN = 60
 """Answers between two faults."""
 _TOLERANCE = 0.1
 _IDLE = 6.0
 """Seconds in which llama-server closes idle connections; how many there are before is chance."""
-_WARMING = 400
-"""Questions before each measurement, so that what is measured has done the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,13 @@ class Soak:
     warm_up: float = 180.0
     memory_tolerance: float = _TOLERANCE
     faults: int = 0
-    """How many there have to be at least in the warm-up and then, each in up to five times its time."""
+    """How many there have to be at least in the warm-up and then."""
+    warming: int = 400
+    """Questions before each measurement, so that what is measured has done the same."""
+    processes: tuple[tuple[str, int], ...] = (
+        *(("http", 8), ("http", 8), ("http", 4), ("openai", 6), ("openai", 6), ("grpc", 4), ("grpc", 4)),
+    )
+    """Kinds of client, and how many there are in each process: 32 over HTTP, and 8 over gRPC."""
 
 
 @dataclass
@@ -197,7 +198,7 @@ class _Run:
     def _load_for(self, seconds: float) -> None:
         """Let all clients ask for so long, and go."""
         end = time.monotonic() + seconds
-        self._clients = [self._start_clients(kind, number) for kind, number in _PROCESSES]
+        self._clients = [self._start_clients(kind, number) for kind, number in self.soak.processes]
         soak = self.soak
         due = {
             "pause": (soak.pause_interval, self._pause),
@@ -208,7 +209,7 @@ class _Run:
         times = {name: time.monotonic() + interval * 0.5 for name, (interval, _) in due.items()}
         begun, acted = self.figures.faults.total(), self._count_answers()
         # On a busy machine clients take long to start, and something has to happen between two faults.
-        last = end + _MOST_TIMES * seconds
+        last = end + _FAULTS_PATIENCE
         while time.monotonic() < end or (time.monotonic() < last and self.figures.faults.total() - begun < soak.faults):
             time.sleep(0.2)
             self._note_peaks()
@@ -249,7 +250,7 @@ class _Run:
 
     def _kill_clients(self) -> None:
         place = self._chance.randrange(len(self._clients))
-        kind, number = _PROCESSES[place]
+        kind, number = self.soak.processes[place]
         self._clients[place].finish(kill=True)
         self._clients[place] = self._start_clients(kind, number)
         self.figures.faults[f"processes of clients killed ({kind})"] += 1
@@ -285,7 +286,7 @@ class _Run:
         began = self.windows[place][0]
         try:
             time.sleep(0.5)
-            wait_until(self.served.is_whole, timeout=_REPLACING, what="every worker is back")
+            wait_until(self.served.is_whole, timeout=_PATIENCE, what="every worker is back")
         except AssertionError as error:
             self.figures.violations.append(f"after a worker was killed: {error}")
         self.windows[place] = (began, time.time() + _AFTER_FAULT)
@@ -297,11 +298,11 @@ class _Run:
 
     def _measure(self) -> dict[str, float]:
         """Let new workers have answered the same number of questions, and return what all of it holds."""
-        wait_until(self.served.is_whole, timeout=_REPLACING, what="every worker ready")
+        wait_until(self.served.is_whole, timeout=_PATIENCE, what="every worker ready")
         before = self.served.find_workers()
-        wait_until(lambda: self.served.reload() == 202, timeout=_REPLACING, what="a reload begins")
-        wait_until(lambda: self._are_replaced(before), timeout=_REPLACING, what="every worker replaced")
-        asyncio.run(self._ask(_WARMING, at_once=8, key=KEY))
+        wait_until(lambda: self.served.reload() == 202, timeout=_PATIENCE, what="a reload begins")
+        wait_until(lambda: self._are_replaced(before), timeout=_PATIENCE, what="every worker replaced")
+        asyncio.run(self._ask(self.soak.warming, at_once=8, key=KEY))
         self._check_counts()
         time.sleep(_IDLE)
         return _to_figures(self.served.measure())
@@ -326,19 +327,29 @@ class _Run:
 
     def _check_end(self) -> None:
         self.figures.after = self._measure()
+        end = time.monotonic() + _PATIENCE
+        while self._find_grown() and time.monotonic() < end:  # llama-server may close what is idle later
+            time.sleep(1)
+            self.figures.after = _to_figures(self.served.measure())
+        self.figures.violations += self._find_grown()
         # As many as the key may have at once: one that was not given back leaves too few.
         asyncio.run(self._ask(3 * MAX_IN_FLIGHT, at_once=MAX_IN_FLIGHT, key=BOUNDED))
+
+    def _find_grown(self) -> list[str]:
+        """Return what of the figures is not as it was before."""
+        found = []
         for name, before in self.figures.before.items():
             after = self.figures.after.get(name, 0.0)
             tolerance = self.soak.memory_tolerance if name.endswith("MiB") else _TOLERANCE
             if abs(after - before) > tolerance * before:
-                self.figures.violations.append(f"{name}: {before:g} before, {after:g} after")
+                found.append(f"{name}: {before:g} before, {after:g} after")
+        return found
 
     def _probe_health(self) -> None:
         while not self._over.wait(0.2):
             began = time.monotonic()
             try:
-                status, data = self.served.ask("/health", timeout=30)
+                status, data = self.served.ask("/health", timeout=_PATIENCE)
             except OSError as error:
                 status, data = 0, repr(error).encode()
             self.figures.health_ms.append(1000 * (time.monotonic() - began))
@@ -351,7 +362,7 @@ class _Run:
         while not self._over.wait(2):
             question, began = choose_sum(chance, stream=False), time.monotonic()
             try:
-                status, data = self.served.ask(question.path, question.body, key=ADMIN, timeout=_CANARY_SECONDS)
+                status, data = self.served.ask(question.path, question.body, key=ADMIN, timeout=_PATIENCE)
                 text = json.loads(data)["choices"][0]["message"]["content"] if status == 200 else data[:200].decode()
             except OSError as error:
                 status, text = 0, repr(error)

@@ -14,7 +14,6 @@ from llcuda.installer import HUB_SOURCE, install
 from llcuda.native import read_build_info
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
 from tests.places import DOCS
-from tests.process.server.test_offload import compile_backends
 from tests.standins.hub_server import serve
 from tests.unit.engine.test_devices import T4, devices
 
@@ -29,10 +28,15 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 
 
 def test_every_command_of_the_page_runs(
-    tmp_path: Path, binaries: Path, *, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    binaries: Path,
+    *,
+    compiled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tag = read_build_info(binaries).llama_cpp_tag
-    library = compile_backends(tmp_path / "compiled", binaries) / "fake" / LIBRARY
+    library = compiled / "fake" / LIBRARY
     build = {"llama_cpp": {"tag": tag, "version": "0.6.0", "commit": tag}}
     bundle = write_bundle(tmp_path / "bundles", Draft(files={LIBRARY: library.read_bytes()}, record=build))
     for module in (install, placements, package):

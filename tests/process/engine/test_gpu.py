@@ -22,7 +22,6 @@ from llcuda.server.load_log import is_gpu
 from llcuda.server.offload import read_offload
 from tests.made_models.sparse_model import Sparse, write_sparse_model
 from tests.process.gateway.clients.gateways import KEY
-from tests.process.server.test_offload import compile_backends
 from tests.unit.engine.test_devices import BACKEND, T4, devices
 
 if TYPE_CHECKING:
@@ -34,17 +33,12 @@ if TYPE_CHECKING:
 SECOND = dataclasses.replace(T4, index=1, uuid="GPU-second")
 
 
-@pytest.fixture(scope="module")
-def backends(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
-    return compile_backends(tmp_path_factory.mktemp("backends"), binaries)
-
-
 @pytest.fixture
-def machine(backends: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def machine(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give the engine these GPUs, each with so many MiB, and one of the compiled backends."""
 
     def set_machine(*gpus: Gpu, memory_mib: int | tuple[int, ...] = 4096, backend: str = "fake") -> None:
-        bundled = dataclasses.replace(BACKEND, library=backends / backend / "libggml-cuda.so")
+        bundled = dataclasses.replace(BACKEND, library=compiled / backend / "libggml-cuda.so")
         monkeypatch.setattr(placements, "find_devices", lambda **_: devices(*gpus))
         monkeypatch.setattr(placements, "find_backends", lambda: (bundled,))
         each = (memory_mib,) * len(gpus) if isinstance(memory_mib, int) else memory_mib

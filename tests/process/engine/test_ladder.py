@@ -12,7 +12,6 @@ import llcuda
 from llcuda.engine import placement as placements
 from llcuda.errors import OutOfMemoryError, UsageError
 from tests.made_models.synthetic_model import SHAPES, write_model
-from tests.process.server.test_offload import compile_backends
 from tests.unit.engine.test_devices import BACKEND, T4, devices
 
 if TYPE_CHECKING:
@@ -102,8 +101,8 @@ def test_an_unknown_fallback_is_a_usage_error_before_the_model_is_looked_for() -
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
-    return compile_backends(tmp_path_factory.mktemp("backends"), binaries) / "fake" / "libggml-cuda.so"
+def backend(compiled: Path) -> Path:
+    return compiled / "fake" / "libggml-cuda.so"
 
 
 @pytest.fixture

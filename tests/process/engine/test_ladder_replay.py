@@ -18,7 +18,6 @@ from llcuda.errors import OutOfMemoryError
 from tests.made_models.sparse_model import Sparse, write_sparse_model
 from tests.places import DATA
 from tests.process.engine.test_ladder import BATCH, CACHE, HALF, ON_CPU, QUARTER
-from tests.process.server.test_offload import compile_backends
 from tests.unit.engine.test_devices import BACKEND, T4, devices
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ FORMS = (
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
-    return compile_backends(tmp_path_factory.mktemp("backends"), binaries) / "fake" / "libggml-cuda.so"
+def backend(compiled: Path) -> Path:
+    return compiled / "fake" / "libggml-cuda.so"
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,15 @@ def test_every_answer_is_right_and_nothing_is_left_when_all_have_gone() -> None:
     # Memory has not come to rest within a minute: what grows without end is for the long run to tell.
     figures = run_soak(
         Soak(
-            20,
-            pause_interval=5,
-            reload_interval=9,
-            kill_interval=7,
-            client_interval=6,
+            6,
+            pause_interval=2,
+            reload_interval=4,
+            kill_interval=3,
+            client_interval=3,
             memory_tolerance=0.5,
             faults=3,
+            warming=100,
+            processes=(("http", 12), ("openai", 6), ("grpc", 4)),
         )
     )
     assert figures.violations == []

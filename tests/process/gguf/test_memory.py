@@ -207,16 +207,16 @@ def compare(estimate: MemoryEstimate, offload: Offload) -> Iterator[Row]:
     yield Row("weights", estimate.weights_bytes, sum(one.bytes for one in main if one.kind == "weights"))
 
 
-def prepare(folder: Path, binaries: Path) -> Place:
+def prepare(folder: Path, binaries: Path, backends: Path) -> Place:
     models = folder / "models"
     models.mkdir()
     write_sparse_projector(models / "mmproj.gguf", width=256, layers=2, image=384, patch=16, output=GQA.width)
-    return Place(binaries, models, compile_backends(folder / "backends", binaries))
+    return Place(binaries, models, backends)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Place:
-    return prepare(tmp_path_factory.mktemp("memory"), binaries)
+def place(tmp_path_factory: pytest.TempPathFactory, binaries: Path, compiled: Path) -> Place:
+    return prepare(tmp_path_factory.mktemp("memory"), binaries, compiled)
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
@@ -240,7 +240,7 @@ def test_what_is_promised_is_measured_and_held_to_less_than_was_promised() -> No
 def main(binaries: Path) -> None:
     """Print every figure of every case."""
     with tempfile.TemporaryDirectory() as folder:
-        place = prepare(Path(folder), binaries)
+        place = prepare(Path(folder), binaries, compile_backends(Path(folder, "backends"), binaries))
         for case in CASES:
             write_case(case, place.models)
             estimate = estimate_case(case, place)

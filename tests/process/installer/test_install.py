@@ -20,7 +20,6 @@ from llcuda.errors import ChecksumMismatchError, DownloadError, InstallError, No
 from llcuda.installer import HUB_SOURCE, BinaryInstaller, install
 from llcuda.native import binaries_dir, find_backends, read_build_info, read_installed
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
-from tests.process.server.test_offload import compile_backends
 from tests.processes import wait_until
 from tests.standins.hub_server import Hub, serve
 from tests.unit.engine.test_devices import T4, devices
@@ -29,11 +28,6 @@ from tools.binaries.bundle import pack
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Path:
-    return compile_backends(tmp_path_factory.mktemp("backends"), binaries)
 
 
 @pytest.fixture(scope="module")

@@ -186,8 +186,8 @@ def _read(fd: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, binaries: Path) -> Place:
-    return prepare(tmp_path_factory.mktemp("offload"), binaries)
+def place(tmp_path_factory: pytest.TempPathFactory, binaries: Path, compiled: Path) -> Place:
+    return Place(binaries, write_models(tmp_path_factory.mktemp("offload")), compiled)
 
 
 def summarise(offload: Offload) -> tuple[object, ...]:

@@ -10,21 +10,22 @@ from tests.watching import watched
 if TYPE_CHECKING:
     from pathlib import Path
 
-_WORKERS = 8
+_WORKERS = 6
 
 
 def hold(folder: Path, choice: str) -> Replay:
     folder.mkdir()
     model = {"workers": _WORKERS, "slots": 2, "threads": 1, "ctx_size": 1024}
     with watched(folder, model=model, choice=choice) as gateway:
-        return replay(gateway.port, build_trace(7, conversations=60, seconds=6.0))
+        # So few that no worker is ever full: a conversation always finds a place at its own.
+        return replay(gateway.port, build_trace(7, conversations=30, seconds=0.0), at_once=3)
 
 
 def test_a_conversation_finds_its_cache_where_lots_do_not(tmp_path: Path) -> None:
     own, drawn = hold(tmp_path / "own", "own"), hold(tmp_path / "random", "random")
     assert own.failures == drawn.failures == []
-    assert own.later_turns == drawn.later_turns > 100
-    # Seven of eight draws miss. Where a busy machine fills all slots of a worker, a conversation goes elsewhere.
+    assert own.later_turns == drawn.later_turns > 50
+    # Five of six draws miss.
     assert own.hits > 0.6 * own.later_turns
     assert own.hits > 2.5 * drawn.hits
     assert own.reused_tokens > 1.5 * drawn.reused_tokens

@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from llcuda.installer import BinaryInstaller
+from tests.places import ROOT
 from tests.processes import PATIENCE, children_of, is_alive, is_gone, wait_until
 from tests.standins.hub_server import serve
-from tests.upgrading import ROOT, follow, list_installers
+from tests.upgrading import follow, list_installers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
