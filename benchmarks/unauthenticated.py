@@ -60,7 +60,7 @@ def main() -> int:
     print("| kind | at once | opened | ms without, p50 / p99 | with | times | MiB | descriptors | log, bytes | wrong |")
     all_figures = []
     for kind in chosen.kind or KINDS:
-        figures = run_strangers(kind, count=_COUNTS.get(kind, _OTHERS), seconds=chosen.seconds)
+        (figures,) = run_strangers(kind, count=_COUNTS.get(kind, _OTHERS), seconds=chosen.seconds)
         print(describe(figures), flush=True)
         all_figures.append(figures)
     print(format_machine(describe_machine()))

@@ -88,30 +88,31 @@ class StrangerFigures:
 
 
 def run_strangers(
-    kind: str,
-    *,
+    *kinds: str,
     count: int,
     seconds: float,
     limits: dict[str, Any] | None = None,
     descriptors: int | None = None,
     returns_per_second: int = 500,
-) -> StrangerFigures:
-    """Ask again and again, in the midst of it with ``count`` strangers for so many seconds."""
-    figures = StrangerFigures(kind, count, returns_per_second)
+) -> list[StrangerFigures]:
+    """Ask a gateway again and again, in the midst of it with ``count`` strangers of each kind for so many seconds."""
+    found = [StrangerFigures(kind, count, returns_per_second) for kind in kinds]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings: dict[str, Any] = {"grpc_port": 0} if kind == "grpc" else {}
+        settings: dict[str, Any] = {"grpc_port": 0} if "grpc" in kinds else {}
         certificate = None
-        if kind == "handshakes":
+        if "handshakes" in kinds:
             certificate, key = write_certificate(folder)
             settings |= {"tls_certificate": str(certificate), "tls_key": str(key)}
         keys = [{"name": "user", "key": KEY}]
         model = {"workers": 1, "slots": 2, "threads": 1, "ctx_size": 512}
         wishes: dict[str, Any] = {"model": model, "keys": keys, "limits": limits or {}, "gateway": settings}
         with watched(folder, descriptors=descriptors, **wishes) as gateway:
-            _measure(gateway, figures, seconds, certificate=certificate)
-            figures.log_bytes = (folder / "gateway.log").stat().st_size
-    return figures
+            for figures in found:
+                before = (folder / "gateway.log").stat().st_size
+                _measure(gateway, figures, seconds, certificate=certificate)
+                figures.log_bytes = (folder / "gateway.log").stat().st_size - before
+    return found
 
 
 def _measure(gateway: Watched, figures: StrangerFigures, seconds: float, *, certificate: Path | None) -> None:

@@ -48,7 +48,7 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 def pip_install(python: Path, *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     # The demo model needs no dependency, so none is installed and no index is asked.
     pip = (sys.executable, "-m", "pip", "--python", python)
-    return run(*pip, "install", "--no-deps", "--no-index", *arguments, cwd=cwd, env=env)
+    return run(*pip, "install", "--no-deps", "--no-index", "--no-compile", *arguments, cwd=cwd, env=env)
 
 
 def make_environment(folder: Path) -> Path:

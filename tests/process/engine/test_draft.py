@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROMPTS = [
-    *(f"What is {number}+{97 - number}?" for number in range(98)),
-    *(f"What is the capital of {country.name}?" for country in COUNTRIES[:97]),
+    *(f"What is {number}+{97 - number}?" for number in range(0, 98, 5)),
+    *(f"What is the capital of {country.name}?" for country in COUNTRIES[:20]),
     "Count to fifty.", "Count to twenty.", "Say the alphabet.", "Tell me about llcuda.", "Who are you?",
 ]  # fmt: skip
 # So that it drafts after eight equal tokens, and is wrong as often as not.
@@ -51,16 +51,16 @@ def wrong_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_two_hundred_answers_are_the_same_with_the_draft_model(plain: list[str]) -> None:
+def test_answers_are_the_same_with_the_draft_model(plain: list[str]) -> None:
     texts, metrics = answer_all(draft="demo-draft")
-    assert (len(texts), sum(map(str.__eq__, texts, plain))) == (200, 200)
+    assert texts == plain
     assert 0 < metrics["draft_tokens_accepted"] < metrics["draft_tokens"]
     assert metrics["draft_acceptance"] > 0.5
 
 
-def test_two_hundred_answers_are_the_same_with_n_grams(plain: list[str]) -> None:
+def test_answers_are_the_same_with_n_grams(plain: list[str]) -> None:
     texts, metrics = answer_all(draft="ngram-mod", **EAGER)
-    assert (len(texts), sum(map(str.__eq__, texts, plain))) == (200, 200)
+    assert texts == plain
     assert 0 < metrics["draft_tokens_accepted"] < metrics["draft_tokens"]
 
 
@@ -68,7 +68,7 @@ def test_a_draft_that_is_never_right_is_reported_and_left_to_the_user(wrong_draf
     with llcuda.InferenceEngine() as engine:
         engine.load_model("demo", draft=wrong_draft, silent=True)
         pid = engine._server.server_pid
-        for _ in range(20):
+        for _ in range(3):
             assert engine.infer("Count to fifty.", temperature=0).text
         assert engine._server.server_pid == pid
         metrics, report = engine.get_metrics(), engine.draft_report

@@ -283,7 +283,7 @@ def under_load(asker: Asker, clients: int = 4) -> Iterator[list[httpx.Response]]
 
 def test_no_request_is_lost_while_workers_are_killed() -> None:
     with serving(workers=2, slots=2) as asker, under_load(asker) as answers:
-        for number in range(8):
+        for number in range(4):
             before = len(answers)
             victim = replicas(asker)[number % 2]
             os.kill(victim.pid, signal.SIGKILL)

@@ -125,8 +125,8 @@ def load() -> str:
 def test_a_kill_at_any_moment_leaves_a_working_installation(
     tmp_path: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = kill_many(12, tmp_path, monkeypatch, binaries=binaries)
-    assert sum(outcome.left.values()) == 12
+    outcome = kill_many(6, tmp_path, monkeypatch, binaries=binaries)
+    assert sum(outcome.left.values()) == 6
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
 from llcuda.native import binaries_dir
-from tests.browser import launch_browser
+from tests.browser import launch_browser, open_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,9 +90,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
+    page = open_page(browser)
+    yield page
+    page.context.close()
 
 
 def config(*keys: KeyConfig) -> GatewayConfig:

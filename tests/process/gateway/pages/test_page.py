@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from tests.browser import launch_browser
+from tests.browser import launch_browser, open_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,6 @@ ADMIN, USER = "sk-admin", "sk-user"
 KEYS = (KeyConfig("root", ADMIN, is_admin=True), KeyConfig("user", USER))
 # The longest name that a model can have without a break in it, and then some.
 LONG_NAME = "a-model-with-quite-a-long-name-that-does-not-fit-on-a-phone-Q4_K_M"
-PATIENCE_MS = 120_000
 UPGRADE = "**/api/admin/upgrade-gpu"
 NO_OFFER = {
     "possible": False, "reason": "This machine has no NVIDIA GPU.", "backend": None, "download_bytes": None,
@@ -61,9 +60,7 @@ def visiting(
     browser: Browser, url: str, *, expected: str = "", offer: Any = NO_OFFER, **options: Any
 ) -> Iterator[Page]:
     """Open the page; at the end nothing was reported but the statuses that are ``expected``."""
-    context = browser.new_context(**options)
-    context.set_default_timeout(PATIENCE_MS)
-    page = context.new_page()
+    page = open_page(browser, **options)
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -74,7 +71,7 @@ def visiting(
         yield page
         assert [problem for problem in problems if not (expected and re.search(expected, problem))] == []
     finally:
-        context.close()
+        page.context.close()
 
 
 def sign_in(page: Page, key: str = ADMIN) -> None:
