@@ -7,10 +7,13 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import is_alive
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LLCUDA = [sys.executable, "-m", "llcuda"]
 ANSWER = [*LLCUDA, "infer", "-m", "demo", "--device", "cpu", "--temperature", "0", "-p", "What is 2+2?"]
@@ -87,13 +90,23 @@ def test_an_early_interrupt_ends_without_a_word(imported: str) -> None:
     assert b"Traceback" not in said
 
 
-def serve_at_a_terminal(*before: str) -> tuple[int, int]:
-    """Start ``llcuda serve`` at a terminal of its own, and return its process id and the terminal's other end."""
+@contextmanager
+def serve_at_a_terminal(*before: str) -> Iterator[tuple[int, int]]:
+    """Run ``llcuda serve`` at a terminal of its own, given its process id and the terminal's other end, to its end."""
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as it is unless these tests run under nohup
         command = [*before, *LLCUDA, "serve", "-m", "demo", "--port", "0"]
         os.execvp(command[0], command)  # noqa: S606
-    return pid, terminal
+    try:
+        yield pid, terminal
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)  # which a gateway that ends outlives
+        _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def read_until(terminal: int, words: bytes) -> bytes:
@@ -104,29 +117,15 @@ def read_until(terminal: int, words: bytes) -> bytes:
 
 
 def test_a_gateway_ends_with_its_terminal() -> None:
-    pid, terminal = serve_at_a_terminal()
-    try:
+    with serve_at_a_terminal() as (pid, terminal):
         read_until(terminal, b"serves demo")
         os.kill(pid, signal.SIGHUP)
         read_until(terminal, b"SIGHUP: the terminal has closed, so this gateway ends")
-        os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-    finally:
-        if is_alive(pid):
-            os.kill(pid, signal.SIGKILL)
 
 
 def test_under_nohup_it_reloads() -> None:
-    pid, terminal = serve_at_a_terminal("env", "--ignore-signal=HUP")
-    try:
+    with serve_at_a_terminal("env", "--ignore-signal=HUP") as (pid, terminal):
         read_until(terminal, b"serves demo")
         os.kill(pid, signal.SIGHUP)
         read_until(terminal, b"SIGHUP: reading the configuration and replacing the workers")
         os.kill(pid, signal.SIGTERM)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-    finally:
-        os.close(terminal)
-        if is_alive(pid):
-            os.kill(pid, signal.SIGKILL)

@@ -360,8 +360,10 @@ def test_after_the_time_of_grace_a_stream_ends_with_an_error() -> None:
     asker = Asker(gateway)
     events = asker.events(ENDLESS)
     next(events)
-    gateway.stop(grace=0.0)
+    stopping = threading.Thread(target=gateway.stop, kwargs={"grace": 0.0})
+    stopping.start()
     assert "stopped" in list(events)[-1]["error"]["message"]
+    stopping.join()
     asker.http.close()
 
 

@@ -41,7 +41,7 @@ def test_a_worker_that_stands_still_is_started_anew(tmp_path: Path, monkeypatch:
         ask_socket(str(replica.socket_path), "/stub", {"fault": "stuck"}, key=replica.api_key)
         body = {"messages": [{"role": "user", "content": json.dumps({"tokens": 3})}]}
         assert client.post(PATH, json=body).status_code == 200
-        assert replica.restarts == 1
+        assert replica.restarts >= 1
         assert "not looked at what it is asked" in str(replica.last_error)
 
 
@@ -59,7 +59,7 @@ def test_a_worker_that_stands_still_in_a_whole_answer_need_not_read_its_prompt(
         wait_until(lambda: any(slot.prompt_tokens == 0 for slot in worker.taken))
         ask_socket(str(replica.socket_path), "/stub", {"fault": "stuck"}, key=replica.api_key)
         assert answered.result().status_code == 200
-        assert replica.restarts == 1
+        assert replica.restarts >= 1
         assert "not looked at what it is asked" in str(replica.last_error)
 
 
@@ -73,7 +73,7 @@ def test_a_worker_that_computes_for_nobody_is_started_anew(tmp_path: Path, monke
         leave(replica, {"messages": [{"role": "user", "content": json.dumps(endless)}], "stream": True})
         body = {"messages": [{"role": "user", "content": json.dumps({"tokens": 3})}]}
         assert client.post(PATH, json=body).status_code == 200
-        wait_until(lambda: replica.restarts == 1 and replica.state == "ready")
+        wait_until(lambda: replica.restarts >= 1 and replica.state == "ready")
         assert "computed what nobody waits for" in str(replica.last_error)
         assert client.post(PATH, json=body).status_code == 200
         wait_until(lambda: find_worker(gateway).is_settled)

@@ -131,7 +131,7 @@ def test_who_reads_nothing_has_nothing_asked(tmp_path: Path, monkeypatch: pytest
     gauges, log = GpuMetrics(machine_with_smi(tmp_path)), tmp_path / "smi.log"
     gauges.start()
     try:
-        wait_until(log.exists)
+        wait_until(lambda: log.exists() and log.read_text())
         time.sleep(0.5)
         assert len(log.read_text().splitlines()) == 1
         assert read_page(gauges)

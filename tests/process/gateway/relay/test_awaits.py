@@ -25,6 +25,7 @@ from llcuda.gateway.api.fields import MAX_QUICK_BYTES
 from llcuda.gateway.grpc.grpc_server import GrpcServer
 from llcuda.gateway.grpc.llcuda_pb2 import ChatRequest, Message
 from llcuda.transport.address import Address
+from tests.processes import PATIENCE
 from tests.standins.looped_gateway import (
     LoopedFleet,
     LoopedGateway,
@@ -244,9 +245,8 @@ class Play:
         task = self.step.task
         assert task is not None
         self.each(Request.end)
-        for _ in range(5000):
-            if task.done() and not self.site.describe_rest():
-                break
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and not (task.done() and not self.site.describe_rest()):
             for request in (one for server in self.site.servers for one in server.requests):
                 request.end()
             await turns()
