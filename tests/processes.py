@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 120.0
 """Seconds that a test waits for what must happen; never how long it takes."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
 
 
 def read_peak(pid: int | None) -> float:
@@ -25,20 +27,23 @@ def read_peak(pid: int | None) -> float:
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float = PATIENCE, what: str = "") -> None:
-    """Return as soon as the condition holds; fail after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
+    """Return once the condition holds; fail after ``timeout`` seconds. Who waits long takes the processor seldom."""
+    deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what or condition}")
-        time.sleep(0.001)
+        time.sleep(pause)
+        pause = min(1.5 * pause, _LONGEST_PAUSE)
 
 
 async def until(condition: Callable[[], object], *, timeout: float = PATIENCE) -> None:
     """Return as soon as the condition holds, and let the event loop run meanwhile."""
 
     async def wait() -> None:
-        while not condition():  # noqa: ASYNC110 - it looks at what no event tells
-            await asyncio.sleep(0.001)
+        pause = _FIRST_PAUSE
+        while not condition():
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
 
     await asyncio.wait_for(wait(), timeout)
 
@@ -82,7 +87,16 @@ def children_of(pid: int) -> list[int]:
 
 def wait_until_gone(*pids: int) -> None:
     """Return as soon as none of the processes runs any more."""
-    wait_until(lambda: not any(map(is_alive, pids)), what=f"none of {pids} runs")
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            _await_end(os.pidfd_open(pid), pid)
+
+
+def _await_end(handle: int, pid: int) -> None:
+    try:
+        assert select.select([handle], [], [], PATIENCE)[0], f"{pid} runs after {PATIENCE} s"
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.places import ROOT
-from tests.processes import is_alive
+from tests.processes import is_alive, wait_until
 from tests.standins.stub_engine import write_executable
 from tests.watched_gateway import read_rss
 
@@ -84,11 +83,14 @@ class Watched:
 
     def until(self, condition: Callable[[], Any], *, what: str, seconds: float = _PATIENCE) -> Any:
         """Return what the condition comes to be."""
-        end = time.monotonic() + seconds
-        while not (found := condition()):
+        found = None
+
+        def is_found() -> bool:
+            nonlocal found
             assert self.process.poll() is None, f"the gateway ended with status {self.process.returncode}"
-            assert time.monotonic() < end, f"not within {seconds} s: {what}"
-            time.sleep(0.002)
+            return bool(found := condition())
+
+        wait_until(is_found, timeout=seconds, what=what)
         return found
 
     @property

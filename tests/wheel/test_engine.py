@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +18,11 @@ from llcuda.errors import (
     ServerExitedError,
     UsageError,
 )
+from tests.processes import is_gone, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_GONE_TIMEOUT = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +30,6 @@ def engine() -> Iterator[llcuda.InferenceEngine]:
     with llcuda.InferenceEngine() as engine:
         engine.load_model("demo", n_parallel=4)
         yield engine
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + _GONE_TIMEOUT
-    while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.01)
 
 
 def test_the_three_lines_answer() -> None:
@@ -96,10 +79,7 @@ def test_the_stream_is_the_answer_in_pieces(engine: llcuda.InferenceEngine) -> N
 def test_closing_a_stream_early_frees_the_slot(engine: llcuda.InferenceEngine) -> None:
     with engine.infer_stream("Count to twenty.", temperature=0) as stream:
         next(iter(stream))
-    deadline = time.monotonic() + _GONE_TIMEOUT
-    while any(slot["is_processing"] for slot in engine.client.slots()):
-        assert time.monotonic() < deadline, "the slot is still busy"
-        time.sleep(0.005)
+    wait_until(lambda: not any(slot["is_processing"] for slot in engine.client.slots()))
 
 
 def test_batch_infer_keeps_the_order(engine: llcuda.InferenceEngine) -> None:
@@ -208,7 +188,7 @@ def test_the_server_ends_when_the_engine_is_collected() -> None:
     assert pid is not None
     del engine
     gc.collect()
-    wait_until_gone(pid)
+    wait_until(lambda: is_gone(pid))
 
 
 def test_a_forked_process_leaves_the_engine_to_its_parent() -> None:
@@ -228,7 +208,7 @@ def test_a_server_that_dies_is_named_as_the_cause() -> None:
         pid = engine._server.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        wait_until_gone(pid)
+        wait_until(lambda: is_gone(pid))
         with pytest.raises(ServerExitedError):
             engine.infer("What is 2+2?")
         assert not engine.is_loaded
