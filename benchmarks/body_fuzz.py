@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.machine import describe_machine, format_machine
-from tests.scenarios.body_fuzz import FAMILIES, FuzzFigures, fuzz
+from tests.process.gateway.test_body_fuzz import FAMILIES, FuzzFigures, fuzz
 
 _MAX_SHOWN = 2
 _MAX_SAME = 60

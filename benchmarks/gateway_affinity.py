@@ -1,9 +1,9 @@
 """Let conversations find their worker, or draw one by lot: ``python -m benchmarks.gateway_affinity [--workers 2 4 8]``.
 
-The same trace of conversations (tests/scenarios/conversations.py) is held with a gateway that chooses as it does and
-with one that draws lots, one after the other, in front of so many real llama-servers with the demo model. A hit is a
-turn after the first with all that was said before in the cache of its worker. By lot that is one in so many as there
-are workers, so that the ratio cannot be more than that number.
+The same trace of conversations (tests/process/fleet/dispatch/test_affinity.py) is held with a gateway that chooses as
+it does and with one that draws lots, one after the other, in front of so many real llama-servers with the demo model.
+A hit is a turn after the first with all that was said before in the cache of its worker. By lot that is one in so many
+as there are workers, so that the ratio cannot be more than that number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.scenarios.conversations import Conversation, Replay, build_trace, replay
+from tests.process.fleet.dispatch.test_affinity import Conversation, Replay, build_trace, replay
 from tests.watching import percentile, watched
 
 

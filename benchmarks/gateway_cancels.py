@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.scenarios.gateway_cancels import CancelFigures, run_cancels
+from tests.process.gateway.relay.test_cancels import CancelFigures, run_cancels
 from tests.watching import percentile
 
 

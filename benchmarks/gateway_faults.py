@@ -1,8 +1,8 @@
 """Let the workers of a gateway fail in the midst of load: ``python -m benchmarks.gateway_faults [--count 50]``.
 
 Each kind of failure is done so many times, to one worker of three in turn, while six clients ask for streams and whole
-answers: tests/scenarios/gateway_faults.py says what the kinds are. It fails where a whole answer is not a 200, a stream
-that has begun has no end, or anything is left. ``real`` is the real llama-server with the demo model. Times are
+answers: tests/process/fleet/dispatch/test_faults.py says what the kinds are. It fails if a whole answer is not a 200, a
+stream that has begun has no end, or anything is left. ``real`` is the real llama-server with the demo model. Times are
 milliseconds.
 
     python -m benchmarks.gateway_faults [--kind KIND...] [--count 50] [--json FILE]
@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.scenarios.gateway_faults import KINDS, MAX_EJECTED_MS, FaultFigures, run_faults
+from tests.process.fleet.dispatch.test_faults import KINDS, MAX_EJECTED_MS, FaultFigures, run_faults
 from tests.watching import percentile
 
 _REAL = {"kill-real": "kill", "stop-real": "stop"}

@@ -1,7 +1,7 @@
 """Replace every worker of a gateway in the midst of load: ``python -m benchmarks.gateway_reloads [--count 20]``.
 
 Three real llama-servers with the demo model, six clients that ask for streams and whole answers of 600 tokens
-(tests/scenarios/gateway_reloads.py). It fails where one of them is not answered to the end.
+(tests/process/fleet/processes/test_reloads.py). It fails where one of them is not answered to the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.scenarios.gateway_reloads import run_reloads
+from tests.process.fleet.processes.test_reloads import run_reloads
 from tests.watching import percentile
 
 

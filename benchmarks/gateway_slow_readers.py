@@ -1,7 +1,7 @@
 """Have many clients that do not read what they asked for: ``python -m benchmarks.gateway_slow_readers [--count 200]``.
 
-Half read nothing and half a byte a second of streams without an end (tests/scenarios/gateway_slow_readers.py). It fails
-where one is not cut, where the gateway holds more than half a MiB for each, or where any of the others is not answered.
+Half read nothing and half a byte a second of streams without an end (tests/process/gateway/relay/test_slow_readers.py).
+It fails if one is not cut, the gateway holds more than half a MiB for each, or any of the others is not answered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.scenarios.gateway_slow_readers import SlowFigures, run_slow_readers
+from tests.process.gateway.relay.test_slow_readers import SlowFigures, run_slow_readers
 from tests.watching import percentile
 
 _MAX_MIB_EACH = 0.5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.scenarios.gateway_machine import GatewayMachine, run_machine
+from tests.process.gateway.relay.test_invariants import GatewayMachine, run_machine
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.machine import describe_machine, format_machine
 from tests.inputs.fuzzed_bodies import FAMILIES
-from tests.scenarios.isolation import run_isolation
+from tests.process.gateway.test_isolation import run_isolation
 
 _MAX_SHOWN = 5
 _MAX_BEFORE = 10

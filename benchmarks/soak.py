@@ -2,7 +2,8 @@
 
 32 clients over HTTP and 8 over gRPC ask a real ``llcuda serve`` with two workers of the demo model, and one of another
 model if its path is given. A quarter of the requests are left in the midst, some are bad, processes of clients are
-killed, workers too, and all workers are replaced every minute: tests/scenarios/soak.py says what has to hold then.
+killed, workers too, and all workers are replaced every minute: tests/process/gateway/test_soak.py says what has to
+hold then.
 Prints one table, and exits with 1 if anything does not hold.
 
     python -m benchmarks.soak [--minutes 30] [--model PATH] [--seed 0] [--json FILE]
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.machine import describe_machine, format_machine
-from tests.scenarios.soak import Soak, run_soak
+from tests.process.gateway.test_soak import Soak, run_soak
 
 _MAX_SHOWN = 40
 
