@@ -29,6 +29,18 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_LONGEST = (
+    "test_schemathesis", "test_soak", "test_install", "test_upgrade", "test_faults", "test_demo_model", "test_page",
+    "test_sdist", "test_docs", "test_memory", "test_docs_serving", "test_serving", "test_remotes", "test_ladder",
+)  # fmt: skip
+"""The files that take longest: they begin first, so that no core waits for one of them at the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
 def pytest_collection_finish() -> None:
     """Let nobody look again for garbage among what lives until the end: that takes longer than most tests."""
     gc.collect()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from tests.browser import launch_browser, open_page
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Request
     from typing_extensions import Self
 
 ADMIN, USER = "sk-admin", "sk-user"
@@ -394,10 +393,16 @@ def test_an_installation_that_fails_says_why(
 
 def test_a_tab_that_is_not_seen_asks_nothing(browser: Browser, gateway: Gateway) -> None:
     with visiting(browser, gateway.url, expected="status of 401") as page:
-        sign_in(page)
         asked: list[str] = []
+        under_way: set[Request] = set()
+        page.on("request", under_way.add)
+        page.on("requestfinished", under_way.discard)
+        page.on("requestfailed", under_way.discard)
+        sign_in(page)
         page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
-        time.sleep(1.5)  # what was under way ends
+        page.wait_for_timeout(1500)
+        while under_way:
+            page.wait_for_timeout(100)
         page.on("request", lambda request: asked.append(request.url))
         page.wait_for_timeout(2500)
         assert asked == []
