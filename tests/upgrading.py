@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-import llcuda.devices
 from llcuda.cli import main as run_cli
-from llcuda.engine import placement
-from llcuda.gateway.admin import install_child, install_process
-from llcuda.installer import install
+from llcuda.gateway.admin import install_process
 from llcuda.native import read_build_info
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
 from tests.places import ROOT
 from tests.processes import children_of
-from tests.unit.engine.test_devices import T4, devices
+from tests.standins.fake_t4 import put_t4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -32,26 +29,20 @@ PATH = "/api/admin/upgrade-gpu"
 _CHILD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from tests.upgrading import run_installer
+from tests.standins.fake_t4 import run_installer
 sys.exit(run_installer(sys.argv[2], sys.argv[3] or None))
 """
 
 
 def put_gpu(change: Callable[[object, str, Any], None] = setattr) -> None:
     """Put a T4 into this process, and into those that install for it."""
-    for module in (install, placement, install_child, llcuda.devices):
-        change(module, "find_devices", lambda **_: devices(T4))
+    put_t4(change)
     change(install_process, "make_command", make_command)
 
 
 def make_command(action: str, source: str | None) -> list[str]:
     path = [str(ROOT), *sys.path]
     return [sys.executable, "-I", "-c", _CHILD, json.dumps(path), action, source or ""]
-
-
-def run_installer(action: str, source: str | None) -> int:
-    put_gpu()
-    return install_child.main(action, source)
 
 
 def write_backend(folder: Path, library: Path, *, binaries: Path, **record: Any) -> Path:

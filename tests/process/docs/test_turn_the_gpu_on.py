@@ -14,8 +14,8 @@ from llcuda.installer import HUB_SOURCE, install
 from llcuda.native import read_build_info
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
 from tests.places import DOCS
+from tests.standins.fake_t4 import T4, devices
 from tests.standins.hub_server import serve
-from tests.unit.engine.test_devices import T4, devices
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from llcuda.server.load_log import is_gpu
 from llcuda.server.offload import read_offload
 from tests.made_models.sparse_model import Sparse, write_sparse_model
 from tests.process.gateway.clients.gateways import KEY
-from tests.unit.engine.test_devices import BACKEND, T4, devices
+from tests.standins.fake_t4 import BACKEND, T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable

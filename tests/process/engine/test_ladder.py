@@ -12,7 +12,7 @@ import llcuda
 from llcuda.engine import placement as placements
 from llcuda.errors import OutOfMemoryError, UsageError
 from tests.made_models.synthetic_model import SHAPES, write_model
-from tests.unit.engine.test_devices import BACKEND, T4, devices
+from tests.standins.fake_t4 import BACKEND, T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from llcuda.errors import OutOfMemoryError
 from tests.made_models.sparse_model import Sparse, write_sparse_model
 from tests.places import DATA
 from tests.process.engine.test_ladder import BATCH, CACHE, HALF, ON_CPU, QUARTER
-from tests.unit.engine.test_devices import BACKEND, T4, devices
+from tests.standins.fake_t4 import BACKEND, T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable

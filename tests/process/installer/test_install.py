@@ -21,8 +21,8 @@ from llcuda.installer import HUB_SOURCE, BinaryInstaller, install
 from llcuda.native import binaries_dir, find_backends, read_build_info, read_installed
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
 from tests.processes import wait_until
+from tests.standins.fake_t4 import T4, devices
 from tests.standins.hub_server import Hub, serve
-from tests.unit.engine.test_devices import T4, devices
 from tools.binaries.bundle import pack
 
 if TYPE_CHECKING:

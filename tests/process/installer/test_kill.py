@@ -25,14 +25,14 @@ from llcuda.native import binaries_dir, read_build_info
 from tests.inputs.bundles import LIBRARY, Draft, write_bundle
 from tests.places import ROOT
 from tests.process.server.test_offload import compile_backends
-from tests.unit.engine.test_devices import T4, devices
+from tests.standins.fake_t4 import T4, devices
 
 # With "quick" nothing is proved: the moments are then all on the disk, where a proof would take nearly all of them.
 VICTIM = """
 import sys
 from llcuda.installer import BinaryInstaller, Proof, install
 from llcuda.errors import UsageError
-from tests.unit.engine.test_devices import T4, devices
+from tests.standins.fake_t4 import T4, devices
 install.find_devices = lambda **_: devices(T4)
 how, *sources = sys.argv[1:]
 if how == "quick":

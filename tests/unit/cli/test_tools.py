@@ -9,8 +9,8 @@ import pytest
 
 from llcuda import devices, native
 from llcuda.cli import tools
-from tests.unit.engine.test_devices import BACKEND, T4
-from tests.unit.engine.test_devices import devices as make_devices
+from tests.standins.fake_t4 import BACKEND, T4
+from tests.standins.fake_t4 import devices as make_devices
 
 if TYPE_CHECKING:
     from llcuda.devices import Devices

@@ -5,34 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.devices import Devices, Gpu, Situation
+from llcuda.devices import Gpu
 from llcuda.engine import placement as placements
 from llcuda.engine.placement import Placement, choose_fit_target, choose_placement
 from llcuda.engine.report import DeviceReport, check_report, make_report
 from llcuda.errors import BinaryUnusableError, NoDeviceError, UsageError
-from llcuda.native import Backend
 from llcuda.server.offload import read_offload
+from tests.standins.fake_t4 import BACKEND, T4, devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T4 = Gpu(index=0, name="Tesla T4", uuid="GPU-t4", capability="7.5", memory_total_mib=15360, memory_free_mib=15100)
+    from llcuda.native import Backend
+
 OTHER = Gpu(index=1, name="GeForce GTX 1060", uuid="GPU-1060", capability="6.1", memory_total_mib=6144)
-BACKEND = Backend(
-    name="cuda12",
-    library=Path("/package/binaries/cuda12/libggml-cuda.so"),
-    toolkit="12.9.86",
-    architectures=("sm_75", "compute_90"),
-    driver_floor="550.54.14",
-    compression="size",
-    flash_attention=True,
-    cuda_graphs=True,
-    cublas="libcublas.so.12",
-)
 FULL = """\
 0.00.120.000 I load_tensors: offloading 4 repeating layers to GPU
 0.00.120.000 I load_tensors: offloaded 5/5 layers to GPU
@@ -52,20 +42,6 @@ NOTHING = """\
 0.00.140.000 I sched_reserve:        CPU compute buffer size =     4.00 MiB
 """
 MIB = 1 << 20
-
-
-def devices(*gpus: Gpu, **changes: Any) -> Devices:
-    facts: dict[str, Any] = {
-        "gpus": gpus,
-        "hidden": (),
-        "driver": "580.65.06",
-        "cuda": "13.0",
-        "source": "nvml",
-        "situation": Situation.OK if gpus else Situation.NO_NVIDIA,
-        "detail": "" if gpus else "This machine has no NVIDIA GPU.",
-        **changes,
-    }
-    return Devices(**facts)
 
 
 @pytest.fixture

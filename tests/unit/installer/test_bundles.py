@@ -17,7 +17,7 @@ from llcuda.installer.record import activate, deactivate, go_back, names_in_use,
 from llcuda.installer.sources import open_source
 from llcuda.native import InstalledBundle, read_record
 from tests.inputs.bundles import TAG, Draft
-from tests.unit.engine.test_devices import T4, devices
+from tests.standins.fake_t4 import T4, devices
 
 BLACKWELL = Gpu(index=0, name="RTX 5090", uuid="GPU-5090", capability="12.0", memory_total_mib=32768)
 OLD = Gpu(index=0, name="Tesla K80", uuid="GPU-k80", capability="3.7", memory_total_mib=11441)

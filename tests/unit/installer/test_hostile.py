@@ -12,7 +12,7 @@ from llcuda.errors import ChecksumMismatchError, InstallError, LlcudaError, Usag
 from llcuda.installer import BinaryInstaller, install
 from tests.inputs.bundles import LIBRARY, Draft, file, pack_members, write_bundle
 from tests.inputs.hostile_bundles import list_hostile
-from tests.unit.engine.test_devices import T4, devices
+from tests.standins.fake_t4 import T4, devices
 
 if TYPE_CHECKING:
     from pathlib import Path

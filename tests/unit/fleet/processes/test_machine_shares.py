@@ -11,7 +11,7 @@ from llcuda.errors import NoDeviceError, UsageError
 from llcuda.fleet.processes import machine_shares
 from llcuda.fleet.processes.machine_shares import choose_options, choose_places, keep_to_core, order_cores, turn
 from llcuda.gateway import ModelConfig
-from tests.unit.engine.test_devices import BACKEND, T4, devices
+from tests.standins.fake_t4 import BACKEND, T4, devices
 
 if TYPE_CHECKING:
     from llcuda.engine.placement import Placement
