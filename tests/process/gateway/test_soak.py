@@ -433,19 +433,19 @@ def test_every_answer_is_right_and_nothing_is_left_when_all_have_gone() -> None:
     # Memory has not come to rest within a minute: what grows without end is for the long run to tell.
     figures = run_soak(
         Soak(
-            6,
-            pause_interval=2,
-            reload_interval=4,
-            kill_interval=3,
-            client_interval=3,
+            4,
+            pause_interval=1.5,
+            reload_interval=3,
+            kill_interval=2,
+            client_interval=2,
             memory_tolerance=0.5,
-            faults=3,
-            warming=100,
-            processes=(("http", 12), ("openai", 6), ("grpc", 4)),
+            faults=2,
+            warming=60,
+            processes=(("http", 12), ("grpc", 4)),
         )
     )
     assert figures.violations == []
     assert figures.outcomes["right"] > 20
     assert figures.outcomes["left"] > 10
     assert figures.outcomes["refused"] > 0
-    assert sum(figures.faults.values()) >= 6
+    assert sum(figures.faults.values()) >= 4

@@ -1,4 +1,4 @@
-"""A thousand refusals of each kind, over HTTP and gRPC: nothing of them is left, before garbage is looked for."""
+"""Hundreds of refusals of each kind, over HTTP and gRPC: nothing of them is left, before garbage is looked for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COUNT = 1000
+COUNT = 400
 AT_A_TIME = 50
 BODY_BYTES = 16 << 10
 HELD = (Exchange, RefusedError, TracebackType, FrameType)
