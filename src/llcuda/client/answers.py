@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llcuda.client.results import InferResult, ToolCall
-from llcuda.client.retries import parse_retry_after
+from llcuda.client.sending import parse_retry_after
 from llcuda.errors import ResponseError, SchemaMismatchError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from llcuda.schema import Schema
 
-__all__ = ["Answer", "ChatAnswer", "CompletionAnswer", "is_stream", "parse_json", "read_error"]
+__all__ = ["ChatAnswer", "CompletionAnswer", "GatheredAnswer", "is_stream", "parse_json", "read_error"]
 
 _OK = 200
 _MANY = 300
@@ -33,7 +33,7 @@ _HINTS = {
 }
 
 
-class Answer:
+class GatheredAnswer:
     """One answer while it comes. ``finished`` says whether the server has said that it is whole."""
 
     __slots__ = (
@@ -138,7 +138,7 @@ class Answer:
         return self.schema.parse(text)
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(GatheredAnswer):
     """The answer of /v1/chat/completions, also of one that came whole: a ``message`` where a stream has a ``delta``."""
 
     __slots__ = ()
@@ -179,7 +179,7 @@ class ChatAnswer(Answer):
             self.first_token_at = monotonic()
 
 
-class CompletionAnswer(Answer):
+class CompletionAnswer(GatheredAnswer):
     """The answer of /completion and /infill."""
 
     __slots__ = ()

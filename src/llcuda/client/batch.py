@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llcuda.client.requests import Generation
     from llcuda.client.results import InferResult
     from llcuda.client.streams import TextStream
-    from llcuda.transport.handle import Handle
+    from llcuda.transport.base_transport import Handle
 
 __all__ = ["run_all"]
 

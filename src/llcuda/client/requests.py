@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from binascii import a2b_base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from json import JSONEncoder
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from llcuda.client.answers import Answer, ChatAnswer, CompletionAnswer, parse_json, read_error
+from llcuda.client.answers import ChatAnswer, CompletionAnswer, GatheredAnswer, parse_json, read_error
 from llcuda.client.results import RerankResult
 from llcuda.errors import ResponseError, UsageError
 from llcuda.options import check_options
@@ -32,7 +32,7 @@ class Call(Generic[T]):
     body: bytes | None
     parse: Callable[[bytes], T]
     repeats: bool = True
-    """Whether it is sent again where the server sends it away for now; not where that is what is asked."""
+    """Whether it is sent again if the server sends it away for now; not if that is what is asked."""
 
     def read(self, status: int, body: bytes, *, headers: Mapping[str, str]) -> T:
         """Return the value, raising ResponseError for an HTTP error and for an answer of another shape."""
@@ -59,7 +59,7 @@ class Generation:
     body: bytes
     schema: Schema | None
 
-    def answer(self, *, started: float) -> Answer:
+    def answer(self, *, started: float) -> GatheredAnswer:
         """Return what gathers the answer."""
         kind = ChatAnswer if self.target.startswith("/v1/chat/") else CompletionAnswer
         return kind(started=started, schema=self.schema)
@@ -97,7 +97,7 @@ def chat(
 ) -> Generation:
     """Ask for the next message of a conversation."""
     payload = check_options(options, chat=True)
-    payload["messages"] = _check_messages(messages)
+    payload["messages"] = check_messages(messages)
     payload["stream"] = True
     payload["stream_options"] = {"include_usage": True}
     if "n_probs" in payload:
@@ -115,7 +115,7 @@ def chat(
 
 def complete(prompt: str | Sequence[int], *, schema: object, options: Mapping[str, Any]) -> Generation:
     """Ask for a continuation of a text, or of tokens, with no template around it."""
-    return _completion("/completion", {"prompt": _check_prompt(prompt)}, schema=schema, options=options)
+    return _completion("/completion", {"prompt": check_prompt(prompt)}, schema=schema, options=options)
 
 
 def infill(prefix: str, suffix: str, *, prompt: str, options: Mapping[str, Any]) -> Generation:
@@ -148,7 +148,8 @@ def _constrain_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
     return constrain_tools(tools)
 
 
-def _check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages of a conversation. Raises UsageError for what is none."""
     try:
         checked = [dict(message) for message in messages]
     except (TypeError, ValueError):
@@ -168,38 +169,14 @@ def check_prompts(prompts: Sequence[str]) -> Sequence[str]:
     return prompts
 
 
-def _check_prompt(prompt: str | Sequence[int]) -> str | list[int]:
+def check_prompt(prompt: str | Sequence[int]) -> str | list[int]:
+    """Return a text, or a list of tokens. Raises UsageError for anything else."""
     if isinstance(prompt, str):
         return prompt
     try:
         return [int(token) for token in prompt]
     except (TypeError, ValueError):
         raise UsageError("the prompt is neither a string nor a list of tokens") from None
-
-
-def health() -> Call[dict[str, Any]]:
-    """Ask whether the model is loaded."""
-    return replace(_get("/health", dict), repeats=False)
-
-
-def props() -> Call[dict[str, Any]]:
-    """Ask for the server's properties."""
-    return _get("/props", dict)
-
-
-def models() -> Call[list[dict[str, Any]]]:
-    """Ask which models are served."""
-    return _get("/v1/models", lambda answer: [dict(model) for model in answer["data"]])
-
-
-def slots() -> Call[list[dict[str, Any]]]:
-    """Ask what the slots are doing."""
-    return _get("/slots", lambda answer: [dict(slot) for slot in answer])
-
-
-def metrics() -> Call[dict[str, float]]:
-    """Ask for the counters."""
-    return Call("GET", "/metrics", None, lambda body: parse_metrics(body.decode()))
 
 
 def parse_metrics(text: str) -> dict[str, float]:
@@ -219,7 +196,7 @@ def embed(texts: str | Sequence[str]) -> Call[list[list[float]]]:
         return [rows[index] for index in range(len(inputs))]
 
     # base64 holds the same 32-bit floats as decimal numbers would, and is read 30 times faster.
-    return _post("/v1/embeddings", {"input": inputs, "encoding_format": "base64"}, parse)
+    return post("/v1/embeddings", {"input": inputs, "encoding_format": "base64"}, parse)
 
 
 def _read_vector(embedding: str | list[float]) -> list[float]:
@@ -241,46 +218,25 @@ def rerank(query: str, documents: Sequence[str], *, top_n: int | None) -> Call[l
         ranks = [(float(rank["relevance_score"]), int(rank["index"])) for rank in answer["results"]]
         return [RerankResult(index, score, texts[index]) for score, index in sorted(ranks, reverse=True)]
 
-    return _post("/v1/rerank", payload, parse)
-
-
-def tokenize(text: str, *, add_special: bool, parse_special: bool) -> Call[list[int]]:
-    """Ask for the tokens of a text."""
-    payload = {"content": text, "add_special": add_special, "parse_special": parse_special}
-    return _post("/tokenize", payload, lambda answer: [int(token) for token in answer["tokens"]])
-
-
-def detokenize(tokens: Sequence[int]) -> Call[str]:
-    """Ask for the text of tokens."""
-    return _post("/detokenize", {"tokens": _check_prompt(tokens)}, lambda answer: str(answer["content"]))
-
-
-def apply_template(messages: Sequence[Mapping[str, Any]]) -> Call[str]:
-    """Ask for the prompt that the model's chat template makes of messages."""
-    payload = {"messages": _check_messages(messages)}
-    return _post("/apply-template", payload, lambda answer: str(answer["prompt"]))
-
-
-def lora_adapters() -> Call[list[dict[str, Any]]]:
-    """Ask for the LoRA adapters and their scales."""
-    return _get("/lora-adapters", lambda answer: [dict(adapter) for adapter in answer])
+    return post("/v1/rerank", payload, parse)
 
 
 def set_lora_adapters(scales: Mapping[int, float]) -> Call[None]:
     """Ask for other scales of the LoRA adapters."""
     adapters = check_options({"lora": scales}, chat=False)["lora"]
-    return _post("/lora-adapters", adapters, lambda _: None)
+    return post("/lora-adapters", adapters, lambda _: None)
 
 
-def slot_action(slot: int, action: str, *, filename: str | None) -> Call[dict[str, Any]]:
+def slot_action(slot: int, action: str, payload: dict[str, str]) -> Call[dict[str, Any]]:
     """Ask for a slot's cache to be saved, restored or erased."""
-    payload = {} if filename is None else {"filename": filename}
-    return _post(f"/slots/{int(slot)}?action={action}", payload, dict)
+    return post(f"/slots/{int(slot)}?action={action}", payload, dict)
 
 
-def _get(target: str, parse: Callable[[Any], T]) -> Call[T]:
-    return Call("GET", target, None, lambda body: parse(parse_json(body)))
+def get(target: str, parse: Callable[[Any], T], *, repeats: bool = True) -> Call[T]:
+    """Ask for what is at ``target``, as JSON."""
+    return Call("GET", target, None, lambda body: parse(parse_json(body)), repeats)
 
 
-def _post(target: str, payload: object, parse: Callable[[Any], T]) -> Call[T]:
+def post(target: str, payload: object, parse: Callable[[Any], T]) -> Call[T]:
+    """Send a ``payload`` as JSON, and read the answer as JSON."""
     return Call("POST", target, encode(payload), lambda body: parse(parse_json(body)))

@@ -1,4 +1,4 @@
-"""A text as it comes: ``BaseStream`` reads it, ``TextStream`` is iterated over. ``aio`` has the one for asyncio."""
+"""A text as it comes: ``BaseStream`` reads it, ``TextStream`` is iterated over; asyncio's is in ``async_client``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llcuda.client.answers import is_stream, read_error
 from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
 from llcuda.transport import Deadline
+from llcuda.transport.base_transport import run
 from llcuda.transport.events import EventDecoder
-from llcuda.transport.exchange import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from llcuda.client.answers import Answer
+    from llcuda.client.answers import GatheredAnswer
     from llcuda.client.requests import Generation
     from llcuda.client.results import InferResult
     from llcuda.client.sending import Sender
-    from llcuda.transport.exchange import Exchange
-    from llcuda.transport.handle import Handle
+    from llcuda.transport.base_transport import Handle, Response
 
 __all__ = ["BaseStream", "TextStream"]
 
@@ -29,8 +28,8 @@ __all__ = ["BaseStream", "TextStream"]
 class BaseStream:
     """The request for a text, and its answer event by event."""
 
-    _exchange: Exchange
-    _answer: Answer | None = None
+    _response: Response
+    _answer: GatheredAnswer | None = None
 
     def __init__(
         self,
@@ -72,17 +71,17 @@ class BaseStream:
     def __del__(self) -> None:
         """Close: nobody waits for the rest any more."""
         if getattr(self, "_answer", None) is not None:
-            self._exchange.close()
+            self._response.close()
 
-    async def _begin(self, on_begin: Callable[[Handle], object] | None = None) -> Answer:
+    async def _begin(self, on_begin: Callable[[Handle], object] | None = None) -> GatheredAnswer:
         """Send the request, and return what gathers its answer."""
         deadline, generation = Deadline(self._timeout), self._generation
-        exchange = await self._sender.send(
+        response = await self._sender.send(
             "POST", generation.target, body=generation.body, deadline=deadline, on_begin=on_begin
         )
-        if not is_stream(exchange.status, exchange.headers):
-            raise read_error(exchange.status, await exchange.read_all(), headers=exchange.headers)
-        self._exchange = exchange
+        if not is_stream(response.status, response.headers):
+            raise read_error(response.status, await response.read_all(), headers=response.headers)
+        self._response = response
         self._answer = generation.answer(started=deadline.started)
         return self._answer
 
@@ -101,7 +100,7 @@ class BaseStream:
             piece = self._take_piece()
             if piece:
                 return piece
-            data = await self._exchange.read()
+            data = await self._response.read()
             if not data:
                 self._end(answer)
                 break
@@ -118,7 +117,7 @@ class BaseStream:
         try:
             if await self._next_piece():
                 answer = self._answer or await self._begin()
-                rest = await self._exchange.read_all()
+                rest = await self._response.read_all()
                 for event in [*reversed(self._events), *self._decoder.feed(rest)]:
                     answer.add(event)
                 self._end(answer)
@@ -131,14 +130,14 @@ class BaseStream:
         self._closed = True
         self._events.clear()
         if self._answer is not None:
-            self._exchange.close()
+            self._response.close()
 
     def _fail(self, error: BaseException) -> None:
         self._close()
         if self.on_failure is not None and isinstance(error, LlcudaError):
             self.on_failure(error)
 
-    def _end(self, answer: Answer) -> None:
+    def _end(self, answer: GatheredAnswer) -> None:
         if not answer.finished:
             reason = "the server ended the stream before the answer was complete"
             raise ConnectionFailedError(self._sender.transport.url, reason)
@@ -197,7 +196,7 @@ class TextStream(BaseStream):
 
     def abort(self) -> None:
         """Stop from another thread: the one that waits for a piece gets ConnectionFailedError."""
-        self._exchange.abort()
+        self._response.abort()
 
     def __enter__(self) -> Self:
         """Return the stream, to be closed at the end of the block."""

@@ -82,12 +82,12 @@ def raise_failure(child: Child, *, launch: Launch) -> None:
 
 def get(address: Address, path: str, *, api_key: str | None = None, timeout: float) -> tuple[int, bytes]:
     """Return status and body of one GET. Raises ConnectionFailedError or RequestTimeoutError."""
-    from llcuda.transport.exchange import run  # noqa: PLC0415 - sockets are not needed to import a manager
+    from llcuda.transport.base_transport import run  # noqa: PLC0415 - sockets are not needed to import a manager
 
     transport = _load_transport()(address, api_key=api_key, user_agent="llcuda")
     try:
-        exchange = run(transport.exchange("GET", path, body=None, deadline=Deadline(timeout)))
-        return exchange.status, run(exchange.read_all())
+        response = run(transport.exchange("GET", path, body=None, deadline=Deadline(timeout)))
+        return response.status, run(response.read_all())
     finally:
         transport.close()
 

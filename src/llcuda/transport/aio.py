@@ -11,11 +11,11 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from llcuda.transport.exchange import READ_BYTES, BaseTransport, Connection
+from llcuda.transport.base_transport import READ_BYTES, BaseTransport, ClientConnection
 
 if TYPE_CHECKING:
+    from llcuda.transport.base_transport import Handle
     from llcuda.transport.deadline import Deadline
-    from llcuda.transport.handle import Handle
 
     _Opening = asyncio.Task[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
@@ -31,7 +31,7 @@ class AsyncTransport(BaseTransport):
     async def _wait(self, seconds: float, handle: Handle) -> None:
         await asyncio.wait({_hold(handle)}, timeout=seconds)
 
-    async def _open(self, deadline: Deadline, handle: Handle) -> Connection:
+    async def _open(self, deadline: Deadline, handle: Handle) -> ClientConnection:
         timeout = deadline.remaining()
         waking = _hold(handle)
         task = asyncio.ensure_future(self._open_streams())

@@ -9,14 +9,14 @@ from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING
 
-from llcuda.transport.exchange import READ_BYTES, BaseTransport, Connection
+from llcuda.transport.base_transport import READ_BYTES, BaseTransport, ClientConnection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llcuda.transport.address import Address
+    from llcuda.transport.base_transport import Handle
     from llcuda.transport.deadline import Deadline
-    from llcuda.transport.handle import Handle
 
     Candidate = tuple[int, int, int, str, object]
 
@@ -34,7 +34,7 @@ class Transport(BaseTransport):
         handle.hold(waking.set)
         waking.wait(seconds)
 
-    async def _open(self, deadline: Deadline, handle: Handle) -> Connection:
+    async def _open(self, deadline: Deadline, handle: Handle) -> ClientConnection:
         """Return a connection to the first place that takes one; if none does, a refusal is what is raised first."""
         failure: OSError | None = None
         for family, kind, protocol, _, place in _find_candidates(self._address):

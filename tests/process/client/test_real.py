@@ -333,7 +333,7 @@ def test_requests_go_on_where_the_server_closes_the_connection(client: Any) -> N
 def test_a_connection_that_the_server_closed_for_being_idle_is_replaced(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llcuda.transport.exchange.MAX_IDLE_SECONDS", 1e9)
+    monkeypatch.setattr("llcuda.transport.base_transport.MAX_IDLE_SECONDS", 1e9)
     with InferenceClient(url=server.url, api_key=KEY) as client:
         client.health()
         connection: Any = client._transport._idle[0][1]

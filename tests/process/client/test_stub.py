@@ -421,7 +421,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(
     with StubServer(HEALTHY) as stub:
         client = connect(stub)
         client.health()
-        monkeypatch.setattr("llcuda.transport.exchange.MAX_IDLE_SECONDS", 0.0)
+        monkeypatch.setattr("llcuda.transport.base_transport.MAX_IDLE_SECONDS", 0.0)
         client.health()
         assert stub.connections == 2
 
@@ -620,7 +620,7 @@ def test_a_request_that_the_server_does_not_read_to_its_end_is_an_error(connect:
 def test_no_more_connections_are_kept_than_are_useful(
     connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llcuda.transport.exchange.MAX_IDLE_CONNECTIONS", 0)
+    monkeypatch.setattr("llcuda.transport.base_transport.MAX_IDLE_CONNECTIONS", 0)
     with StubServer(HEALTHY) as stub:
         client = connect(stub)
         client.health()

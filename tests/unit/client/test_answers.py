@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llcuda.client.answers import Answer, ChatAnswer, CompletionAnswer, parse_json, read_error
+from llcuda.client.answers import ChatAnswer, CompletionAnswer, GatheredAnswer, parse_json, read_error
 from llcuda.errors import LlcudaError, ResponseError, SchemaMismatchError
 from llcuda.schema import compile_schema
 from tests.standins.stub_server import TIMINGS, USAGE, delta
 
 
-def gather(kind: type[Answer], *payloads: Any, schema: Any = None) -> Answer:
+def gather(kind: type[GatheredAnswer], *payloads: Any, schema: Any = None) -> GatheredAnswer:
     answer = kind(started=monotonic(), schema=None if schema is None else compile_schema(schema))
     for payload in payloads:
         answer.add(payload if isinstance(payload, bytes) else json.dumps(payload).encode())
@@ -165,7 +165,7 @@ def test_an_error_within_the_stream_is_raised_with_its_status() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
-def test_an_event_that_is_not_understood_is_an_error_of_the_response(kind: type[Answer], event: bytes) -> None:
+def test_an_event_that_is_not_understood_is_an_error_of_the_response(kind: type[GatheredAnswer], event: bytes) -> None:
     with pytest.raises(ResponseError, match="not understood"):
         gather(kind, event)
 

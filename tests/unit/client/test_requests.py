@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llcuda.client import AsyncInferenceClient, AsyncTextStream, InferenceClient, TextStream, requests
-from llcuda.client.settings import choose_concurrency, choose_timeout
+from llcuda.client.base_client import choose_concurrency, choose_timeout
 from llcuda.errors import ResponseError, UsageError
 from llcuda.options import ChatOptions, InferOptions, SamplingOptions
 
@@ -100,6 +100,19 @@ def test_a_completion_takes_text_or_tokens(prompt: Any) -> None:
     assert payload(requests.complete([1, 2], schema=None, options={}))["prompt"] == [1, 2]
 
 
+class Recorder:
+    """Takes the place of a client, and gives back the call that it would send."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **options: getattr(InferenceClient, name)(self, *arguments, **options)
+
+    def _call(self, call: requests.Call[Any]) -> requests.Call[Any]:
+        return call
+
+
+calls: Any = Recorder()
+
+
 def read(call: requests.Call[Any], answer: Any, *, status: int = 200) -> Any:
     return call.read(status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), headers={})
 
@@ -141,13 +154,13 @@ def test_documents_come_back_with_their_scores_the_best_first() -> None:
 
 def test_counters_are_read_with_their_labels() -> None:
     text = b'# HELP a b\n# TYPE a counter\nllamacpp:prompt_tokens_total 35\npos{position="1"} 0.5\n'
-    assert read(requests.metrics(), text) == {"llamacpp:prompt_tokens_total": 35.0, 'pos{position="1"}': 0.5}
+    assert read(calls.metrics(), text) == {"llamacpp:prompt_tokens_total": 35.0, 'pos{position="1"}': 0.5}
 
 
 def test_slots_are_saved_restored_and_erased() -> None:
-    call = requests.slot_action(1, "save", filename="a.bin")
+    call = calls.save_slot(1, "a.bin")
     assert (call.target, payload(call)) == ("/slots/1?action=save", {"filename": "a.bin"})
-    assert payload(requests.slot_action(0, "erase", filename=None)) == {}
+    assert payload(calls.erase_slot(0)) == {}
 
 
 def test_adapters_are_set_by_their_ids() -> None:
@@ -157,15 +170,15 @@ def test_adapters_are_set_by_their_ids() -> None:
 @pytest.mark.parametrize(
     ("call", "answer"),
     [
-        (requests.tokenize("a", add_special=False, parse_special=True), {"tokens": None}),
-        (requests.tokenize("a", add_special=False, parse_special=True), {}),
-        (requests.detokenize([1]), []),
-        (requests.models(), {"data": 5}),
-        (requests.props(), 5),
-        (requests.slots(), {"error": 1}),
-        (requests.metrics(), b"a b c"),
-        (requests.metrics(), b"\xff"),
-        (requests.health(), b"OK"),
+        (calls.tokenize("a"), {"tokens": None}),
+        (calls.tokenize("a"), {}),
+        (calls.detokenize([1]), []),
+        (calls.models(), {"data": 5}),
+        (calls.props(), 5),
+        (calls.slots(), {"error": 1}),
+        (calls.metrics(), b"a b c"),
+        (calls.metrics(), b"\xff"),
+        (calls.health(), b"OK"),
         (requests.rerank("q", ["x"], top_n=None), {"results": [{"index": 7, "relevance_score": 1}]}),
     ],
 )

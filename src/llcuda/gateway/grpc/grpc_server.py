@@ -47,7 +47,7 @@ from llcuda.transport.events import EventDecoder
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from llcuda.client.answers import Answer as GatheredAnswer
+    from llcuda.client.answers import GatheredAnswer
     from llcuda.gateway.config.configuration import GatewayConfig
     from llcuda.gateway.grpc.llcuda_pb2 import (
         Answer,

@@ -16,7 +16,7 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.grpc.llcuda_pb2 import Answer, ChatRequest
 
 if TYPE_CHECKING:
-    from llcuda.client.answers import Answer as GatheredAnswer
+    from llcuda.client.answers import GatheredAnswer
     from llcuda.gateway.grpc.llcuda_pb2 import BatchRequest, CompletionRequest, EmbedRequest, Sampling
 
 __all__ = [

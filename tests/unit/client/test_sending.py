@@ -8,12 +8,11 @@ from typing import Any, cast
 import pytest
 
 from llcuda.client.answers import read_error
-from llcuda.client.retries import parse_retry_after
-from llcuda.client.sending import Sender
-from llcuda.client.settings import choose_retries
+from llcuda.client.base_client import choose_retries
+from llcuda.client.sending import Sender, parse_retry_after
 from llcuda.errors import ConnectionFailedError, UsageError
 from llcuda.transport import Deadline
-from llcuda.transport.exchange import run as run_blocking
+from llcuda.transport.base_transport import run as run_blocking
 
 REFUSED = ConnectionFailedError("http://x", "refused", refused=True)
 BROKEN = ConnectionFailedError("http://x", "broken")

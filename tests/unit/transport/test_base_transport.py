@@ -9,7 +9,7 @@ import pytest
 
 from llcuda.errors import ConnectionFailedError, LlcudaError, RequestTimeoutError
 from llcuda.transport import Deadline, parse_address
-from llcuda.transport.exchange import BaseTransport, Connection, run
+from llcuda.transport.base_transport import BaseTransport, ClientConnection, run
 
 
 class Failing:
@@ -33,14 +33,14 @@ class Failing:
 
 
 class FailingTransport(BaseTransport):
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ClientConnection) -> None:
         super().__init__(parse_address("http://x"), api_key=None, user_agent="test")
         self.connection = connection
 
     def _find_owner(self) -> object:
         return True
 
-    async def _open(self, *_: object) -> Connection:
+    async def _open(self, *_: object) -> ClientConnection:
         return self.connection
 
 

@@ -11,7 +11,7 @@ from llcuda.transport.address import join_address, parse_address
 
 if TYPE_CHECKING:
     from llcuda.client.requests import Call
-    from llcuda.transport.exchange import BaseTransport
+    from llcuda.transport.base_transport import BaseTransport
 
 __all__ = ["BaseClient", "choose_concurrency", "choose_retries", "choose_timeout"]
 
@@ -54,10 +54,10 @@ class BaseClient:
         return self._address.url
 
     async def _send(self, call: Call[T]) -> T:
-        exchange = await self._sender.send(
+        response = await self._sender.send(
             call.method, call.target, body=call.body, deadline=Deadline(self._timeout), repeats=call.repeats
         )
-        return call.read(exchange.status, await exchange.read_all(), headers=exchange.headers)
+        return call.read(response.status, await response.read_all(), headers=response.headers)
 
 
 def choose_timeout(timeout: float | None, *, default: float) -> float:

@@ -7,9 +7,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from llcuda.client import requests
-from llcuda.client.settings import BaseClient, choose_concurrency, choose_timeout
+from llcuda.client.base_client import BaseClient, choose_concurrency, choose_timeout
+from llcuda.client.inference_client import InferenceClient
 from llcuda.client.streams import BaseStream
-from llcuda.client.sync import InferenceClient
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ResponseError
 from llcuda.transport.aio import AsyncTransport
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llcuda.client.results import InferResult
     from llcuda.client.streams import TextStream
     from llcuda.options import SamplingOptions
-    from llcuda.transport.exchange import BaseTransport
+    from llcuda.transport.base_transport import BaseTransport
 
     P = ParamSpec("P")
 

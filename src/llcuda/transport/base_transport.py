@@ -13,26 +13,27 @@ import errno
 import os
 import socket
 from collections import deque
+from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from llcuda.errors import ConnectionFailedError, LlcudaError
-from llcuda.transport.handle import CLOSED, Handle
 from llcuda.transport.http1 import ResponseReader, build_head, build_request
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
     from llcuda.transport.address import Address
     from llcuda.transport.deadline import Deadline
 
-__all__ = ["READ_BYTES", "BaseTransport", "Connection", "Exchange", "run"]
+__all__ = ["READ_BYTES", "BaseTransport", "ClientConnection", "Handle", "Response", "run"]
 
 MAX_IDLE_SECONDS = 4.0
 MAX_IDLE_CONNECTIONS = 64
 READ_BYTES = 65536
+_CLOSED = "the client was closed while the request was under way"
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking connection has waited on an event loop")
 
 
-class Connection(Protocol):
+class ClientConnection(Protocol):
     """A connection to the server. A deadline that passes is a TimeoutError without a number; the kernel's has one."""
 
     @property
@@ -74,12 +75,53 @@ class Connection(Protocol):
         """Close it."""
 
 
-class Exchange:
+class Handle:
+    """One request, with all that is done for it. What waits for it gets ConnectionFailedError when it is ended."""
+
+    # The lock is one that its thread can take twice: a stream that is garbage closes itself wherever that thread is.
+    __slots__ = ("_cut", "_lock", "_reason", "closings", "url")
+
+    def __init__(self, url: str, *, closings: int) -> None:
+        """Begin; ``closings`` is how often the transport had been closed before."""
+        self.url = url
+        self.closings = closings
+        self._lock = RLock()
+        self._cut: Callable[[], object] | None = None
+        self._reason = ""
+
+    def hold(self, cut: Callable[[], object]) -> None:
+        """Take what ends the wait that begins now. Raises ConnectionFailedError if the request was ended already."""
+        with self._lock:
+            self._cut = cut
+        self.check()
+
+    def release(self) -> None:
+        """Cut nothing more: the connection is somebody else's from here on."""
+        with self._lock:
+            self._cut = None
+
+    def end(self, reason: str) -> None:
+        """End the request."""
+        with self._lock:
+            self._reason = self._reason or reason
+            if self._cut is not None:
+                self._cut()
+
+    def check(self) -> None:
+        """Raise ConnectionFailedError if the request was ended."""
+        if self._reason:
+            hint = "This program ended it itself; the client can be used again."
+            raise ConnectionFailedError(self.url, self._reason, hint=hint)
+
+
+class Response:
     """One request that was sent and its answer as it comes. Close it when done with it, also before its end."""
 
     __slots__ = ("_connection", "_deadline", "_handle", "_reader", "_spare", "_transport", "closed")
 
-    def __init__(self, transport: BaseTransport, connection: Connection, *, deadline: Deadline, handle: Handle) -> None:
+    def __init__(
+        self, transport: BaseTransport, connection: ClientConnection, *, deadline: Deadline, handle: Handle
+    ) -> None:
         """Take over the ``connection``."""
         self._transport = transport
         self._connection = connection
@@ -157,7 +199,7 @@ class Exchange:
             self._connection.close()
 
     def abort(self) -> None:
-        """End the exchange from another thread: the one that waits in it gets ConnectionFailedError."""
+        """End it from another thread: the one that waits in it gets ConnectionFailedError."""
         if not self.closed:
             self._handle.end("it was ended by another thread")
 
@@ -188,7 +230,7 @@ class BaseTransport:
         self._address = address
         self._head = build_head(address.authority, user_agent=user_agent, api_key=api_key)
         # Without a lock, which would cost each request more: each of their methods is one step, in any thread.
-        self._idle: deque[tuple[float, Connection]] = deque()
+        self._idle: deque[tuple[float, ClientConnection]] = deque()
         self._handles: set[Handle] = set()
         self._closings = 0
         self._owner: object = None
@@ -200,8 +242,8 @@ class BaseTransport:
 
     async def exchange(
         self, method: str, target: str, *, body: bytes | None, deadline: Deadline, handle: Handle | None = None
-    ) -> Exchange:
-        """Send a request and return the exchange as soon as the answer's head is there.
+    ) -> Response:
+        """Send a request and return the response as soon as the answer's head is there.
 
         With the ``handle`` another thread or task can end it while it waits. Raises ConnectionFailedError if nobody
         listens or the connection breaks, and RequestTimeoutError.
@@ -210,18 +252,18 @@ class BaseTransport:
         handle = handle or self.begin()
         used = self._take()
         if used is not None:
-            exchange = Exchange(self, used, deadline=deadline, handle=handle)
+            response = Response(self, used, deadline=deadline, handle=handle)
             try:
-                await exchange.start(request)
+                await response.start(request)
             except ConnectionFailedError:
                 handle.check()
-                if not exchange.untouched:
+                if not response.untouched:
                     raise
             else:
-                return exchange
-        exchange = Exchange(self, await self._connect(deadline, handle), deadline=deadline, handle=handle)
-        await exchange.start(request)
-        return exchange
+                return response
+        response = Response(self, await self._connect(deadline, handle), deadline=deadline, handle=handle)
+        await response.start(request)
+        return response
 
     async def pause(self, seconds: float, *, handle: Handle) -> None:
         """Wait before a request is sent again. Raises ConnectionFailedError if it is ended meanwhile."""
@@ -233,7 +275,7 @@ class BaseTransport:
             handle.release()
             self.forget(handle)
 
-    def give(self, connection: Connection) -> None:
+    def give(self, connection: ClientConnection) -> None:
         """Keep a connection for the next request."""
         if len(self._idle) < MAX_IDLE_CONNECTIONS and connection.owner == self._owner and connection.usable:
             self._idle.append((monotonic(), connection))
@@ -244,7 +286,7 @@ class BaseTransport:
         """Let the handle's request end when this is closed, also if that was between two of its attempts."""
         self._handles.add(handle)
         if handle.closings != self._closings:
-            handle.end(CLOSED)
+            handle.end(_CLOSED)
 
     def forget(self, handle: Handle) -> None:
         """Take note that a request is over."""
@@ -254,7 +296,7 @@ class BaseTransport:
         """End the requests under way, from any thread, and close all connections; a later request opens a new one."""
         self._closings += 1
         for handle in self._handles.copy():
-            handle.end(CLOSED)
+            handle.end(_CLOSED)
         self._close_idle()
 
     def __del__(self) -> None:
@@ -266,7 +308,7 @@ class BaseTransport:
         """Return who asks; the connections of another are not used."""
         raise NotImplementedError
 
-    async def _open(self, deadline: Deadline, handle: Handle) -> Connection:
+    async def _open(self, deadline: Deadline, handle: Handle) -> ClientConnection:
         """Return a new connection. Raises OSError, or TimeoutError without a number if time is up."""
         raise NotImplementedError
 
@@ -278,7 +320,7 @@ class BaseTransport:
         while self._idle:
             self._idle.pop()[1].close()
 
-    def _take(self) -> Connection | None:
+    def _take(self) -> ClientConnection | None:
         """Return the connection that was used last, if the server has not closed it for being idle."""
         owner = self._find_owner()
         if owner != self._owner:
@@ -295,7 +337,7 @@ class BaseTransport:
                 return connection
             connection.close()
 
-    async def _connect(self, deadline: Deadline, handle: Handle) -> Connection:
+    async def _connect(self, deadline: Deadline, handle: Handle) -> ClientConnection:
         self.watch(handle)
         try:
             return await self._open(deadline, handle)

@@ -1,14 +1,14 @@
-"""The blocking client."""
+"""The blocking client, and what a server can be asked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from llcuda.client import requests
-from llcuda.client.endpoints import Endpoints
-from llcuda.client.settings import BaseClient, choose_concurrency, choose_timeout
+from llcuda.client.base_client import BaseClient, choose_concurrency, choose_timeout
 from llcuda.client.streams import TextStream
-from llcuda.transport.exchange import run
+from llcuda.errors import ConnectionFailedError, RequestTimeoutError, ResponseError
+from llcuda.transport.base_transport import run
 from llcuda.transport.sync import Transport
 
 if TYPE_CHECKING:
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from llcuda.client.results import InferResult
+    from llcuda.client.results import InferResult, RerankResult
     from llcuda.options import SamplingOptions
-    from llcuda.transport.exchange import BaseTransport
-    from llcuda.transport.handle import Handle
+    from llcuda.transport.base_transport import BaseTransport, Handle
 
 __all__ = ["InferenceClient"]
 
 T = TypeVar("T")
 
 
-class InferenceClient(BaseClient, Endpoints):
+class InferenceClient(BaseClient):
     """Ask a running llama-server, or anything that speaks its API.
 
     One client can be used from several threads: each request in flight has a connection of its own, which is kept for
@@ -173,6 +172,78 @@ class InferenceClient(BaseClient, Endpoints):
         """Write what stands between two pieces of code, for models that were trained to; ``prompt`` is its start."""
         return self._generate(requests.infill(prefix, suffix, prompt=prompt, options=options), timeout)
 
+    def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
+        """Return a vector for each text, in their order; for a single string, a list with one vector."""
+        return self._call(requests.embed(texts))
+
+    def rerank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[RerankResult]:
+        """Return how well each document answers the query, the best first."""
+        return self._call(requests.rerank(query, documents, top_n=top_n))
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        """Return the tokens of a text; ``add_special`` puts those before it that a prompt begins with."""
+        payload = {"content": text, "add_special": add_special, "parse_special": parse_special}
+        return self._call(
+            requests.post("/tokenize", payload, lambda answer: [int(token) for token in answer["tokens"]])
+        )
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        payload = {"tokens": requests.check_prompt(tokens)}
+        return self._call(requests.post("/detokenize", payload, lambda answer: str(answer["content"])))
+
+    def apply_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the prompt that the model's chat template makes of messages."""
+        payload = {"messages": requests.check_messages(messages)}
+        return self._call(requests.post("/apply-template", payload, lambda answer: str(answer["prompt"])))
+
+    def health(self) -> dict[str, Any]:
+        """Return ``{"status": "ok"}``, or raise: ResponseError with status 503 while the model is being loaded."""
+        return self._call(requests.get("/health", dict, repeats=False))
+
+    def is_healthy(self) -> bool:
+        """Return whether the server can answer now: false if nobody listens, and while the model is loaded."""
+        try:
+            return self.health().get("status") == "ok"
+        except (ConnectionFailedError, RequestTimeoutError, ResponseError):
+            return False
+
+    def props(self) -> dict[str, Any]:
+        """Return llama-server's properties: the model, its chat template, the number of slots, defaults."""
+        return self._call(requests.get("/props", dict))
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models that are served."""
+        return self._call(requests.get("/v1/models", lambda answer: _list_mappings(answer["data"])))
+
+    def slots(self) -> list[dict[str, Any]]:
+        """Return what each slot is doing."""
+        return self._call(requests.get("/slots", _list_mappings))
+
+    def metrics(self) -> dict[str, float]:
+        """Return llama-server's own counters by their Prometheus names; it has to be started with ``metrics=True``."""
+        return self._call(requests.Call("GET", "/metrics", None, lambda body: requests.parse_metrics(body.decode())))
+
+    def lora_adapters(self) -> list[dict[str, Any]]:
+        """Return the LoRA adapters that are loaded, with their scales."""
+        return self._call(requests.get("/lora-adapters", _list_mappings))
+
+    def set_lora_adapters(self, scales: Mapping[int, float]) -> None:
+        """Set the scales of the LoRA adapters by their ids; 0 switches one off."""
+        return self._call(requests.set_lora_adapters(scales))
+
+    def save_slot(self, slot: int, filename: str) -> dict[str, Any]:
+        """Save a slot's cache to a file in the server's ``slot_save_path``."""
+        return self._call(requests.slot_action(slot, "save", {"filename": filename}))
+
+    def restore_slot(self, slot: int, filename: str) -> dict[str, Any]:
+        """Restore a slot's cache from a file in the server's ``slot_save_path``."""
+        return self._call(requests.slot_action(slot, "restore", {"filename": filename}))
+
+    def erase_slot(self, slot: int) -> dict[str, Any]:
+        """Erase a slot's cache."""
+        return self._call(requests.slot_action(slot, "erase", {}))
+
     def close(self) -> None:
         """End the requests under way, from any thread, and close all connections. A later request opens a new one.
 
@@ -206,3 +277,7 @@ class InferenceClient(BaseClient, Endpoints):
     ) -> TextStream:
         timeout = choose_timeout(timeout, default=self._timeout)
         return TextStream(self._sender, generation, timeout=timeout, on_result=on_result, on_begin=on_begin)
+
+
+def _list_mappings(answer: Any) -> list[dict[str, Any]]:
+    return [dict(one) for one in answer]
