@@ -18,8 +18,7 @@ from llcuda.errors import NoDeviceError, UsageError
 from llcuda.fleet.fleet import Fleet
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
-from llcuda.server.load_log import is_gpu
-from llcuda.server.offload import read_offload
+from llcuda.server.offload import Buffer, read_offload
 from tests.made_models.sparse_model import Sparse, write_sparse_model
 from tests.process.gateway.clients.gateways import KEY
 from tests.standins.fake_t4 import BACKEND, T4, devices
@@ -116,7 +115,7 @@ def test_a_draft_is_where_the_model_is(machine: Callable[..., None]) -> None:
         assert "CUDA0" in draft_devices(engine)
         engine.load_model("demo", device="cpu", draft="auto")
         assert draft_devices(engine)
-        assert not any(is_gpu(device) for device in draft_devices(engine))
+        assert not any(Buffer(device, "weights", 1).on_gpu for device in draft_devices(engine))
 
 
 @pytest.mark.parametrize("backend", ["no-driver", "undefined", "null"])
