@@ -136,18 +136,10 @@ def _library_failed(found: re.Match[str], launch: Launch) -> LlcudaError:
     return BinaryUnusableError(launch.executable, reason, missing=(library,), hint=hint + _REINSTALL)
 
 
-def _port_taken(found: re.Match[str], launch: Launch) -> LlcudaError:
-    return PortInUseError(found[1] or launch.host, int(found[2]))
-
-
 def _gpu_full(found: re.Match[str], launch: Launch) -> LlcudaError:
     gpu = _name_gpu(found.string, int(found[2]))
     message = f"the memory of {gpu} is too small for {launch.model}: {found[1]} MiB more were not to be had"
     return OutOfMemoryError(message, hint=_LESS_MEMORY)
-
-
-def _cuda_failed(found: re.Match[str], launch: Launch) -> LlcudaError:
-    return explain_cuda(found[1], found.string, launch=launch)
 
 
 _RULES = (
@@ -183,32 +175,26 @@ _RULES = (
         r"couldn't bind HTTP server socket, hostname: (?P<socket>.*\.sock), port: \d+",
         UsageError, "nothing can listen on {socket}", "Is there something at this path already?",
     ),
-    _Rule(r"couldn't bind HTTP server socket, hostname: (.*), port: (\d+)", _port_taken),
+    _Rule(
+        r"couldn't bind HTTP server socket, hostname: (.*), port: (\d+)",
+        lambda found, launch: PortInUseError(found[1] or launch.host, int(found[2])),
+    ),
     # Printed by native/cublas.
     _Rule(
-        r"llcuda: (?P<library>\S+) is needed for this model on this GPU and (?P<reason>was not found \(.*\))\. "
-        r"Install it: (?P<command>.+)$",
+        r"llcuda: (?:this )?(?P<library>\S+) (?:is needed for this model on this GPU and )?"
+        r"(?P<reason>was not found \(.*\)|has no \w+)\. Install (?:it|another): (?P<command>.+)$",
         BinaryUnusableError, "this model on this GPU needs {library}, which {reason}", "Run: {command}",
     ),
-    _Rule(
-        r"llcuda: this (?P<library>\S+) (?P<reason>has no \w+)\. Install another: (?P<command>.+)$",
-        BinaryUnusableError, "this model on this GPU needs {library}, which {reason}", "Run: {command}",
-    ),
-    _Rule(r"CUDA error: (.+)$", _cuda_failed),
-    _Rule(r"(NVRM: Xid .+|GPU has fallen off the bus.*|GPU is lost.*)$", _cuda_failed),
+    _Rule(r"CUDA error: (.+)$", lambda found, launch: explain_cuda(found[1], found.string, launch=launch)),
     _Rule(r"allocating (\d+\.\d+) MiB on device (\d+): cudaMalloc failed: out of memory", _gpu_full),
     _Rule(
         r"(?i)(?P<reason>(?:[\w ]*out of memory|std::bad_alloc|insufficient memory|cannot allocate memory"
         r"|(?:failed|unable) to allocate).*)$",
-        OutOfMemoryError, "there is not enough memory for {model}: {reason}", "",
+        OutOfMemoryError, "there is not enough memory for {model}: {reason}",
     ),
-    _Rule(
-        _NOT_OPENED + r"No such file or directory\)?$", ModelNotFoundError, "there is no such file", _CHECK_PATH,
-    ),
+    _Rule(_NOT_OPENED + r"No such file or directory\)?$", ModelNotFoundError, "there is no such file", _CHECK_PATH),
     _Rule(_NOT_OPENED + r"(?P<reason>.+?)\)?$", ModelNotFoundError, "cannot be opened ({reason})", _CHECK_PATH),
-    _Rule(
-        r"failed to read magic", ModelFormatError, "it is empty or not a file that can be read", _DOWNLOAD_AGAIN,
-    ),
+    _Rule("failed to read magic", ModelFormatError, "it is empty or not a file that can be read", _DOWNLOAD_AGAIN),
     _Rule(
         r"invalid magic characters: '(?P<magic>.*)', expected 'GGUF'",
         ModelFormatError, "not a GGUF file: it begins with '{magic}'", "Give a file in GGUF format.",
@@ -217,13 +203,9 @@ _RULES = (
         r"this GGUF file is version (?P<version>\d+)",
         ModelFormatError, "GGUF version {version} is unknown", "Update llcuda: pip install -U llcuda",
     ),
+    _Rule("exceeds remaining file size", ModelFormatError, "the file ends inside its header", _DOWNLOAD_AGAIN),
     _Rule(
-        r"string length \d+ exceeds remaining file size",
-        ModelFormatError, "the file ends inside its header", _DOWNLOAD_AGAIN,
-    ),
-    _Rule(
-        r"failed to read (?:key-value pairs|header|tensor info|tensor data|the number of \w+)",
-        ModelFormatError, "its header is damaged or cut off", _DOWNLOAD_AGAIN,
+        r"gguf_init_from_\w+: failed to read", ModelFormatError, "its header is damaged or cut off", _DOWNLOAD_AGAIN,
     ),
     _Rule(
         r"tensor '(?P<tensor>.+)' data is not within the file bounds",
@@ -235,9 +217,8 @@ _RULES = (
         "Update llcuda (pip install -U llcuda), or choose another model: `llcuda models list`.",
     ),
     _Rule(
-        r"error loading model vocabulary: (?P<reason>.+)$",
-        ModelFormatError, "it has no tokenizer that can be used ({reason})",
-        "Choose a GGUF file of a complete language model.",
+        r"error loading model vocabulary: (?P<reason>.+)$", ModelFormatError,
+        "it has no tokenizer that can be used ({reason})", "Choose a GGUF file of a complete language model.",
     ),
     _Rule(r"error loading model: (?P<reason>.+)$", ModelFormatError, "{reason}", _DOWNLOAD_AGAIN),
 )  # fmt: skip
@@ -265,7 +246,7 @@ def explain_cuda(reason: str, log: str, *, launch: Launch) -> LlcudaError:
         return DriverTooOldError("of this machine", required=f"the one that came with {toolkit}")
     if "no CUDA-capable device" in reason:
         return NoDeviceError(f"CUDA finds no GPU: {reason}", hint=_IS_IT_HIDDEN)
-    hint = next(hint for pattern, hint in _CUDA_HINTS if re.search(pattern, reason))
+    hint = next(hint for pattern, hint in _CUDA_HINTS.items() if re.search(pattern, reason))
     return DeviceError(f"CUDA failed on {gpu}: {reason}", hint=hint)
 
 
@@ -300,49 +281,27 @@ _IS_IT_HIDDEN = (
 )
 _ON_THE_CPU = 'device="cpu" works without it.'
 _DMESG = "`dmesg | grep -i xid` may say what the GPU reported"
-_CUDA_HINTS = (
-    (
-        r"PTX JIT compil",
-        ("This backend has no machine code for this GPU, and the driver's PTX compiler is not there: install "
-        f"libnvidia-ptxjitcompiler of the driver's version. {_ON_THE_CPU}"),
-    ),
-    (
-        r"unsupported display driver / cuda driver combination",
-        ("The driver's library does not match its kernel module. After an update of the driver, restart the "
-        f"machine; in a container, take cuda/compat off LD_LIBRARY_PATH. {_ON_THE_CPU}"),
-    ),
-    (
-        r"forward compatibility was attempted",
-        ("A libcuda.so.1 that is not the driver's own is in use, and this GPU does not allow that: take cuda/compat "
-        f"off LD_LIBRARY_PATH and out of ld.so.conf. {_ON_THE_CPU}"),
-    ),
-    (
-        r"system not yet initialized",
-        "GPUs that are joined by NVSwitch need a service: systemctl start nvidia-fabricmanager.",
-    ),
-    (
-        r"busy or unavailable",
-        "Another process has it for itself, or its compute mode forbids all: `nvidia-smi -q -d COMPUTE`.",
-    ),
-    (
-        r"launch timed out",
-        "The GPU drives a display, whose watchdog ends long work: use another GPU, or a smaller ubatch_size.",
-    ),
-    (
-        r"illegal memory access|illegal instruction|misaligned address|illegal address",
-        ("Start it again; if it comes back with this model, it is a bug in llama.cpp or a GPU at fault: try "
-        f'flash_attn="off", update llcuda and the driver; {_DMESG}.'),
-    ),
-    (
-        r"unspecified launch failure|hardware stack error|uncorrectable|lost|fallen off the bus|Xid",
-        (f"The GPU or its driver gave up: {_DMESG}. Overclocking, power, heat and the slot are the usual causes; "
-        "restart the machine."),
-    ),
-    (
-        r"unknown error",
-        ("The driver is in a bad state, often after sleep or an update: restart the machine, or reload the kernel "
-        "module with `sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm`."),
-    ),
-    (r"library was not initialized", f"cuBLAS did not start, most often for want of memory. {_ON_THE_CPU}"),
-    (r"", f"Update the NVIDIA driver; {_DMESG}. {_ON_THE_CPU}"),
-)
+_CUDA_HINTS = {
+    r"PTX JIT compil": "This backend has no machine code for this GPU, and the driver's PTX compiler is not there: "
+    f"install libnvidia-ptxjitcompiler of the driver's version. {_ON_THE_CPU}",
+    r"unsupported display driver / cuda driver combination": "The driver's library does not match its kernel module. "
+    "After an update of the driver, restart the machine; in a container, take cuda/compat off LD_LIBRARY_PATH. "
+    f"{_ON_THE_CPU}",
+    r"forward compatibility was attempted": "A libcuda.so.1 that is not the driver's own is in use, and this GPU does "
+    f"not allow that: take cuda/compat off LD_LIBRARY_PATH and out of ld.so.conf. {_ON_THE_CPU}",
+    r"system not yet initialized": "GPUs that are joined by NVSwitch need a service: "
+    "systemctl start nvidia-fabricmanager.",
+    r"busy or unavailable": "Another process has it for itself, or its compute mode forbids all: "
+    "`nvidia-smi -q -d COMPUTE`.",
+    r"launch timed out": "The GPU drives a display, whose watchdog ends long work: use another GPU, or a smaller "
+    "ubatch_size.",
+    r"illegal memory access|illegal instruction|misaligned address|illegal address": "Start it again; if it comes back "
+    f'with this model, it is a bug in llama.cpp or a GPU at fault: try flash_attn="off", update llcuda and the driver; '
+    f"{_DMESG}.",
+    r"unspecified launch failure|hardware stack error|uncorrectable": f"The GPU or its driver gave up: {_DMESG}. "
+    "Overclocking, power, heat and the slot are the usual causes; restart the machine.",
+    r"unknown error": "The driver is in a bad state, often after sleep or an update: restart the machine, or reload "
+    "the kernel module with `sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm`.",
+    r"library was not initialized": f"cuBLAS did not start, most often for want of memory. {_ON_THE_CPU}",
+    r"": f"Update the NVIDIA driver; {_DMESG}. {_ON_THE_CPU}",
+}

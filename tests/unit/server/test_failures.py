@@ -76,7 +76,6 @@ def read_named(name: str) -> list[str]:
         ("CUDA error: CUDA driver version is insufficient for CUDA runtime version", errors.DriverTooOldError),
         ("CUDA error: no CUDA-capable device is detected", errors.NoDeviceError),
         ("CUDA error: something that nobody has seen", errors.DeviceError),
-        ("NVRM: Xid (PCI:0000:01:00): 79, pid=1, GPU has fallen off the bus.", errors.DeviceError),
         ("llcuda: this libcublas.so.12 has no cublasGemmEx. Install another: pip install nvidia-cublas-cu12",
          errors.BinaryUnusableError),
         ("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 1.0 MiB on device 0: cudaMalloc failed: out of memory",
