@@ -9,17 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from llcuda.errors import PortInUseError, UsageError
-from llcuda.transport.address import MAX_SOCKET_BYTES, Address, unix_address
+from llcuda.transport.address import Address, unix_address
 
-__all__ = [
-    "check_host",
-    "check_port_free",
-    "check_socket_path",
-    "is_socket_path",
-    "remove_socket",
-    "restrict_socket",
-    "to_address",
-]
+__all__ = ["check_host", "check_port_free", "is_socket_path", "remove_socket", "restrict_socket", "to_address"]
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
 _MAX_PORT = 65535
@@ -87,10 +79,10 @@ def is_socket_path(host: str) -> bool:
 def check_socket_path(path: str) -> None:
     """Raise UsageError if no server could, or none should, listen on a Unix socket at ``path``.
 
-    The kernel takes paths of up to 107 bytes. Whoever can write to the folder could put a socket of their own in place
-    of the server's, so only its owner may. What is there already is nobody's to replace: it may belong to a server.
+    Whoever can write to the folder could put a socket of their own in place of the server's, so only its owner may.
+    What is there already is left alone: it may belong to a server.
     """
-    _check_name(path)
+    unix_address(path, hint=_HINT)
     _check_folder(os.path.dirname(path))  # noqa: PTH120 - the path as it is given
     if os.path.lexists(path):
         raise UsageError(_describe_occupant(path), hint=f"Choose another path, or remove it: rm '{path}'")
@@ -107,17 +99,6 @@ def remove_socket(path: str) -> None:
     with suppress(OSError):
         if stat.S_ISSOCK(os.lstat(path).st_mode):
             os.unlink(path)  # noqa: PTH108 - a string all the way
-
-
-def _check_name(path: str) -> None:
-    size = len(os.fsencode(path))
-    if size > MAX_SOCKET_BYTES:
-        raise UsageError(
-            f"the path of a Unix socket has at most {MAX_SOCKET_BYTES} bytes, and this one {size}: {path}",
-            hint="Choose a shorter folder.",
-        )
-    if not path.startswith("/") or not path.isprintable():
-        raise UsageError(f"host={path!r} is not an absolute path of a Unix socket", hint=_HINT)
 
 
 def _check_folder(folder: str) -> None:

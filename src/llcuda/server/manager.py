@@ -44,7 +44,7 @@ class _State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Process:
     """One llama-server that was made: it may load, answer, or have ended."""
 
     child: Child
@@ -83,7 +83,7 @@ class ServerManager:
         self._is_batch = is_batch
         self._lock = threading.RLock()  # held for moments only, never while waiting; reentrant for signal handlers
         self._state = _State.STOPPED
-        self._run: _Run | None = None
+        self._run: _Process | None = None
         self._starts = 0
         self._address: Address | None = None
 
@@ -317,7 +317,7 @@ class ServerManager:
         visible_devices: str | None,
         verbose: bool,
         options: dict[str, Any],
-    ) -> _Run:
+    ) -> _Process:
         executable = Path(launch.executable)
         command = (launch.executable, *build_own_arguments(launch), *build_arguments(**with_defaults(options)))
         extra = {"LLAMA_API_KEY": key, "GGML_NO_BACKTRACE": os.environ.get("GGML_NO_BACKTRACE", "1")}
@@ -338,10 +338,10 @@ class ServerManager:
             )
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
             finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)
-            self._run = run = _Run(child, launch, key, command, finalizer)
+            self._run = run = _Process(child, launch, key, command, finalizer)
         return run
 
-    def _become_ready(self, start: int, run: _Run, *, timeout: float) -> None:
+    def _become_ready(self, start: int, run: _Process, *, timeout: float) -> None:
         address = to_address(run.launch.host, run.child.log.address or "")
         if address.is_unix:
             restrict_socket(address.host)

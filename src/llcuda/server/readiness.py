@@ -13,21 +13,10 @@ from llcuda.server.failures import TAIL_LINES, classify_failure
 from llcuda.transport.deadline import Deadline
 
 if TYPE_CHECKING:
-    from llcuda.errors import LlcudaError
     from llcuda.server.failures import Launch
     from llcuda.server.launch import Child
     from llcuda.transport.address import Address
-    from llcuda.transport.sync import Transport
 
-__all__ = [
-    "HTTP_OK",
-    "check_answer",
-    "find_child",
-    "get",
-    "measure_progress",
-    "raise_failure",
-    "wait_until_listening",
-]
 
 HTTP_OK = 200
 _IS_IT_UP = "Is the loopback interface up? Run: ip link set lo up. A firewall may stand in the way, too."
@@ -41,9 +30,8 @@ def wait_until_listening(child: Child, *, launch: Launch, timeout: float | None,
     Raises ServerNotReadyError after ``stall_timeout`` seconds without progress or ``timeout`` seconds in total, and
     what :func:`classify_failure` makes of a child that ended.
     """
-    # While llama-server loads, not after.
-    _load_transport()
-    import_module("llcuda.server.offload")
+    for module in ("llcuda.transport.sync", "llcuda.server.offload"):
+        import_module(module)  # while llama-server loads, not after
     started = moved = monotonic()
     seen: tuple[int, ...] = ()
     while child.log.address is None:
@@ -75,37 +63,29 @@ def check_answer(child: Child, address: Address, *, launch: Launch, timeout: flo
 
 
 def raise_failure(child: Child, *, launch: Launch) -> None:
-    """Raise the error for a child that has ended; return where it runs."""
-    if child.ended:
-        raise _explain(child, launch)
+    """Raise the error for a child that has ended; return if it runs."""
+    if not child.ended:
+        return
+    if child.stop_asked:
+        raise ServerExitedError(
+            "llama-server was stopped while it was starting",
+            returncode=child.returncode,
+            log_tail=child.log.lines(TAIL_LINES),
+        )
+    raise classify_failure(child.log.lines(), child.returncode, launch=launch)
 
 
 def get(address: Address, path: str, *, api_key: str | None = None, timeout: float) -> tuple[int, bytes]:
     """Return status and body of one GET. Raises ConnectionFailedError or RequestTimeoutError."""
     from llcuda.transport.base_transport import run  # noqa: PLC0415 - sockets are not needed to import a manager
+    from llcuda.transport.sync import Transport  # noqa: PLC0415
 
-    transport = _load_transport()(address, api_key=api_key, user_agent="llcuda")
+    transport = Transport(address, api_key=api_key, user_agent="llcuda")
     try:
         response = run(transport.exchange("GET", path, body=None, deadline=Deadline(timeout)))
         return response.status, run(response.read_all())
     finally:
         transport.close()
-
-
-def _load_transport() -> type[Transport]:
-    from llcuda.transport.sync import Transport  # noqa: PLC0415 - sockets are not needed to import a manager
-
-    return Transport
-
-
-def _explain(child: Child, launch: Launch) -> LlcudaError:
-    if child.stop_asked:
-        return ServerExitedError(
-            "llama-server was stopped while it was starting",
-            returncode=child.returncode,
-            log_tail=child.log.lines(TAIL_LINES),
-        )
-    return classify_failure(child.log.lines(), child.returncode, launch=launch)
 
 
 def _measure(child: Child) -> tuple[int, ...]:
@@ -132,17 +112,10 @@ def measure_progress(pid: int) -> tuple[int, int]:
     Reading a mapped model shows in the second and the third only, and in the third alone when it is cached. Zeros stand
     for what the kernel does not show.
     """
-    return _bytes_read(pid), _resident_pages(pid)
-
-
-def _bytes_read(pid: int) -> int:
+    read = resident = 0
     with suppress(OSError, ValueError, IndexError):
         lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "read_bytes:")))
-    return 0
-
-
-def _resident_pages(pid: int) -> int:
+        read = sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "read_bytes:")))
     with suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return 0
+        resident = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return read, resident

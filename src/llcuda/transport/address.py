@@ -76,16 +76,16 @@ def parse_address(url: str) -> Address:
     return Address(parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port, base)
 
 
-def unix_address(path: str) -> Address:
+def unix_address(path: str, *, hint: str = _HINT) -> Address:
     """Return the address of the Unix socket at ``path``; any number of slashes before it is one.
 
     Raises UsageError for a path that is not absolute, that the kernel would not take, or that cannot stand in a line.
     """
     whole = f"/{path.lstrip('/')}"
     if not path.startswith("/") or whole == "/" or not whole.isprintable():
-        raise UsageError(f"{path!r} is not the absolute path of a Unix socket", hint=_HINT)
+        raise UsageError(f"{path!r} is not the absolute path of a Unix socket", hint=hint)
     if len(os.fsencode(whole)) > MAX_SOCKET_BYTES:
-        raise UsageError(f"the path of a Unix socket has at most {MAX_SOCKET_BYTES} bytes: {whole}", hint=_HINT)
+        raise UsageError(f"the path of a Unix socket has at most {MAX_SOCKET_BYTES} bytes: {whole}", hint=hint)
     return Address(_UNIX, whole, 0, "")
 
 
