@@ -1,8 +1,8 @@
 """A stand-in for nvidia-smi: what it prints and how it fails is said by environment variables.
 
-FAKE_SMI_FOLDER has what is printed: query.csv, header.txt and list.txt. FAKE_SMI_FAULT is one of: hang (for an hour,
-with a child that holds the streams open), old (knows no compute_cap). FAKE_SMI_SAYS is printed in place of any answer,
-and FAKE_SMI_STATUS is the exit status. FAKE_SMI_LOG is a file that gets a line for each run, and the child's pid.
+FAKE_SMI_FOLDER has what is printed: query.csv, header.txt and list.txt. FAKE_SMI_FAULT=hang waits for an hour, with a
+child that holds the streams open. FAKE_SMI_SAYS is printed in place of any answer, and FAKE_SMI_STATUS is the exit
+status. FAKE_SMI_LOG is a file that gets a line for each run, and the child's pid.
 """
 
 from __future__ import annotations
@@ -25,21 +25,18 @@ def install(program: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Behave as the environment says."""
-    fault = os.environ.get("FAKE_SMI_FAULT", "")
     _log(" ".join(arguments))
-    if fault == "hang":
+    if os.environ.get("FAKE_SMI_FAULT") == "hang":
         child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)"])
         _log(f"child {child.pid}")
         time.sleep(3600)
-    text = os.environ.get("FAKE_SMI_SAYS") or _answer(arguments, old=fault == "old")
+    text = os.environ.get("FAKE_SMI_SAYS") or _answer(arguments)
     sys.stdout.write(text)
     return int(os.environ.get("FAKE_SMI_STATUS", "0"))
 
 
-def _answer(arguments: list[str], *, old: bool) -> str:
+def _answer(arguments: list[str]) -> str:
     asked = arguments[0].partition("=")[0] if arguments else ""
-    if old and arguments and "compute_cap" in arguments[0]:
-        return 'Field "compute_cap" is not a valid field to query.\n\n'
     path = Path(os.environ["FAKE_SMI_FOLDER"]) / _FILES[asked]
     return path.read_text(encoding="utf-8") if path.exists() else ""
 

@@ -91,7 +91,6 @@ def _conclude(machine: Machine, answer: Inventory | Failure, source: str) -> Dev
         answer.gpus,
         machine.environ.get("CUDA_VISIBLE_DEVICES"),
         order=machine.environ.get("CUDA_DEVICE_ORDER", ""),
-        aliases=dict(answer.aliases),
     )
     if not gpus:
         return _describe(answer, source, Situation.HIDDEN, detail=remark, remedy=_UNHIDE)

@@ -79,8 +79,6 @@ class Inventory:
     """One sentence for each GPU that is listed and does not answer."""
     empty_mig: tuple[str, ...] = ()
     """The names of the GPUs in MIG mode that have no slice."""
-    aliases: tuple[tuple[str, str], ...] = ()
-    """The older names of MIG slices, ``MIG-GPU-…/3/0``, each with the UUID."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,21 +29,19 @@ __all__ = [
 ]
 
 _FIELDS = "index,name,uuid,compute_cap,memory.total,memory.free,driver_version"
-# Drivers before 510 know no compute_cap.
-_OLD_FIELDS = _FIELDS.replace("compute_cap,", "")
 _USAGE_FIELDS = "index,name,uuid,memory.used,memory.total,utilization.gpu,temperature.gpu"
 _FORMAT = "--format=csv,noheader,nounits"
 _KILL_TIMEOUT = 0.5
 _MIB = 1 << 20
 _CELLS = 4
-"""The cells of a row after the UUID, of which old drivers lack compute_cap."""
+"""The cells of a row after the UUID."""
 
 # Drivers from 610 on say UMD (user mode driver) and KMD (kernel mode driver).
 _CUDA = re.compile(r"CUDA(?: UMD)? Version\s*:\s*(\d+\.\d+)")
 _DRIVER = re.compile(r"(?:Driver|KMD) Version\s*:\s*(\d+\.\d+[\d.]*)")
 _GPU_ROW = re.compile(r"^\|\s+(\d+)\s+\S.*\|.*\|.*\|$")
 _MIG_MODE = re.compile(r"\|\s+(Enabled|Disabled|N/A)\*?\s*\|$")
-_MIG_ROW = re.compile(r"^\|\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+\|\s*(\d+)\s*MiB\s*/\s*(\d+)\s*MiB")
+_MIG_ROW = re.compile(r"^\|\s+(\d+)\s+\d+\s+\d+\s+(\d+)\s+\|\s*(\d+)\s*MiB\s*/\s*(\d+)\s*MiB")
 _LISTED_GPU = re.compile(r"^GPU (\d+): .*\(UUID: GPU-")
 _LISTED_SLICE = re.compile(r"^\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-[^)]+)\)")
 
@@ -77,8 +75,6 @@ def read_nvidia_smi(program: Path, *, timeout: float, environ: Mapping[str, str]
         return run_nvidia_smi(program, arguments, timeout=max(deadline - monotonic(), 0.0), environ=environ)
 
     query = run(f"--query-gpu={_FIELDS}", _FORMAT)
-    if "compute_cap" in query.stdout + query.stderr:
-        query = run(f"--query-gpu={_OLD_FIELDS}", _FORMAT)
     failure = classify_output(query)
     if failure:
         return failure
@@ -158,7 +154,7 @@ def parse_nvidia_smi(query: str, *, header: str = "", listing: str = "") -> Inve
     What is cut off or unknown is left out. A GPU in MIG mode stands there as its slices.
     """
     rows = [row for row in map(_parse_row, _complete_lines(query)) if row]
-    slices, aliases = _parse_slices(header, listing, parents={gpu.index: gpu for gpu, _ in rows})
+    slices = _parse_slices(header, listing, parents={gpu.index: gpu for gpu, _ in rows})
     in_mig_mode = _parse_mig_modes(header) | slices.keys()
     gpus: list[Gpu] = []
     for gpu, _ in rows:
@@ -170,7 +166,6 @@ def parse_nvidia_smi(query: str, *, header: str = "", listing: str = "") -> Inve
         cuda=cuda[1] if cuda else None,
         lost=tuple(line.strip() for line in query.splitlines() if "Unable to determine the device handle" in line),
         empty_mig=tuple(gpu.name for gpu, _ in rows if gpu.index in in_mig_mode and gpu.index not in slices),
-        aliases=tuple(aliases),
     )
 
 
@@ -191,10 +186,9 @@ def _split_row(line: str) -> tuple[int, str, str, list[str]] | None:
 def _parse_row(line: str) -> tuple[Gpu, str] | None:
     """Return the GPU of one row and its driver's version, None for a row that is none."""
     row = _split_row(line)
-    if not row or len(row[3]) not in {_CELLS, _CELLS - 1}:
+    if not row or len(row[3]) != _CELLS:
         return None
-    index, name, uuid, rest = row
-    capability, total, free, driver = rest if len(rest) == _CELLS else ("", *rest)
+    index, name, uuid, (capability, total, free, driver) = row
     gpu = Gpu(
         index=index,
         name=name,
@@ -245,22 +239,19 @@ def _parse_mig_modes(header: str) -> set[int]:
 
 def _parse_slices(
     header: str, listing: str, *, parents: Mapping[int, Gpu]
-) -> tuple[dict[int, tuple[Gpu, ...]], list[tuple[str, str]]]:
+) -> dict[int, tuple[Gpu, ...]]:
     """Return the slices of each GPU: names and UUIDs from the listing, memory and numbers from the table."""
-    table = {(int(row[1]), int(row[4])): row for row in map(_MIG_ROW.match, header.splitlines()) if row}
+    table = {(int(row[1]), int(row[2])): row for row in map(_MIG_ROW.match, header.splitlines()) if row}
     slices: dict[int, tuple[Gpu, ...]] = {}
-    aliases: list[tuple[str, str]] = []
     index = -1
     for line in listing.splitlines():
         parent, found = _LISTED_GPU.match(line), _LISTED_SLICE.match(line)
         index = int(parent[1]) if parent else index
         if not found or index not in parents:
             continue
-        row = table.get((index, int(found[2])))
-        slices[index] = (*slices.get(index, ()), _make_slice(parents[index], found, row))
-        if row:
-            aliases.append((f"MIG-{parents[index].uuid}/{row[2]}/{row[3]}", found[3]))
-    return slices, aliases
+        slice_ = _make_slice(parents[index], found, table.get((index, int(found[2]))))
+        slices[index] = (*slices.get(index, ()), slice_)
+    return slices
 
 
 def _make_slice(parent: Gpu, found: re.Match[str], row: re.Match[str] | None) -> Gpu:
@@ -269,8 +260,8 @@ def _make_slice(parent: Gpu, found: re.Match[str], row: re.Match[str] | None) ->
         name=f"{parent.name} MIG {found[1]}",
         uuid=found[3],
         capability=parent.capability,
-        memory_total_mib=int(row[6]) if row else 0,
-        memory_free_mib=int(row[6]) - int(row[5]) if row else None,
+        memory_total_mib=int(row[4]) if row else 0,
+        memory_free_mib=int(row[4]) - int(row[3]) if row else None,
         mig_profile=found[1],
     )
 

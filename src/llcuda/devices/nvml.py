@@ -94,7 +94,6 @@ def _read_inventory(nvml: Any) -> Inventory | Failure:
     failures: list[Failure] = []
     lost: list[str] = []
     empty: list[str] = []
-    aliases: list[tuple[str, str]] = []
     for index in range(count):
         code, handle = _handle(nvml, "nvmlDeviceGetHandleByIndex_v2", index)
         if code:
@@ -106,12 +105,11 @@ def _read_inventory(nvml: Any) -> Inventory | Failure:
             gpus.append(gpu)
             continue
         slices = _read_slices(nvml, handle, gpu)
-        gpus += [slice_ for slice_, _ in slices]
-        aliases += [(alias, slice_.uuid) for slice_, alias in slices]
+        gpus += slices
         empty += [] if slices else [gpu.name]
     if failures and not gpus and not empty:
         return failures[0]
-    return Inventory(tuple(gpus), driver, _read_cuda(nvml), tuple(lost), tuple(empty), tuple(aliases))
+    return Inventory(tuple(gpus), driver, _read_cuda(nvml), tuple(lost), tuple(empty))
 
 
 def _read_usages(nvml: Any) -> tuple[GpuUsage, ...] | Failure:
@@ -157,9 +155,9 @@ def _read_gpu(nvml: Any, handle: Any, *, index: int) -> Gpu:
     )
 
 
-def _read_slices(nvml: Any, handle: Any, parent: Gpu) -> list[tuple[Gpu, str]]:
+def _read_slices(nvml: Any, handle: Any, parent: Gpu) -> list[Gpu]:
     _, most = _number(nvml, "nvmlDeviceGetMaxMigDeviceCount", handle)
-    found: list[tuple[Gpu, str]] = []
+    found: list[Gpu] = []
     for number in range(most):
         code, slice_ = _handle(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
         if not code:
@@ -169,18 +167,15 @@ def _read_slices(nvml: Any, handle: Any, parent: Gpu) -> list[tuple[Gpu, str]]:
     return found
 
 
-def _read_slice(nvml: Any, handle: Any, parent: Gpu) -> tuple[Gpu, str]:
+def _read_slice(nvml: Any, handle: Any, parent: Gpu) -> Gpu:
     gpu = _read_gpu(nvml, handle, index=parent.index)
-    _, instance = _number(nvml, "nvmlDeviceGetGpuInstanceId", handle)
-    _, compute = _number(nvml, "nvmlDeviceGetComputeInstanceId", handle)
-    profile = gpu.name.rpartition("MIG ")[2] if "MIG " in gpu.name else "unknown"
-    named = replace(
+    named = "MIG " in gpu.name
+    return replace(
         gpu,
-        name=gpu.name if "MIG " in gpu.name else f"{parent.name} MIG",
+        name=gpu.name if named else f"{parent.name} MIG",
         capability=gpu.capability or parent.capability,
-        mig_profile=profile,
+        mig_profile=gpu.name.rpartition("MIG ")[2] if named else "unknown",
     )
-    return named, f"MIG-{parent.uuid}/{instance}/{compute}"
 
 
 def _is_mig(nvml: Any, handle: Any) -> bool:

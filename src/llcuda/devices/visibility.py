@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from llcuda.devices.inventory import Gpu
 
@@ -15,9 +15,7 @@ __all__ = ["choose_visible"]
 _NUMBER = re.compile(r"\s*[+-]?\d+")
 
 
-def choose_visible(
-    gpus: Sequence[Gpu], value: str | None, *, order: str = "", aliases: Mapping[str, str] | None = None
-) -> tuple[tuple[Gpu, ...], str]:
+def choose_visible(gpus: Sequence[Gpu], value: str | None, *, order: str = "") -> tuple[tuple[Gpu, ...], str]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES=``value`` leaves, in its order, and a remark if one is due.
 
     As CUDA does: entries are numbers, or beginnings of UUIDs that fit one device; the first entry that fits none ends
@@ -31,7 +29,7 @@ def choose_visible(
     numbered = _number(gpus, by_bus=order == "PCI_BUS_ID")
     chosen: list[Gpu] = []
     for entry in entries:
-        gpu = _find(entry.strip(), gpus, numbered=numbered, aliases=aliases or {})
+        gpu = _find(entry.strip(), gpus, numbered=numbered)
         if gpu is None:
             break
         if gpu in chosen:
@@ -64,15 +62,14 @@ def _capability(gpu: Gpu) -> tuple[int, ...]:
     return tuple(int(part) for part in gpu.capability.split(".") if part.isdigit())
 
 
-def _find(entry: str, gpus: Sequence[Gpu], *, numbered: Sequence[Gpu], aliases: Mapping[str, str]) -> Gpu | None:
+def _find(entry: str, gpus: Sequence[Gpu], *, numbered: Sequence[Gpu]) -> Gpu | None:
     number = _NUMBER.match(entry)
     if number:
         at = int(number[0])
         return numbered[at] if 0 <= at < len(numbered) else None
     if not entry.startswith(("GPU-", "MIG-")):
         return None
-    uuid = aliases.get(entry, entry)
-    found = [gpu for gpu in gpus if gpu.uuid.lower().startswith(uuid.lower())]
+    found = [gpu for gpu in gpus if gpu.uuid.lower().startswith(entry.lower())]
     return found[0] if len(found) == 1 else None
 
 

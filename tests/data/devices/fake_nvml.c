@@ -184,15 +184,4 @@ int nvmlDeviceGetMigDeviceHandleByIndex(const Device *device, unsigned index, De
     *slice = &devices[device->gpu][index + 1];
     return SUCCESS;
 }
-
-int nvmlDeviceGetGpuInstanceId(const Device *device, unsigned *id) {
-    *id = device->slice + 6;
-    return SUCCESS;
-}
-
-int nvmlDeviceGetComputeInstanceId(const Device *device, unsigned *id) {
-    (void)device;
-    *id = 0;
-    return SUCCESS;
-}
 #endif

@@ -151,7 +151,6 @@ def test_nvml_lists_slices_in_the_place_of_their_gpu(library: Path, monkeypatch:
         Gpu(0, "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "MIG-0-2", "8.0", 4864, 4764, "1g.5gb"),
         Gpu(1, "NVIDIA A100-SXM4-40GB", "GPU-1", "8.0", 40960, 40860),
     )
-    assert dict(found.aliases) == {"MIG-GPU-0/7/0": "MIG-0-1", "MIG-GPU-0/8/0": "MIG-0-2"}
 
 
 def test_an_nvml_of_2018_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,13 +265,6 @@ def test_nvidia_smi_is_asked_for_slices_where_there_are_some(
     assert isinstance(found, Inventory)
     assert [gpu.mig_profile for gpu in found.gpus] == [None, "3g.20gb", "1g.5gb"]
     assert runs(tmp_path)[-1] == "-L"
-
-
-def test_an_old_nvidia_smi_is_asked_for_less(smi: Path, environ: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "query.csv").write_text("0, Tesla K80, GPU-1, 11441, 11438, 470.256.02\n")
-    found = read_nvidia_smi(smi, timeout=PATIENCE, environ={**environ, "FAKE_SMI_FAULT": "old"})
-    assert isinstance(found, Inventory)
-    assert found.gpus == (Gpu(0, "Tesla K80", "GPU-1", "", 11441, 11438),)
 
 
 def test_an_nvidia_smi_that_hangs_is_killed_with_its_children(

@@ -85,10 +85,8 @@ PARTS = (
 )
 
 
-def test_slices_are_named_by_uuid_or_by_their_older_name() -> None:
+def test_slices_are_named_by_uuid() -> None:
     assert choose_visible(PARTS, "MIG-2222")[0] == (PARTS[1],)
-    aliases = {"MIG-GPU-0000/1/0": "MIG-1111"}
-    assert choose_visible(PARTS, "MIG-GPU-0000/1/0", aliases=aliases)[0] == (PARTS[0],)
 
 
 def test_the_number_of_a_gpu_in_slices_is_its_first_slice() -> None:
