@@ -14,7 +14,7 @@ from llcuda.models.names import DEMOS, HubName
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["RegistryEntry", "find_entry", "format_table", "get_draft", "read_registry", "suggest_names"]
+__all__ = ["RegistryEntry", "find_entry", "get_draft", "read_registry", "suggest_names"]
 
 # Models that are known to have a draft: a smaller model with the same vocabulary, tried together with this one.
 _DRAFTS = {"demo": "demo-draft"}
@@ -74,22 +74,3 @@ def suggest_names(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
     starting = sorted((key for key in known if name and key.startswith(name.lower())), key=len)
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     return tuple(dict.fromkeys(known[key] for key in (*starting, *near)))[:3]
-
-
-def format_table() -> str:
-    """Return the registry as the Markdown table that the documentation shows."""
-    head = "| Name | Parameters | Size | Context | Licence | Repository and file |\n" + "| --- " * 6 + "|\n"
-    return head + "".join(f"{_format_row(entry)}\n" for entry in read_registry())
-
-
-def _format_row(entry: RegistryEntry) -> str:
-    mark = " (not checked)" if entry.checked == "not checked" else ""
-    cells = (
-        f"`{entry.name}`",
-        f"{entry.parameters / 1e9:.3g}B",
-        f"{entry.bytes / 1e9:.2f} GB",
-        f"{entry.context:,}",
-        entry.licence,
-        f"`{entry.repository}:{entry.file}`{mark}",
-    )
-    return f"| {' | '.join(cells)} |"

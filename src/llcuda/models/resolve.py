@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llcuda import settings
-from llcuda.errors import DownloadError, ModelNotFoundError
-from llcuda.gguf import GGUFInfo, combine_parts, read_gguf
+from llcuda.errors import ChecksumMismatchError, DownloadError, ModelFormatError, ModelNotFoundError
+from llcuda.gguf import GGUFInfo, combine_parts, read_gguf, require_magic
 from llcuda.models import hub_cache, names
 from llcuda.models.file_names import choose_file, choose_projector, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, suggest_names
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFile", "resolve_model"]
 
-Source = Literal["demo", "path", "store", "registry", "hub", "url"]
+ModelSource = Literal["demo", "path", "store", "registry", "hub", "url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class ModelFile:
     """The name as it was given."""
     digest: str | None
     """``sha256:…`` where it is known without reading the whole file."""
-    source: Source
+    source: ModelSource
     info: GGUFInfo
     parts: tuple[Path, ...]
     """Every file that the model consists of, the projector apart."""
@@ -81,7 +82,7 @@ def is_local(text: str) -> bool:
 
 
 def _describe(
-    name: str, parts: Sequence[Path], *, source: Source, mmproj: Path | None = None, digest: str | None = None
+    name: str, parts: Sequence[Path], *, source: ModelSource, mmproj: Path | None = None, digest: str | None = None
 ) -> ModelFile:
     info = combine_parts([_read(name, part) for part in parts])
     return ModelFile(parts[0], mmproj, name, digest, source, info, tuple(parts))
@@ -179,7 +180,7 @@ def _resolve_registry(parsed: names.RegistryName, *, progress: bool) -> ModelFil
     )
 
 
-def _resolve_hub(parsed: names.HubName, name: str, *, progress: bool, source: Source = "hub") -> ModelFile:
+def _resolve_hub(parsed: names.HubName, name: str, *, progress: bool, source: ModelSource = "hub") -> ModelFile:
     cached = hub_cache.list_cached(parsed.repository, parsed.revision)
     chosen = _choose(parsed, cached)
     if chosen is None or any(part not in cached for part in list_parts(chosen)):
@@ -233,23 +234,56 @@ def _resolve_url(parsed: names.UrlName, name: str, *, progress: bool) -> ModelFi
     store = ModelStore()
     urls = names.list_part_urls(parsed.url)
     if len(urls) == 1:
-        digest = _have_url(parsed, store, progress=progress)
+        digest = fetch_url(parsed, store, progress=progress)
         return _describe(name, [store.path(digest)], source="url", digest=digest)
-    digests = {part: _have_url(names.UrlName(url), store, progress=progress) for part, url in urls.items()}
+    digests = {part: fetch_url(names.UrlName(url), store, progress=progress) for part, url in urls.items()}
     # llama.cpp finds the parts by their names, which blobs do not have.
     folder = store.make_set(next(iter(urls.values())), digests)
     first = next(iter(digests.values()))
     return _describe(name, [folder / part for part in urls], source="url", digest=first)
 
 
-def _have_url(parsed: names.UrlName, store: ModelStore, *, progress: bool) -> str:
-    from llcuda.models.addresses import fetch_url  # noqa: PLC0415 - loaded only when needed
+def fetch_url(parsed: names.UrlName, store: ModelStore, *, progress: bool, **options: float) -> str:
+    """Have the file of an address in the store, once it is seen to be a whole GGUF file, and return its digest.
 
-    known = parsed.digest if parsed.digest and store.get(parsed.digest) else store.get_link(parsed.url)
-    if known and parsed.digest in {None, known}:
+    What was downloaded before, by this process or another, is resumed if the server says that the file is the same. Two
+    processes do not download the same file twice. ``options`` are those of ``download``. Raises DownloadError,
+    ModelFormatError, ChecksumMismatchError if its digest is not the one in the name, and ModelError on a full disk.
+    """
+    if known := _find_url(parsed, store):
         return known
     _refuse_offline(parsed.url)
-    return fetch_url(parsed, store, progress=progress)
+    from llcuda.store.download import download, forget_partial, lock_partial  # noqa: PLC0415 - only when needed
+
+    with lock_partial(store.root / "downloads", parsed.url) as part:
+        if known := _find_url(parsed, store):
+            return known
+        check = partial(require_magic, name=parsed.url)
+        download(parsed.url, part, check_start=check, progress=progress, **options)
+        try:
+            digest = _adopt(parsed, part, store)
+        except (ModelFormatError, ChecksumMismatchError):
+            forget_partial(part)
+            raise
+        forget_partial(part)
+    return digest
+
+
+def _find_url(parsed: names.UrlName, store: ModelStore) -> str | None:
+    known = parsed.digest if parsed.digest and store.get(parsed.digest) else store.get_link(parsed.url)
+    return known if parsed.digest in {None, known} else None
+
+
+def _adopt(parsed: names.UrlName, part: Path, store: ModelStore) -> str:
+    try:
+        read_gguf(part)
+        digest = store.adopt(part, expected=parsed.digest)
+    except ModelFormatError as error:
+        raise ModelFormatError(parsed.url, error.reason, offset=error.offset, hint=error.hint) from None
+    except ChecksumMismatchError as error:
+        raise ChecksumMismatchError(parsed.url, expected=error.expected, actual=error.actual) from None
+    store.link(parsed.url, digest)
+    return digest
 
 
 def _refuse_offline(name: str) -> None:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO
 from llcuda.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
     "DISK_FULL",
     "move_into_place",
-    "open_temporary",
     "place_file",
     "replace_link",
     "sync",
@@ -36,33 +35,24 @@ _ABANDONED_AFTER = 60.0
 
 
 @contextlib.contextmanager
-def place_file(path: Path, *, verify: Callable[[Path], object] | None = None) -> Iterator[BinaryIO]:
+def place_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write, which appears at ``path`` when it is whole and on the disk, or not at all.
 
-    It has a unique temporary name in the same folder, is synced, shown to ``verify`` and renamed, and the folder is
-    synced. Raises ModelError if it cannot be written, as on a full disk.
+    It is written under another name in the same folder, synced and renamed, and the folder is synced. Raises ModelError
+    if it cannot be written, as on a full disk.
     """
-    with open_temporary(path.parent, path.name) as (file, temporary):
-        with writing(path):
-            yield file
-            sync(file)
-        if verify:
-            verify(temporary)
-        move_into_place(temporary, path)
-
-
-@contextlib.contextmanager
-def open_temporary(folder: Path, label: str) -> Iterator[tuple[BinaryIO, Path]]:
-    """Yield a new file in ``folder`` and its path; what has not been moved away by the end is removed."""
-    with writing(folder / label):
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        temporary = folder / f".{label[:80]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}"
+    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
         file = temporary.open("xb")
     try:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield file, temporary
+            with writing(path):
+                yield file
+                sync(file)
+            move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

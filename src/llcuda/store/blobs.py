@@ -17,12 +17,12 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from llcuda import settings
 from llcuda.errors import ModelNotFoundError, UsageError
-from llcuda.store.atomic_files import move_into_place, open_temporary, place_file, replace_link, sync, writing
-from llcuda.store.digests import hash_file, hash_stream, parse_digest, remember_digest, require_digest
+from llcuda.store.atomic_files import move_into_place, place_file, replace_link, writing
+from llcuda.store.digests import hash_file, parse_digest, remember_digest, require_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,32 +62,6 @@ class ModelStore:
         if path is None:
             raise ModelNotFoundError(parse_digest(digest), "no file in the store has this digest")
         return path
-
-    def add(self, source: Path | str | BinaryIO, *, expected: str | None = None) -> str:
-        """Copy a file or a stream into the store and return its digest.
-
-        Raises ChecksumMismatchError if it is not the ``expected`` one, and ModelError on a full disk.
-        """
-        wanted = parse_digest(expected) if expected else None  # before anything is read
-        if isinstance(source, (str, Path)):
-            with open(source, "rb") as stream:  # noqa: PTH123 - paths come as text too
-                return self._add_stream(stream, wanted, name=str(source))
-        return self._add_stream(source, wanted, name="<stream>")
-
-    def _add_stream(self, stream: BinaryIO, wanted: str | None, *, name: str) -> str:
-        with open_temporary(self.root / "blobs", "incoming") as (file, temporary):
-
-            def write(piece: bytes) -> None:
-                with writing(temporary):
-                    file.write(piece)
-
-            digest = hash_stream(stream, write)
-            require_digest(digest, wanted, name=name)
-            with writing(temporary):
-                sync(file)
-            move_into_place(temporary, self.path(digest))
-        remember_digest(self.path(digest), digest)
-        return digest
 
     def adopt(self, file: Path, *, expected: str | None = None) -> str:
         """Move a file of the same disk into the store and return its digest.
@@ -148,14 +122,6 @@ class ModelStore:
             if target == parse_digest(digest):
                 self.unlink(name)
         return freed
-
-    def verify(self, digest: str) -> None:
-        """Read the whole file and compare it with its digest.
-
-        Raises ChecksumMismatchError, and ModelNotFoundError if it is not in the store.
-        """
-        path = self.find(digest)
-        require_digest(hash_file(path), digest, name=path)
 
     def make_set(self, name: str, files: Mapping[str, str]) -> Path:
         """Return a folder with the files under the names that they must have: ``{file name: digest}``.

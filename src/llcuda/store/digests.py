@@ -14,7 +14,6 @@ from llcuda.errors import ChecksumMismatchError, ModelError, UsageError
 from llcuda.store.atomic_files import place_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["get_digest", "hash_file", "hash_stream", "parse_digest", "remember_digest", "require_digest", "verify_file"]
@@ -47,13 +46,11 @@ def hash_file(path: Path | str) -> str:
         return hash_stream(file)
 
 
-def hash_stream(stream: BinaryIO, sink: Callable[[bytes], object] | None = None) -> str:
-    """Read the stream to its end, hand each piece to ``sink``, and return the digest of it all."""
+def hash_stream(stream: BinaryIO) -> str:
+    """Read the stream to its end and return its digest."""
     state = hashlib.sha256()
     while piece := stream.read(_CHUNK_BYTES):
         state.update(piece)
-        if sink:
-            sink(piece)
     return f"sha256:{state.hexdigest()}"
 
 

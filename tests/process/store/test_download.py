@@ -22,9 +22,9 @@ from llcuda.errors import (
     ModelNotFoundError,
 )
 from llcuda.models import inspect_model, list_models, pull_model, remove_model, resolve_model
-from llcuda.models.addresses import fetch_url
 from llcuda.models.names import UrlName
-from llcuda.store import ModelStore, download
+from llcuda.models.resolve import fetch_url
+from llcuda.store import ModelStore, download, verify_file
 from tests.made_models.gguf_builder import STRING, U16, Tensor, small_model
 from tests.processes import wait_until
 from tests.standins.hub_server import Faults, Hub, Raw, serve
@@ -82,7 +82,7 @@ def fail(server: Hub, name: str = "m.gguf") -> LlcudaError:
     # Whatever the server did, the store holds nothing that it should not.
     store = ModelStore()
     for blob in store.list():
-        store.verify(blob.digest)
+        verify_file(blob.path, blob.digest)
     assert not store.names()
     return caught.value
 

@@ -12,40 +12,41 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.store import ModelStore
+from llcuda.store import ModelStore, hash_file, place_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SLOW_ADD = """
+SLOW_WRITE = """
 import sys, time
-from llcuda.store import ModelStore
-class Slow:
-    def __init__(self): self.left = 1000
-    def read(self, size):
-        self.left -= 1
-        if self.left == 990:
+from pathlib import Path
+from llcuda.store import place_file
+with place_file(Path(sys.argv[1])) as file:
+    for number in range(1000):
+        file.write(b"x" * 65536)
+        if number == 10:
             print("writing", flush=True)
         time.sleep(0.005)
-        return b"x" * 65536 if self.left else b""
-ModelStore().add(Slow())
 """
 
-ADD_FILE = """
+ADOPT = """
 import sys
+from pathlib import Path
 from llcuda.store import ModelStore
 print("ready", flush=True)
 sys.stdin.readline()
-print(ModelStore().add(sys.argv[1]))
+print(ModelStore().adopt(Path(sys.argv[1])))
 """
 
-ADD_WITH_LIMIT = """
+WRITE_WITH_LIMIT = """
 import resource, sys
+from pathlib import Path
 from llcuda.errors import ModelError
-from llcuda.store import ModelStore
+from llcuda.store import place_file
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    ModelStore().add(sys.argv[1])
+    with place_file(Path(sys.argv[1])) as file:
+        file.write(bytes(200_000))
 except ModelError as error:
     print(error.hint)
 """
@@ -72,9 +73,9 @@ def temporary_files(home: Path) -> list[Path]:
     return [path for path in (home / "models" / "blobs").iterdir() if path.name.endswith(".part")]
 
 
-@pytest.mark.usefixtures("home")
-def test_a_process_killed_while_adding_leaves_no_file_that_can_be_seen(home: Path) -> None:
-    with start(SLOW_ADD) as process:
+def test_a_process_killed_while_writing_leaves_no_file_that_can_be_seen(home: Path) -> None:
+    path = ModelStore().path(f"sha256:{'0' * 64}")
+    with start(SLOW_WRITE, str(path)) as process:
         wait_for(process, "writing")
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -83,34 +84,32 @@ def test_a_process_killed_while_adding_leaves_no_file_that_can_be_seen(home: Pat
 
     # What it left is swept away by the next one, once it is old.
     os.utime(left, (time.time() - 3600,) * 2)
-    source = home / "model"
-    source.write_bytes(b"a model")
-    ModelStore().add(source)
+    with place_file(path) as file:
+        file.write(b"a model")
     assert temporary_files(home) == []
 
 
-@pytest.mark.usefixtures("home")
-def test_two_processes_that_add_the_same_file_both_succeed(tmp_path: Path) -> None:
-    source = tmp_path / "model"
-    source.write_bytes(os.urandom(5_000_000))
-    expected = f"sha256:{sha256(source.read_bytes()).hexdigest()}"
-    with start(ADD_FILE, str(source)) as first, start(ADD_FILE, str(source)) as second:
+def test_two_processes_that_adopt_the_same_file_both_succeed(home: Path) -> None:
+    home.mkdir()
+    sources = [home / "first", home / "second"]
+    content = os.urandom(5_000_000)
+    for source in sources:
+        source.write_bytes(content)
+    expected = f"sha256:{sha256(content).hexdigest()}"
+    with start(ADOPT, str(sources[0])) as first, start(ADOPT, str(sources[1])) as second:
         for process in (first, second):
             wait_for(process, "ready")
         outputs = [process.communicate("go\n")[0].strip() for process in (first, second)]
     assert outputs == [expected, expected]
-    store = ModelStore()
-    store.verify(expected)
-    assert len(store.list()) == 1
+    assert hash_file(ModelStore().find(expected)) == expected
+    assert len(ModelStore().list()) == 1
 
 
-@pytest.mark.usefixtures("home")
-def test_a_disk_without_space_is_an_error_that_says_what_to_do(home: Path, tmp_path: Path) -> None:
-    source = tmp_path / "model"
-    source.write_bytes(bytes(200_000))
+def test_a_disk_without_space_is_an_error_that_says_what_to_do(home: Path) -> None:
     # Python ignores SIGXFSZ, so that the limit looks like a full disk: an OSError from write.
+    path = ModelStore().path(f"sha256:{'0' * 64}")
     result = subprocess.run(
-        [sys.executable, "-c", ADD_WITH_LIMIT, str(source)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WRITE_WITH_LIMIT, str(path)], capture_output=True, text=True, check=True
     )
     assert "Free some space" in result.stdout
     assert ModelStore().list() == ()

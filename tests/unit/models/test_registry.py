@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from llcuda.models.file_names import PREFERENCE, parse_quantisation
 from llcuda.models.names import HubName, RegistryName, parse_name
-from llcuda.models.registry import RegistryEntry, find_entry, format_table, read_registry, suggest_names
+from llcuda.models.registry import RegistryEntry, find_entry, read_registry, suggest_names
 
 ENTRIES = read_registry()
 DOCUMENT = Path(__file__).parents[3] / "docs" / "models.md"
@@ -74,11 +73,24 @@ def test_nothing_is_suggested_for_what_is_near_nothing() -> None:
     assert suggest_names("zzzzzzzzzzzzzzz") == ()
 
 
+def format_table() -> str:
+    head = "| Name | Parameters | Size | Context | Licence | Repository and file |\n" + "| --- " * 6 + "|\n"
+    return head + "".join(f"{format_row(entry)}\n" for entry in ENTRIES)
+
+
+def format_row(entry: RegistryEntry) -> str:
+    mark = " (not checked)" if entry.checked == "not checked" else ""
+    cells = (
+        f"`{entry.name}`",
+        f"{entry.parameters / 1e9:.3g}B",
+        f"{entry.bytes / 1e9:.2f} GB",
+        f"{entry.context:,}",
+        entry.licence,
+        f"`{entry.repository}:{entry.file}`{mark}",
+    )
+    assert not any("|" in cell for cell in cells)
+    return f"| {' | '.join(cells)} |"
+
+
 def test_the_documentations_table_is_the_registry() -> None:
     assert format_table() in DOCUMENT.read_text(encoding="utf-8"), "put in what format_table() returns"
-
-
-def test_the_table_has_a_row_for_each_model() -> None:
-    rows = format_table().splitlines()
-    assert len(rows) == len(ENTRIES) + 2
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}

@@ -183,7 +183,7 @@ class TestProjectors:
 
 class TestStore:
     def test_a_digest_leads_to_its_file(self, home: Path) -> None:
-        digest = ModelStore().add(write_model(home / "x.gguf"))
+        digest = ModelStore().adopt(write_model(home / "x.gguf"))
         for name in (digest, digest.replace(":", "-")):
             model = resolve_model(name)
             assert (model.source, model.digest, model.path) == ("store", digest, ModelStore().path(digest))
@@ -194,17 +194,19 @@ class TestStore:
 
     def test_a_name_in_the_store_is_a_models_name(self, home: Path) -> None:
         store = ModelStore()
-        store.link("my-own", store.add(write_model(home / "x.gguf")))
+        store.link("my-own", store.adopt(write_model(home / "x.gguf")))
         assert resolve_model("my-own").source == "store"
         with pytest.raises(ModelNotFoundError) as caught:
             resolve_model("my-onw")
         assert caught.value.suggestions == ("my-own",)
 
     def test_a_stored_model_is_listed_and_removed(self, home: Path) -> None:
-        digest = ModelStore().add(write_model(home / "x.gguf"))
+        file = write_model(home / "x.gguf")
+        size = file.stat().st_size
+        digest = ModelStore().adopt(file)
         assert [model.name for model in list_models() if model.source == "store"] == [digest]
         assert inspect_model(digest).digest == digest
-        assert remove_model(digest).bytes_freed == (home / "x.gguf").stat().st_size
+        assert remove_model(digest).bytes_freed == size
         with pytest.raises(ModelNotFoundError):
             remove_model(digest)
 
