@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import fcntl
+import json
 import logging
 import secrets
 import shutil
@@ -24,11 +25,11 @@ from llcuda.devices import choose_backend, find_devices
 from llcuda.errors import InstallError, LlcudaError, UsageError
 from llcuda.installer.bundles import choose_bundle
 from llcuda.installer.proof import prove
-from llcuda.installer.record import activate, deactivate, go_back, names_in_use, write_record
 from llcuda.installer.sources import open_source
 from llcuda.installer.unpack import unpack_bundle
 from llcuda.native import (
     INSTALL_AGAIN,
+    RECORD,
     InstalledBundle,
     binaries_dir,
     check_binaries,
@@ -37,6 +38,7 @@ from llcuda.native import (
     read_build_info,
     read_record,
 )
+from llcuda.store import place_file
 from llcuda.store.atomic_files import DISK_FULL, sync_folder
 from llcuda.store.download import RESERVE_BYTES
 
@@ -47,12 +49,16 @@ if TYPE_CHECKING:
     from llcuda.devices import Choice
     from llcuda.installer.bundles import Bundle
     from llcuda.installer.proof import Proof
-    from llcuda.installer.record import Times
-    from llcuda.installer.sources import Source
+    from llcuda.installer.sources import BundleSource
     from llcuda.native import BuildInfo, Problem
 
 __all__ = ["BinaryInstaller", "Plan"]
 
+Times = tuple[tuple[InstalledBundle, ...], ...]
+"""The bundles in use now, then those that were in use before, the last first."""
+
+_KEPT = 2
+"""How many times before now can be gone back to: a CUDA backend takes up to 200 MB."""
 _TEMPORARY = ".install-"
 _MORE_SPACE = "Free some space, or set LLCUDA_HOME to a larger disk."
 
@@ -62,7 +68,7 @@ class Plan:
     """What would be installed on this machine, and from where."""
 
     bundle: Bundle
-    source: Source
+    source: BundleSource
     choice: Choice | None
     """The backend and the GPUs that it is for; None for the executables."""
 
@@ -290,3 +296,39 @@ def _wait_for(lock: IO[bytes]) -> None:
 def _explain_disk(error: OSError, folder: Path) -> InstallError:
     hint = _MORE_SPACE if error.errno in DISK_FULL else "Set LLCUDA_HOME to a folder that can be written."
     return InstallError("the bundle", f"{folder} cannot be written: {error.strerror or error}", hint=hint)
+
+
+def activate(times: Times, bundle: InstalledBundle) -> Times:
+    """Return the record with ``bundle`` in use, in place of the one of its profile.
+
+    The same bytes installed again are no change to go back from.
+    """
+    others = tuple(one for one in times[0] if one.profile != bundle.profile)
+    again = any(one.sha256 == bundle.sha256 for one in times[0])
+    return (*others, bundle), *(times[1:] if again else times[:_KEPT])
+
+
+def deactivate(times: Times, profile: str) -> Times:
+    """Return the record without the bundle of ``profile``, in use now or before."""
+    return tuple(tuple(one for one in bundles if one.profile != profile) for bundles in times)
+
+
+def go_back(times: Times) -> Times:
+    """Return the record as it was before the last change."""
+    return times[1:] or ((),)
+
+
+def names_in_use(times: Times) -> frozenset[str]:
+    """Return the names of the folders that the record needs."""
+    return frozenset(one.name for bundles in times for one in bundles)
+
+
+def write_record(folder: Path, times: Times) -> None:
+    """Put the record in place of the one before, at once and on the disk. Raises ModelError on a full disk."""
+    active, *before = [
+        [{key: value for key, value in dataclasses.asdict(one).items() if key != "folder"} for one in bundles]
+        for bundles in times
+    ]
+    text = json.dumps({"schema": 1, "active": active, "before": before}, indent=2)
+    with place_file(folder / RECORD) as file:
+        file.write(text.encode())

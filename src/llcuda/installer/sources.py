@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, DownloadError, InstallError, UsageError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from llcuda.installer.bundles import Bundle
 
-__all__ = ["HUB_SOURCE", "Source", "open_source"]
+__all__ = ["HUB_SOURCE", "BundleSource", "open_source"]
 
 HUB_SOURCE = "hf://datasets/waqasm86/Local-Llama-Inference"
 """The dataset of released bundles, with one folder for each version."""
@@ -30,26 +31,7 @@ _HUB = "hf://datasets/"
 _ENDING = ".tar.gz"
 
 
-class Source(Protocol):
-    """A place that has an index and bundles."""
-
-    label: str
-    is_remote: bool
-    """Whether a bundle of it has to be downloaded."""
-
-    def list_bundles(self) -> tuple[Bundle, ...]:
-        """Return what there is. Raises InstallError or DownloadError."""
-
-    def open_bundle(
-        self, bundle: Bundle, *, progress: bool, on_bytes: Callable[[int], object] | None = None
-    ) -> contextlib.AbstractContextManager[BinaryIO]:
-        """Yield the bundle's bytes, whole and compared with its digest. Raises what download raises.
-
-        ``on_bytes`` is told again and again how much was downloaded.
-        """
-
-
-def open_source(text: str | None, *, downloads: Path) -> Source:
+def open_source(text: str | None, *, downloads: Path) -> BundleSource:
     """Return the place that ``text`` names: by default the hub's dataset, else an address, a folder or a file.
 
     A file is a bundle, or the index of its folder. ``downloads`` is where partial downloads are kept. Raises UsageError
@@ -61,12 +43,12 @@ def open_source(text: str | None, *, downloads: Path) -> Source:
     _require_online(text)
     if text.startswith(_HUB):
         base, headers = _resolve_hub(text.removeprefix(_HUB).rstrip("/"))
-        return _Remote(text, base, headers=headers, downloads=downloads)
+        return WebSource(text, base, downloads, headers=headers)
     if not text.lower().startswith(("https://", "http://")):
         hint = f"Give an https:// address, a folder, a file, or {_HUB}OWNER/NAME."
         raise UsageError(f"{text} is not an address", hint=hint)
     base, only = _split_address(text)
-    return _Remote(text, base, only=only, downloads=downloads)
+    return WebSource(text, base, downloads, only=only)
 
 
 def _require_online(text: str) -> None:
@@ -78,13 +60,13 @@ def _require_online(text: str) -> None:
             )
 
 
-def _open_path(path: Path) -> _Local:
+def _open_path(path: Path) -> FolderSource:
     if path.is_dir():
-        return _Local(path, None)
+        return FolderSource(path)
     if not path.is_file():
         hint = f"Give a bundle, or the folder that has its {INDEX_NAME}."
         raise UsageError(f"{path}: there is no such file or folder", hint=hint)
-    return _Local(path.parent, None if path.name == INDEX_NAME else path.name)
+    return FolderSource(path.parent, None if path.name == INDEX_NAME else path.name)
 
 
 def _split_address(url: str) -> tuple[str, str | None]:
@@ -108,17 +90,21 @@ def _resolve_hub(repository: str) -> tuple[str, Mapping[str, str]]:
     return url.rpartition("/")[0], hub_headers()
 
 
-class _Local:
+@dataclass(frozen=True)
+class FolderSource:
     """A folder on this machine; ``only`` is the one bundle that was named."""
 
-    is_remote = False
+    folder: Path
+    only: str | None = None
+    is_remote: ClassVar = False
 
-    def __init__(self, folder: Path, only: str | None) -> None:
-        self.folder = folder
-        self.only = only
-        self.label = str(folder / only if only else folder)
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return str(self.folder / self.only if self.only else self.folder)
 
     def list_bundles(self) -> tuple[Bundle, ...]:
+        """Return what there is. Raises InstallError."""
         listed = self._read_index()
         if self.only is None:
             if listed is None:
@@ -164,43 +150,34 @@ def _read_digest(path: Path) -> str | None:
         return parse_digest(f"sha256:{file.read(64)}")
 
 
-class _Remote:
-    """A folder on a web server."""
+@dataclass(frozen=True)
+class WebSource:
+    """A folder on a web server: the hub's dataset, or another; ``only`` is the one bundle that was named."""
 
-    is_remote = True
-
-    def __init__(
-        self,
-        label: str,
-        base: str,
-        *,
-        downloads: Path,
-        only: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self.label = label
-        self.base = base
-        self.only = only
-        self.headers = headers or {}
-        self.downloads = downloads
+    label: str
+    base: str
+    downloads: Path
+    """Where partial downloads are kept."""
+    only: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_remote: ClassVar = True
 
     def list_bundles(self) -> tuple[Bundle, ...]:
+        """Return what there is. Raises InstallError or DownloadError."""
         url = f"{self.base}/{INDEX_NAME}"
-        bundles = parse_index(self._read(url), source=url)
-        return tuple(bundle for bundle in bundles if self.only in {None, bundle.name})
-
-    def _read(self, url: str) -> bytes:
-        """Return a small file, in memory: an index is read anew each time."""
         answer, data = fetch_small(url, headers=self.headers, max_bytes=MAX_INDEX_BYTES)
         if answer.status != 200:  # noqa: PLR2004 - OK
             raise DownloadError(url, f"HTTP {answer.status}", status=answer.status, hint=_explain(answer.status))
-        return data
+        return tuple(one for one in parse_index(data, source=url) if self.only in {None, one.name})
 
     @contextlib.contextmanager
     def open_bundle(
         self, bundle: Bundle, *, progress: bool, on_bytes: Callable[[int], object] | None = None
     ) -> Iterator[BinaryIO]:
-        """Download the bundle, or go on where an earlier download ended, and yield it; it is removed after that."""
+        """Download the bundle, or the rest of it, and yield it, compared with its digest; it is removed after that.
+
+        ``on_bytes`` is told again and again how much was downloaded.
+        """
         url = f"{self.base}/{bundle.name}"
         with lock_partial(self.downloads, url) as part:
             download(url, part, headers=self.headers, max_bytes=bundle.bytes, progress=progress, on_bytes=on_bytes)
@@ -223,3 +200,6 @@ def _explain(status: int) -> str:
 def _check(file: BinaryIO, bundle: Bundle, *, label: str) -> None:
     require_digest(hash_stream(file), bundle.sha256, name=label)
     file.seek(0)
+
+
+BundleSource = FolderSource | WebSource

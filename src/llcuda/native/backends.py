@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from llcuda.errors import BinaryUnusableError
-from llcuda.native.build_info import BUILD_FILE, binaries_dir, check_binaries, read_build_info
+from llcuda.native.build_info import BUILD_FILE, CudaInfo, binaries_dir, check_binaries, read_build_info
 from llcuda.native.installed import read_installed
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ LIBRARY = "libggml-cuda.so"
 INSTALL_AGAIN = "Install it again (llcuda gpu install --force), or go back (llcuda gpu rollback)."
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend(CudaInfo):
     """One CUDA backend, as its BUILD.json describes it."""
 
     name: str
@@ -32,15 +32,6 @@ class Backend:
     """The toolkit's version, such as ``12.9.86``."""
     architectures: tuple[str, ...]
     """``sm_75`` is machine code for compute capability 7.5; ``compute_90`` is PTX, which the driver compiles."""
-    driver_floor: str
-    """The oldest driver that runs the machine code of this build."""
-    compression: str
-    flash_attention: bool
-    cuda_graphs: bool
-    cublas: str
-    """The name of the cuBLAS library that is opened at the first call which needs it."""
-    nccl: bool = False
-    """Whether it is linked with NCCL, and so needs libnccl.so.2 to be loaded."""
 
 
 def find_backends(directory: Path | None = None) -> tuple[Backend, ...]:
@@ -81,12 +72,7 @@ def read_backend(folder: Path, owner: Path, *, remedy: str = "") -> Backend:
         library=(folder / LIBRARY).absolute(),
         toolkit=info.toolkit,
         architectures=info.architectures,
-        driver_floor=info.cuda.driver_floor,
-        compression=info.cuda.compression,
-        flash_attention=info.cuda.flash_attention,
-        cuda_graphs=info.cuda.cuda_graphs,
-        cublas=info.cuda.cublas,
-        nccl=info.cuda.nccl,
+        **asdict(info.cuda),
     )
 
 

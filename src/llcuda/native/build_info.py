@@ -40,7 +40,7 @@ class FileRecord:
     executable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CudaInfo:
     """What BUILD.json says about a CUDA backend."""
 
@@ -50,30 +50,25 @@ class CudaInfo:
     """nvcc's compression of the machine code: ``size``, or ``none``."""
     flash_attention: bool
     cuda_graphs: bool
-    runtime: str
-    """How the CUDA runtime is linked: ``static``."""
+    runtime: str = "static"
+    """How the CUDA runtime is linked."""
     cublas: str
     """The name of the cuBLAS library that is opened at the first call which needs it: ``libcublas.so.12``."""
     nccl: bool = False
-    """Whether it was linked with NCCL; a record that does not say was not."""
+    """Whether it was linked with NCCL, and so needs libnccl.so.2 to be loaded; a record that does not say was not."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildInfo:
-    """What a folder of binaries says about itself in BUILD.json."""
+    """What a folder of binaries says about itself in BUILD.json, as far as it is read here."""
 
     llama_cpp_tag: str
-    llama_cpp_version: str
-    llama_cpp_commit: str
     profile: str
     compiler: str
-    flags: dict[str, Any]
     cpu_variants: tuple[str, ...]
-    cpu_features: tuple[str, ...]
     toolkit: str | None
     architectures: tuple[str, ...]
     """As NVIDIA names them: ``sm_75`` is machine code, ``compute_90`` is PTX."""
-    date: str
     files: dict[str, FileRecord]
     cuda: CudaInfo | None = None
     llama_cpp_patches: tuple[str, ...] = ()
@@ -139,16 +134,11 @@ def _parse_build_info(data: dict[str, Any]) -> BuildInfo:
     upstream, cuda = data["llama_cpp"], data.get("cuda")
     return BuildInfo(
         llama_cpp_tag=upstream["tag"],
-        llama_cpp_version=upstream["version"],
-        llama_cpp_commit=upstream.get("commit") or upstream["tag"],
         profile=data["profile"],
         compiler=data["compiler"],
-        flags=dict(data["flags"]),
         cpu_variants=tuple(data["cpu_variants"]),
-        cpu_features=tuple(data.get("cpu_features", ())),
         toolkit=data["toolkit"],
         architectures=tuple(data["architectures"]),
-        date=data["date"],
         files={name: FileRecord(**record) for name, record in data["files"].items()},
         cuda=CudaInfo(**cuda) if cuda else None,
         llama_cpp_patches=tuple(upstream.get("patches", ())),

@@ -13,7 +13,7 @@ import llcuda
 from llcuda.devices import Gpu
 from llcuda.errors import DriverTooOldError, InstallError, NoDeviceError, UnsupportedDeviceError, UsageError
 from llcuda.installer.bundles import Bundle, choose_bundle, parse_index
-from llcuda.installer.record import activate, deactivate, go_back, names_in_use, write_record
+from llcuda.installer.install import activate, deactivate, go_back, names_in_use, write_record
 from llcuda.installer.sources import open_source
 from llcuda.native import InstalledBundle, read_record
 from tests.inputs.bundles import TAG, Draft
