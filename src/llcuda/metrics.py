@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 
@@ -14,25 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_SAMPLES", "RequestMetrics", "get_percentile", "summarize"]
 
 MAX_SAMPLES = 10_000
-
-
-class Measured(Protocol):
-    """What a result has to say to be recorded; an InferResult does."""
-
-    @property
-    def latency_ms(self) -> float: ...
-    @property
-    def time_to_first_token_ms(self) -> float | None: ...
-    @property
-    def tokens_per_sec(self) -> float: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def tokens_generated(self) -> int: ...
-    @property
-    def draft_tokens(self) -> int: ...
-    @property
-    def draft_tokens_accepted(self) -> int: ...
+_TOKENS = ("prompt_tokens", "tokens_generated", "draft_tokens", "draft_tokens_accepted")
+_SAMPLES = ("latency_ms", "time_to_first_token_ms", "tokens_per_sec")
 
 
 def get_percentile(ordered: Sequence[float], percent: float) -> float | None:
@@ -75,25 +58,22 @@ class RequestMetrics:
         self._lock = Lock()
         self._clear()
 
-    def record(self, result: Measured) -> None:
-        """Count a request that succeeded."""
+    def record(self, result: Any) -> None:
+        """Count a request that succeeded; ``result`` is an InferResult, or has its numbers."""
         with self._lock:
-            self._requests += 1
-            self._prompt_tokens += result.prompt_tokens
-            self._tokens_generated += result.tokens_generated
-            self._draft_tokens += result.draft_tokens
-            self._draft_tokens_accepted += result.draft_tokens_accepted
-            self._latencies.append(result.latency_ms)
-            if result.time_to_first_token_ms is not None:
-                self._first_tokens.append(result.time_to_first_token_ms)
-            if result.tokens_generated:
-                self._rates.append(result.tokens_per_sec)
+            self._counts["requests"] += 1
+            for name in _TOKENS:
+                self._counts[name] += getattr(result, name)
+            for name, samples in self._samples.items():
+                value = getattr(result, name)
+                if value is not None and (result.tokens_generated or name != "tokens_per_sec"):
+                    samples.append(value)
 
     def record_failure(self) -> None:
         """Count a request that failed."""
         with self._lock:
-            self._requests += 1
-            self._failures += 1
+            self._counts["requests"] += 1
+            self._counts["failures"] += 1
 
     def snapshot(self) -> dict[str, Any]:
         """Return what was measured.
@@ -104,23 +84,11 @@ class RequestMetrics:
         it can be written as JSON, and is of one moment.
         """
         with self._lock:
-            drafted, accepted = self._draft_tokens, self._draft_tokens_accepted
-            counts = {
-                "requests": self._requests,
-                "failures": self._failures,
-                "prompt_tokens": self._prompt_tokens,
-                "tokens_generated": self._tokens_generated,
-                "draft_tokens": drafted,
-                "draft_tokens_accepted": accepted,
-                "draft_acceptance": accepted / drafted if drafted else None,
-            }
-            samples = {
-                "latency_ms": list(self._latencies),
-                "time_to_first_token_ms": list(self._first_tokens),
-                "tokens_per_sec": list(self._rates),
-            }
+            counts, samples = dict(self._counts), {name: list(values) for name, values in self._samples.items()}
+        drafted, accepted = counts["draft_tokens"], counts["draft_tokens_accepted"]
         # Sorting 30,000 numbers takes milliseconds: not under the lock that every request takes.
-        return counts | {name: summarize(values) for name, values in samples.items()}
+        summaries = {name: summarize(values) for name, values in samples.items()}
+        return {**counts, "draft_acceptance": accepted / drafted if drafted else None, **summaries}
 
     def reset(self) -> None:
         """Forget everything."""
@@ -128,8 +96,5 @@ class RequestMetrics:
             self._clear()
 
     def _clear(self) -> None:
-        self._requests = self._failures = self._prompt_tokens = self._tokens_generated = 0
-        self._draft_tokens = self._draft_tokens_accepted = 0
-        self._latencies: deque[float] = deque(maxlen=MAX_SAMPLES)
-        self._first_tokens: deque[float] = deque(maxlen=MAX_SAMPLES)
-        self._rates: deque[float] = deque(maxlen=MAX_SAMPLES)
+        self._counts = dict.fromkeys(("requests", "failures", *_TOKENS), 0)
+        self._samples: dict[str, deque[float]] = {name: deque(maxlen=MAX_SAMPLES) for name in _SAMPLES}
