@@ -15,8 +15,7 @@ from llcuda.gguf import can_quantise_cache
 from llcuda.native import check_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from llcuda.engine.draft import Draft
     from llcuda.engine.placement import Placement
@@ -46,14 +45,6 @@ class Load:
     """What drafts with these options."""
     keep_draft: bool = False
     """Whether the draft model is no step down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """What runs: where, and after which steps down."""
-
-    placement: Placement
-    steps: tuple[str, ...] = ()
 
 
 def check_fallback(fallback: str) -> None:
@@ -101,8 +92,8 @@ def start(server: ServerManager, load: Load, **place: Any) -> DeviceReport:
     """
     from llcuda.server.offload import read_offload  # noqa: PLC0415 - loaded while llama-server was loading
 
-    started = _start_with_less(server, load, {**load.options, **place})
-    report = make_report(started.placement, read_offload(server.log), steps=started.steps)
+    placement, steps = _start_with_less(server, load, {**load.options, **place})
+    report = make_report(placement, read_offload(server.log), steps=steps)
     try:
         if load.draft:
             raise_if_refused(load.draft, server.log)
@@ -113,38 +104,33 @@ def start(server: ServerManager, load: Load, **place: Any) -> DeviceReport:
     return report
 
 
-def _start_with_less(server: ServerManager, load: Load, options: dict[str, Any]) -> Started:
-    path, started = load.model.path, Started(load.placement)
-    current = {"fit_target": choose_fit_target(load.placement.choice.gpus), **options}
+def _start_with_less(server: ServerManager, load: Load, options: dict[str, Any]) -> tuple[Placement, tuple[str, ...]]:
+    """Return where it runs, and the steps that were taken down."""
+    place, projector, steps = load.placement, load.model.mmproj, list[str]()
+    current = {"fit_target": choose_fit_target(place.choice.gpus), **options}
     rungs = list(_list_rungs(load) if load.fallback == "auto" else ())
     while True:
-        place = started.placement
+        placed: dict[str, Any] = {"backend": place.backend, "visible_devices": place.visible_devices}
         try:
-            server.start_server(path, backend=place.backend, visible_devices=place.visible_devices, **current)
+            server.start_server(load.model.path, **placed, **current)
         except OutOfMemoryError as error:
             if not rungs:
-                raise _with_steps(error, started.steps) from error
+                raise _with_steps(error, steps) from error
             rung = rungs.pop(0)
-            started = _step_down(started, rung, error)
-            current = {**(options if rung.on_cpu else current), **rung.options}
+            _warn(error, f"Trying again: {rung.sentence}")
             settle(place)
+            if rung.on_cpu:
+                place, steps, current = place.on_cpu(), [], options
+            steps.append(rung.sentence)
+            current = {**current, **rung.options}
         except LlcudaError as error:
-            projector: Path | None = load.model.mmproj
-            was_asked_for = current.get("mmproj") is not projector
-            if projector is None or was_asked_for:
+            is_asked_for = current.get("mmproj") is not projector
+            if projector is None or is_asked_for:
                 raise
-            _leave_out_projector(projector, error)
-            options = {**options, "mmproj": None}
-            current = {**current, "mmproj": None}
+            _warn(error, f"Trying again without the projector {projector.name}")
+            options, current = {**options, "mmproj": None}, {**current, "mmproj": None}
         else:
-            return started
-
-
-def _leave_out_projector(projector: Path, error: LlcudaError) -> None:
-    """Say that the projector that lies beside the model, and that nobody asked for, is not loaded with it."""
-    from logging import getLogger  # noqa: PLC0415 - kept out of the import
-
-    getLogger("llcuda").warning("%s. Trying again without the projector %s.", error.message.rstrip("."), projector.name)
+            return place, tuple(steps)
 
 
 def _list_rungs(load: Load) -> tuple[Rung, ...]:
@@ -159,16 +145,13 @@ def _list_rungs(load: Load) -> tuple[Rung, ...]:
     )
 
 
-def _step_down(started: Started, rung: Rung, error: OutOfMemoryError) -> Started:
+def _warn(error: LlcudaError, change: str) -> None:
     from logging import getLogger  # noqa: PLC0415 - kept out of the import
 
-    getLogger("llcuda").warning("%s. Trying again: %s.", error.message, rung.sentence)
-    if rung.on_cpu:
-        return Started(started.placement.on_cpu(), (rung.sentence,))
-    return Started(started.placement, (*started.steps, rung.sentence))
+    getLogger("llcuda").warning("%s. %s.", error.message.rstrip("."), change)
 
 
-def _with_steps(error: OutOfMemoryError, steps: tuple[str, ...]) -> OutOfMemoryError:
+def _with_steps(error: OutOfMemoryError, steps: Sequence[str]) -> OutOfMemoryError:
     if steps:
         error.hint = f"Tried without success: {'; '.join(steps)}. {error.hint}"
     return error

@@ -14,7 +14,7 @@ from llcuda.cli import gpu, main
 from llcuda.devices import Devices, Gpu, Situation, choose_backend
 from llcuda.engine import placement as placements
 from llcuda.engine.ladder import list_rungs
-from llcuda.engine.load import Started, _step_down, _with_steps
+from llcuda.engine.load import _warn, _with_steps
 from llcuda.engine.placement import check_split, choose_placement
 from llcuda.errors import OutOfMemoryError, UsageError
 from llcuda.server.failures import Launch, classify_failure
@@ -72,7 +72,7 @@ def test_a_step_is_what_the_table_says_and_is_left_out_where_it_says(sentence: s
 
 
 def test_the_logged_line_is_the_one_that_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    _step_down(Started(choose_placement("cpu", require_gpu=False)), climb()[0], out_of_memory())
+    _warn(out_of_memory(), f"Trying again: {climb()[0].sentence}")
     assert f"{caplog.records[0].getMessage()}\n" in SHOWN
 
 
