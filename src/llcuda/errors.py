@@ -87,7 +87,7 @@ class LlcudaError(Exception):
         self.log_tail = tuple(log_tail)
 
     def __str__(self) -> str:
-        """Return the message, also where the second base class would format its own."""
+        """Return the message, also if the second base class would format its own."""
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -114,7 +114,7 @@ class BinaryError(LlcudaError):
 
 
 class BinaryNotFoundError(BinaryError, FileNotFoundError):
-    """An executable, ``name``, is in none of the places that were ``searched``, each as ``where: path``."""
+    """An executable, ``name``, is in none of the places that were ``searched``, each as ``place: path``."""
 
     hint = "Reinstall llcuda (`pip install --force-reinstall llcuda`), or set LLAMA_SERVER_PATH."
 
@@ -218,8 +218,8 @@ class ModelFormatError(ModelError, ValueError):
         self.path = str(path)
         self.reason = reason
         self.offset = offset
-        where = "" if offset is None else f" at byte {offset}"
-        super().__init__(f"{path}: {reason}{where}", hint=hint)
+        at = "" if offset is None else f" at byte {offset}"
+        super().__init__(f"{path}: {reason}{at}", hint=hint)
 
 
 class ChecksumMismatchError(ModelError):

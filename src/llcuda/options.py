@@ -23,7 +23,7 @@ __all__ = [
 class Option:
     """What is checked of one option: its ``kind``, and the numbers it may take, both ends included.
 
-    ``above`` is a lower end that is itself not allowed. ``field`` is its name in a request where that is another.
+    ``above`` is a lower end that is itself not allowed. ``field`` is its name in a request if that is another.
     """
 
     kind: str
@@ -115,7 +115,7 @@ OPTIONS: dict[str, Option] = {
     name: hint.__metadata__[0] for name, hint in get_type_hints(SamplingOptions, include_extras=True).items()
 }
 
-# What other libraries and llama-server itself call our options, where spelling alone would not lead to them.
+# What other libraries and llama-server itself call our options, if spelling alone would not lead to them.
 _OTHER_NAMES = {
     "stop": "stop_sequences",
     "temp": "temperature",

@@ -102,7 +102,7 @@ class GatheredAnswer:
         )
 
     def _measure(self, latency: float) -> dict[str, Any]:
-        """Return the fields of the result that are counts and times; the server's where it sends them."""
+        """Return the fields of the result that are counts and times; the server's if it sends them."""
         timings, usage, first = self.timings, self.usage, self.first_token_at
         generated = int(timings.get("predicted_n", usage.get("completion_tokens", len(self.pieces))))
         cached = int(timings.get("cache_n", (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)))
@@ -139,7 +139,7 @@ class GatheredAnswer:
 
 
 class ChatAnswer(GatheredAnswer):
-    """The answer of /v1/chat/completions, also of one that came whole: a ``message`` where a stream has a ``delta``."""
+    """The answer of /v1/chat/completions, streamed or whole: a whole one has a ``message`` instead of a ``delta``."""
 
     __slots__ = ()
 

@@ -33,9 +33,9 @@ class InferResult:
     Token counts are the server's. ``prompt_tokens`` is the whole prompt; ``cached_tokens`` of them were not processed
     again. ``latency_ms`` and ``time_to_first_token_ms`` (None if no token came) are measured here, from before the
     request is sent. ``prompt_ms``, ``generation_ms`` and ``tokens_per_sec`` (generated tokens per second of
-    generation) are the server's own measurements; where it sends none, the first two are 0 and the last comes from our
-    clock. ``finish_reason`` is ``stop``, ``length`` or ``tool_calls``. ``value`` is what the text holds, where a
-    ``schema`` was asked for. ``probabilities`` has an entry per token where ``n_probs`` was. ``draft_tokens`` were
+    generation) are the server's own measurements; if it sends none, the first two are 0 and the last comes from our
+    clock. ``finish_reason`` is ``stop``, ``length`` or ``tool_calls``. ``value`` is what the text holds, if a
+    ``schema`` was asked for. ``probabilities`` has an entry per token if ``n_probs`` was. ``draft_tokens`` were
     drafted for the model to verify, and ``draft_tokens_accepted`` of them were what it would have generated itself.
     """
 

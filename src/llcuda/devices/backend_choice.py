@@ -72,7 +72,7 @@ class Choice:
         return NoDeviceError(self.sentence.removeprefix(_CPU).strip() or self.sentence, hint=self.remedy)
 
     def raise_for_device(self) -> None:
-        """Raise the DeviceError that says why, where no GPU is to be used."""
+        """Raise the DeviceError that says why no GPU is to be used."""
         if self.backend is None:
             raise self.error()
 
@@ -85,7 +85,7 @@ class _Fit:
     architecture: str = ""
     """What runs, or would with a newer driver; empty for nothing."""
     required: str = ""
-    """The driver that is needed for it, where the one installed is too old."""
+    """The driver that is needed for it, if the one installed is too old."""
 
     @property
     def runs(self) -> bool:

@@ -29,7 +29,7 @@ _ENOUGH = frozenset({Situation.DRIVER_MISMATCH, Situation.GPU_LOST, Situation.PE
 def find_devices(*, refresh: bool = False, machine: Machine | None = None) -> Devices:
     """Return the GPUs of this machine, or in one sentence why there is none to use.
 
-    ``refresh`` asks the driver even where a slow answer is in the cache. Raises UsageError for a GPU_DETECTION_TIMEOUT
+    ``refresh`` asks the driver even if a slow answer is in the cache. Raises UsageError for a GPU_DETECTION_TIMEOUT
     (seconds, 5 by default) that is no time; a machine without a GPU is an answer, not an error.
     """
     timeout = min(settings.get_seconds("GPU_DETECTION_TIMEOUT") or _TIMEOUT, _LONGEST_TIMEOUT)

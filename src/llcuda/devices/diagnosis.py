@@ -1,4 +1,4 @@
-"""What is wrong where no GPU can be used: each situation recognised, told in a sentence, with what to do about it."""
+"""What is wrong if no GPU can be used: each situation recognised, told in a sentence, with what to do about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _START_WITH_GPUS = {
 }
 _INSTALL_DRIVER = "Install NVIDIA's driver (on Ubuntu: sudo ubuntu-drivers install), and reboot."
 _LOAD_DRIVER = (
-    "Try `sudo modprobe nvidia`; where that fails, dmesg says why: often Secure Boot refuses an unsigned module, or "
+    "Try `sudo modprobe nvidia`; if that fails, dmesg says why: often Secure Boot refuses an unsigned module, or "
     "the module was not built for this kernel (reinstall the driver)."
 )
 _SWITCH_ON = "Switch the GPU on: `sudo prime-select on-demand` or your laptop's tool for it, and reboot."
@@ -72,7 +72,7 @@ def explain_without_asking(machine: Machine) -> Devices | None:
 
 
 def explain_failure(machine: Machine, failure: Failure, *, source: str) -> Devices:
-    """Return the answer where the driver was asked and named no GPU."""
+    """Return the answer if the driver was asked and named no GPU."""
     situation = failure.situation
     # Only a driver that answers is touched again: to open the node of one that hangs would hang here.
     refused = machine.open_error("/dev/nvidiactl") if situation in {Situation.PERMISSION, Situation.UNKNOWN} else 0
@@ -96,7 +96,7 @@ _TEXTS = {
     Situation.TIMEOUT: (
         "The NVIDIA driver does not answer ({text}).",
         (
-            "See whether `nvidia-smi` hangs too: then a reboot helps. Where it is only slow, set GPU_DETECTION_TIMEOUT "
+            "See whether `nvidia-smi` hangs too: then a reboot helps. If it is only slow, set GPU_DETECTION_TIMEOUT "
             "to more seconds, and keep the driver loaded (sudo nvidia-smi -pm 1)."
         ),
     ),
@@ -118,7 +118,7 @@ _TEXTS = {
 
 
 def _explain_absence(machine: Machine, failure: Failure) -> Devices | None:
-    """Return the cause outside the driver, where there is one that explains that it knows no GPU."""
+    """Return the cause outside the driver, if there is one that explains that it knows no GPU."""
     if machine.is_wsl():
         return _wsl(failure.text)
     if machine.container() and not (machine.gpu_nodes() and _has_libraries(machine)):
@@ -163,8 +163,8 @@ def _no_driver(machine: Machine, taken: str) -> Devices:
     else:
         detail = "There is an NVIDIA GPU, and NVIDIA's driver is not loaded."
         remedy = _INSTALL_DRIVER
-    where = " This is a container: do it on its host." if remedy == _INSTALL_DRIVER and machine.container() else ""
-    return _no_gpu(Situation.NO_DRIVER, detail, remedy=remedy + where, driver=machine.driver_version())
+    host = " This is a container: do it on its host." if remedy == _INSTALL_DRIVER and machine.container() else ""
+    return _no_gpu(Situation.NO_DRIVER, detail, remedy=remedy + host, driver=machine.driver_version())
 
 
 def _container(machine: Machine) -> Devices:

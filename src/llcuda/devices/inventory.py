@@ -62,7 +62,7 @@ class Devices:
     cuda: str | None
     """The newest CUDA that the driver runs, such as ``12.4``."""
     source: str
-    """``nvml``, ``nvidia-smi``, ``cache``, or ``none`` where nobody was asked."""
+    """``nvml``, ``nvidia-smi``, ``cache``, or ``none`` if nobody was asked."""
     situation: Situation
     detail: str
     remedy: str = ""

@@ -19,9 +19,9 @@ def choose_visible(gpus: Sequence[Gpu], value: str | None, *, order: str = "") -
     """Return the GPUs that CUDA_VISIBLE_DEVICES=``value`` leaves, in its order, and a remark if one is due.
 
     As CUDA does: entries are numbers, or beginnings of UUIDs that fit one device; the first entry that fits none ends
-    the list; a device that is named twice empties it. Numbers count in CUDA's order, which CUDA_DEVICE_ORDER
-    (``order``) chooses. Unless that is PCI_BUS_ID, CUDA puts first the GPU that it takes for the fastest: this function
-    takes the one of the highest compute capability, then of the most memory, and says so where it matters.
+    the list; a device that is named twice empties it. Numbers count in CUDA's order. Unless CUDA_DEVICE_ORDER
+    (``order``) is PCI_BUS_ID, the fastest GPU is first: here the one of the highest compute capability, then of the
+    most memory, with a remark if it matters.
     """
     if value is None:
         return tuple(gpus), ""

@@ -42,7 +42,7 @@ _REFUSED = "failed to initialize speculative decoding context: "
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What drafts: a second model, or where ``model`` is None the text itself."""
+    """What drafts: a second model, or the text itself if ``model`` is None."""
 
     asked: str
     spec_type: str
@@ -105,9 +105,9 @@ def choose_draft(
 ) -> Draft:
     """Return the draft for ``model``: an n-gram mode, a model by name or path, or with ``auto`` the one that is known.
 
-    Where ``auto`` knows none it is ``ngram-mod``, which needs no second model. ``spec_type`` is for a draft that is no
-    language model by itself, such as ``draft-eagle3``. Raises what resolve_model raises,
-    UsageError for an unknown mode, and DraftMismatchError if the headers show that the vocabularies differ.
+    If ``auto`` knows none it is ``ngram-mod``. ``spec_type`` is for a draft that is no language model, such as
+    ``draft-eagle3``. Raises what resolve_model raises, UsageError for an unknown mode, and DraftMismatchError if the
+    headers show that the vocabularies differ.
     """
     name = os.fspath(asked)
     known = (get_draft(model.name) if model.source == "demo" else None) or _DEFAULT_MODE

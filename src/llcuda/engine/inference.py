@@ -40,8 +40,8 @@ _DEATH_TIMEOUT = 1.0
 class InferenceEngine:
     """Answer prompts with a model that this engine loads, or with a server that runs already.
 
-    The engine is a context manager; leaving it stops the llama-server that it started, and so do garbage collection,
-    the interpreter's exit and the death of this process. One engine may be used from several threads.
+    It is a context manager; leaving it stops the llama-server that it started, and so do garbage collection, the
+    interpreter's exit and the death of this process. One engine may be used from several threads.
     """
 
     def __init__(self, server_url: str | None = None, *, api_key: str | None = None) -> None:
@@ -77,23 +77,19 @@ class InferenceEngine:
     ) -> ModelFile:
         """Find the model, start llama-server with it, wait until it answers, and return which file it was.
 
-        A model that was loaded before is unloaded first, once the options are known to be right and the new one is
-        here. ``name`` is ``demo``, a path, a registry name, ``repo:file``
-        or ``repo`` on the hub, a URL, or ``sha256:…``. ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to
-        choose where they are None. ``device`` is ``auto`` (a GPU where one can be used, else the CPU, said in one
-        logged line), ``cuda`` or ``cuda:N`` (the N-th visible GPU, or an error), or ``cpu``; ``require_gpu`` makes
-        ``auto`` an error if the GPU is not used. Where the memory does not suffice, it is tried again with less:
-        each step is logged and reported, and ``fallback="error"`` forbids it. :attr:`device_report` says what came of
-        all that. ``draft`` decodes speculatively, which changes no answer and may shorten the time: it is the name of a
-        smaller model with the same vocabulary, an n-gram mode of llama-server's (``ngram-mod``, ``ngram-simple`` …), or
-        ``auto``. :attr:`draft_report` says how much of it is accepted. If the memory does not suffice, a draft model is
-        the first thing that is left out, unless ``draft_keep`` is given. ``silent`` hides the line about the device
-        and the progress bar of a download; ``verbose`` logs llama-server's lines to the logger ``llcuda``.
+        A model that was loaded before is unloaded once the options are known to be right and the new one is here.
+        ``name`` is ``demo``, a path, a registry name, ``repo:file`` or ``repo`` on the hub, a URL, or ``sha256:…``.
+        ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to choose if they are None. ``device`` is ``auto``
+        (a GPU if one can be used, else the CPU, said in one logged line), ``cuda`` or ``cuda:N`` (the N-th visible GPU,
+        or an error), or ``cpu``; ``require_gpu`` makes ``auto`` an error if the GPU is not used. If the memory does not
+        suffice, it is tried again with less, unless ``fallback="error"``. :attr:`device_report` says what came of it.
+        ``draft`` decodes speculatively: it is the name of a smaller model with the same vocabulary, an n-gram mode of
+        llama-server's (``ngram-mod`` …), or ``auto``; :attr:`draft_report` says how much of it is accepted. A draft
+        model is the first thing to go if memory is short, unless ``draft_keep`` is given. ``silent`` hides the line
+        about the device and a download's progress; ``verbose`` logs llama-server's lines to the logger ``llcuda``.
         ``server_options`` are llama-server's own, with ``_`` for ``-``, and those of
-        :meth:`llcuda.server.ServerManager.start_server`: ``port``, ``timeout``, ``stall_timeout``.
-
-        Raises ModelError if the model cannot be had, BinaryError if the executables are not whole, ServerError
-        or DeviceError if llama-server does not start, UsageError for an option it does not know.
+        :meth:`llcuda.server.ServerManager.start_server`. Raises ModelError, BinaryError, ServerError, DeviceError, and
+        UsageError for an option that llama-server does not know.
         """
         if self._attached:
             raise UsageError("this engine is attached to a server", hint="Load with an InferenceEngine() of its own.")
@@ -251,7 +247,7 @@ class InferenceEngine:
                 self.draft_report = self.draft_report.add(result)
 
     def _explain(self, error: LlcudaError) -> None:
-        """Count a failed request, and raise why the server died where that is what broke the connection."""
+        """Count a failed request, and raise why the server died if that broke the connection."""
         self._metrics.record_failure()
         if isinstance(error, ConnectionFailedError) and not self._attached:
             self._server.raise_if_exited(timeout=_DEATH_TIMEOUT)

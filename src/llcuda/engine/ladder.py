@@ -1,8 +1,8 @@
-"""What to do without, step by step, when a model runs out of memory: a pure list, from the least loss to the most.
+"""What to do without, step by step, when a model runs out of memory, from the least loss to the most.
 
-llama-server fits the layers and the context into the memory by itself where nobody set them. These steps are for what
-still fails: because it was set, or because the estimate was wrong. What was asked for is left alone, but for the
-layers, which are the last thing to give before the GPU itself. A draft model is the first: it changes no answer.
+llama-server fits the layers and the context into the memory by itself if nobody set them. These steps are for what
+still fails. What was asked for is left alone, but for the layers, the last thing to give before the GPU itself. A draft
+model is the first: it changes no answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAST_BATCH = 128
 _LEAST_CONTEXT = 4096
 """Tokens; what llama-server's own fitting goes down to, too."""
 _SMALL_CACHE = "q8_0"
-"""34 bytes for 32 numbers, where f16 takes 64."""
+"""34 bytes for 32 numbers; f16 takes 64."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Load", "can_chat", "check_fallback", "complete_options", "require_whole_binaries", "start"]
 
 _FALLBACKS = ("auto", "error")
-# Below this size the threads' barriers cost more than the threads bring, and where other processes want the cores they
-# cost everything: the demo model made 4,000 tokens/s with one thread and 5 with two, on two busy cores.
+# Below this size the threads' barriers cost more than the threads bring, and everything if other processes want the
+# cores: the demo model made 4,000 tokens/s with one thread and 5 with two, on two busy cores.
 _ONE_THREAD_PARAMETERS = 20_000_000
 
 

@@ -1,7 +1,4 @@
-"""Where a model is to run: the device that was asked for -> the backend and the GPUs that llama-server is given.
-
-How it is split over several GPUs is held against those; and before the next start their memory has to be free again.
-"""
+"""Where a model is to run: the device that was asked for -> the backend and the GPUs that llama-server is given."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ __all__ = [
 ]
 
 OWN_SERVER = "own-server"
-"""The code of the choice where llama-server is not the bundled one."""
+"""The code of the choice if llama-server is not the bundled one."""
 
 _FIT_TARGET_MIB = 1024
 """llama-server's own ``--fit-target``."""
@@ -83,7 +80,7 @@ class Placement:
 def choose_placement(device: str, *, require_gpu: bool, gpu_layers: int | None = None) -> Placement:
     """Choose the backend and the GPUs for ``device``: ``auto``, ``cuda``, ``cuda:N`` (the N-th visible GPU) or ``cpu``.
 
-    Raises UsageError for another word or a contradiction, and the DeviceError that says why where a GPU is required
+    Raises UsageError for another word or a contradiction, and the DeviceError that says why if a GPU is required
     and none can be used.
     """
     required = require_gpu or device.startswith("cuda")
@@ -132,7 +129,7 @@ def _is_bundled(executable: Path) -> bool:
 
 
 def check_split(placement: Placement, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the server ``options`` without those that nothing is left for where ``auto`` came to the CPU.
+    """Return the server ``options`` without those about GPUs if ``auto`` came to the CPU.
 
     Raises UsageError if they contradict the device that was asked for or the number of GPUs that were chosen. For a
     llama-server of the user's own they are its to judge.
@@ -206,7 +203,7 @@ def settle(placement: Placement) -> None:
 def wait_for_memory(read_free: Callable[[], tuple[int | None, ...]], *, timeout: float = _SETTLE_TIMEOUT) -> None:
     """Return when ``read_free`` (MiB, one for each GPU) says the same twice, at most ``timeout`` seconds later.
 
-    Nothing is waited for where it is not known how much is free.
+    Nothing is waited for if it is not known how much is free.
     """
     deadline = monotonic() + timeout
     before = read_free()

@@ -46,11 +46,11 @@ class DeviceReport:
     asked: str
     """``auto``, ``cuda``, ``cuda:N`` or ``cpu``."""
     device: str
-    """``cuda`` where the GPU holds any of the model, else ``cpu``."""
+    """``cuda`` if the GPU holds any of the model, else ``cpu``."""
     backend: str | None
     """``cuda12`` or ``cuda13``; None if the CPU alone is used."""
     offload: str
-    """``full``, ``partial``, ``cpu``, or ``unknown`` where llama-server's log does not tell."""
+    """``full``, ``partial``, ``cpu``, or ``unknown`` if llama-server's log does not tell."""
     reason: str
     """In one sentence, why it is so."""
     remedy: str

@@ -33,10 +33,9 @@ _U64 = struct.Struct("<Q")
 def compile_walker() -> Callable[[bytes, int], re.Match[bytes] | None] | None:
     r"""Return a matcher of exactly ``BLOCK`` strings of under 64 bytes each, or None on Python 3.10.
 
-    A string is its length in eight bytes and then its bytes, so the alternatives are ``\x05\0{7}.{5}`` and so on. The
-    regular-expression engine takes 50 ns a string where a loop over ``struct.unpack_from`` takes 90 ns, and the
-    largest vocabularies have 777,000 strings. Possessive repeats, which 3.10 lacks, keep it from remembering where it
-    could go back to.
+    A string is its length in eight bytes and then its bytes, so the alternatives are ``\x05\0{7}.{5}`` and so on. That
+    takes 50 ns a string, a loop over ``struct.unpack_from`` 90 ns, and the largest vocabularies have 777,000 strings.
+    Possessive repeats, which 3.10 lacks, keep the engine from remembering where it could go back to.
     """
     if sys.version_info >= (3, 11):
         strings = "|".join(rf"\x{length:02x}\0{{7}}+.{{{length}}}+" for length in range(1, 64))

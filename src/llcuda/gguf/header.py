@@ -80,7 +80,7 @@ class _Header:
 
 @dataclass(frozen=True, slots=True)
 class GGUFInfo:
-    """A model as its header describes it. None stands where the header does not say."""
+    """A model as its header describes it. None is what the header does not say."""
 
     version: int
     architecture: str

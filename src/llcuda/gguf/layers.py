@@ -54,14 +54,14 @@ class Shape:
 
 
 class _Window(NamedTuple):
-    """How an architecture's sliding layers are arranged where its file does not say."""
+    """How an architecture's sliding layers are arranged if its file does not say."""
 
     period: int = 0
     """One layer of so many sees everything; 0 if the file must tell."""
     dense_first: bool = False
     """Whether it is the first of them, and not the last."""
     tokens: int = 0
-    """The window where the file names none."""
+    """The window if the file names none."""
     fixed: bool = False
     """Whether ``tokens`` wins over what the file names."""
 

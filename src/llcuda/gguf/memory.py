@@ -50,7 +50,7 @@ class MemoryEstimate:
     kv_bytes: int
     """The KV caches and the recurrent states, for all sequences together."""
     compute_bytes: int
-    """The compute buffer, where all is computed in one place, and the logits."""
+    """The compute buffer, if all is computed in one place, and the logits."""
     projector_bytes: int
     """The vision projector: weights and computation."""
     gpu_bytes: int
@@ -101,7 +101,7 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Return what the model will need with llama-server's options of these names.
 
-    ``ctx_size`` is the training context where it is None or 0. ``n_parallel=None`` is llama-server's own choice: four
+    ``ctx_size`` is the training context if it is None or 0. ``n_parallel=None`` is llama-server's own choice: four
     sequences that share one cache. The types are those of ``CACHE_TYPES``. Speculation, and the indexer caches of
     DeepSeek V3.2, V4 and their kind, are not counted. Raises UsageError for another type, or less than no tokens.
     """

@@ -96,7 +96,7 @@ class BinaryInstaller:
     ) -> None:
         """Install into ``cache_dir`` instead of LLCUDA_HOME; engines find it there if LLCUDA_HOME says the same.
 
-        ``source`` is the hub's dataset of releases where it is None, or an address, a folder, or a file; see
+        ``source`` is the hub's dataset of releases if it is None, or an address, a folder, or a file; see
         :func:`llcuda.installer.open_source`. ``progress`` shows a bar for a download. ``on_step`` is told, again and
         again, which of ``download``, ``unpack``, ``prove`` and ``activate`` goes on, how many bytes of it are done, and
         of how many (None if it is not about bytes).

@@ -56,8 +56,7 @@ def prove(folder: Path, *, choice: Choice | None, owner: Path, source: str) -> P
     """Load the demo model with the binaries in ``folder``, ask it three questions, and time it.
 
     ``choice`` names the GPUs for a CUDA backend, which runs with the executables in ``owner``; without one, ``folder``
-    has executables of its own. Raises InstallError, with the last lines of the log, where anything is not as it has to
-    be.
+    has executables of its own. Raises InstallError, with the last lines of the log, if anything is wrong.
     """
     try:
         if choice is None:

@@ -35,7 +35,7 @@ def open_source(text: str | None, *, downloads: Path) -> BundleSource:
     """Return the place that ``text`` names: by default the hub's dataset, else an address, a folder or a file.
 
     A file is a bundle, or the index of its folder. ``downloads`` is where partial downloads are kept. Raises UsageError
-    for what is none of these, and where downloads are forbidden (LLCUDA_OFFLINE and the like).
+    for what is none of these, and if downloads are forbidden (LLCUDA_OFFLINE and the like).
     """
     text = text or HUB_SOURCE
     if "://" not in text:
@@ -70,7 +70,7 @@ def _open_path(path: Path) -> FolderSource:
 
 
 def _split_address(url: str) -> tuple[str, str | None]:
-    """Return the folder's address, and the bundle's name where the address is one bundle's."""
+    """Return the folder's address, and the bundle's name if the address is one bundle's."""
     base, _, name = url.partition("?")[0].rpartition("/")
     if name.endswith(_ENDING):
         return base, name

@@ -15,7 +15,7 @@ PREFERENCE = (
     "Q6_K_XL", "Q8_0", "Q8_K_XL", "Q4_1", "Q5_0", "Q5_1", "NVFP4", "Q3_K_M", "Q3_K_L", "Q3_K_XL", "Q3_K_S", "IQ3_M",
     "IQ3_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "Q2_K_L", "Q2_K_XL", "BF16", "F16", "F32",
 )  # fmt: skip
-"""What is taken where the name says no quantisation: four bits first, then more, then fewer, then none at all."""
+"""What is taken if the name says no quantisation: four bits first, then more, then fewer, then none at all."""
 
 _LABEL = re.compile(
     r"(?:^|[-._/])((?:I?Q[1-8](?:_[0-9A-Z]+)*|TQ[12]_0|BF16|FP?16|FP?32|MXFP4|NVFP4)(?:_MOE)?)(?=[-./]|$)",

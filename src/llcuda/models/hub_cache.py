@@ -123,7 +123,7 @@ def list_cached_repositories() -> tuple[str, ...]:
 
 
 def remove_cached(repository: str, file: str) -> int:
-    """Remove the file from every snapshot, and its blob where nothing else links to it; return the bytes freed."""
+    """Remove the file from every snapshot, and its blob if nothing else links to it; return the bytes freed."""
     folder = _folder(repository)
     paths = [
         path for path in (folder / "snapshots").glob(f"*/{glob.escape(file)}") if path.is_symlink() or path.is_file()

@@ -88,7 +88,7 @@ def estimate_model(
 
 
 def pull_model(name: str, *, progress: bool = True) -> ModelFile:
-    """Have the model on this disk, compared with its digest where one is known, and return it.
+    """Have the model on this disk, compared with its digest if one is known, and return it.
 
     Raises what :func:`resolve_model` raises, and ChecksumMismatchError.
     """

@@ -78,7 +78,7 @@ class HubName:
 
 @dataclass(frozen=True, slots=True)
 class UrlName:
-    """An address of a file, and the digest it must have, where the name says it: ``#sha256=…``."""
+    """An address of a file, and the digest it must have, if the name says it: ``#sha256=…``."""
 
     url: str
     digest: str | None = None

@@ -39,7 +39,7 @@ class ModelFile:
     name: str
     """The name as it was given."""
     digest: str | None
-    """``sha256:…`` where it is known without reading the whole file."""
+    """``sha256:…`` if it is known without reading the whole file."""
     source: ModelSource
     info: GGUFInfo
     parts: tuple[Path, ...]
@@ -151,7 +151,7 @@ def _require_parts(name: str, parts: Sequence[Path]) -> None:
 def _find_projector(model: Path) -> Path | None:
     """Return the projector beside the model, if it is certain to be that model's.
 
-    It is where the folder holds a single model, or where the projector's name contains the model's.
+    It is if the folder holds a single model, or if the projector's name contains the model's.
     """
     there = [path.name for path in model.parent.glob("*.gguf")]
     models = {list_parts(file)[0] for file in there if is_model(file)}
@@ -287,7 +287,7 @@ def _adopt(parsed: names.UrlName, part: Path, store: ModelStore) -> str:
 
 
 def _refuse_offline(name: str) -> None:
-    """Raise DownloadError, with the variable's name, where downloads are forbidden."""
+    """Raise DownloadError, with the variable's name, if downloads are forbidden."""
     if not settings.is_offline():
         return
     variable = "LLCUDA_OFFLINE" if settings.is_set("LLCUDA_OFFLINE") else "HF_HUB_OFFLINE"

@@ -27,7 +27,7 @@ def find_executable(name: str = "llama-server") -> Path:
     """Return the absolute path of one of llama.cpp's executables.
 
     Raises BinaryNotFoundError with every place that was looked at, and BinaryUnusableError for one that may not be run.
-    LLAMA_SERVER_PATH is an order: where it names nothing, no other place is tried.
+    LLAMA_SERVER_PATH is an order: if it names nothing, no other place is tried.
     """
     searched: list[str] = []
     for place, path in _places(name):

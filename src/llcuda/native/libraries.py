@@ -1,6 +1,6 @@
 """Where a child finds its libraries: the order of the folders in its LD_LIBRARY_PATH.
 
-A CUDA backend needs the driver's libcuda.so.1, which the system knows, at times cuBLAS, and NCCL where it was built
+A CUDA backend needs the driver's libcuda.so.1, which the system knows, at times cuBLAS, and NCCL if it was built
 with that. They are looked for in this order: beside the backend, the ``nvidia-*`` wheels of this environment, torch's
 copies, CUDA_HOME, the system, and last what the user has set.
 """

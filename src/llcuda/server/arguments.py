@@ -80,11 +80,10 @@ _LONGEST_TEXT = 8192  # that OpenAI's API makes a vector of; a batch of a model'
 def build_arguments(**server_options: Any) -> list[str]:
     """Return the options as llama-server's arguments; a name is llama-server's own with ``_`` for ``-``.
 
-    None leaves an option out. True and False become ``--flag`` and ``--no-flag`` (``on`` and ``off`` where that is
-    what the option takes). A list becomes one value, joined by llama-server's rule for lists; a tuple several values,
-    but for ``tensor_split``.
-    Relative paths are made absolute. Raises UsageError for a name that is not the caller's to set; a name that
-    llama-server does not know is for llama-server to refuse.
+    None leaves an option out. True and False become ``--flag`` and ``--no-flag``, or ``on`` and ``off`` if the option
+    takes these. A list becomes one value, joined by llama-server's rule for lists; a tuple several values, but for
+    ``tensor_split``. Relative paths are made absolute. Raises UsageError for a name that is not the caller's to set; a
+    name that llama-server does not know is for llama-server to refuse.
     """
     arguments: list[str] = []
     for name, value in server_options.items():

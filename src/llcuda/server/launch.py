@@ -128,7 +128,7 @@ class Child:
             self._force()
 
     def disown(self) -> None:
-        """Give it up in a forked process, where it is the parent's."""
+        """Give it up in a forked process: it is the parent's."""
         self.owned = False
         self._lock = threading.RLock()  # the parent's thread that held the old one is not here
         self._close_pipe()

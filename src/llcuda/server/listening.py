@@ -24,7 +24,7 @@ _HINT = "Give the path of a file that is not there yet, in a folder of your own:
 def check_host(host: str) -> str:
     """Return the one IP address to listen on, or the path of a Unix socket; ``localhost`` is 127.0.0.1.
 
-    Raises UsageError for anything else, and for a path where no server should listen.
+    Raises UsageError for anything else, and for a path at which no server should listen.
     """
     import ipaddress  # noqa: PLC0415 - kept out of the import
 

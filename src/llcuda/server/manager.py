@@ -61,7 +61,7 @@ class ServerManager:
     state     it means                                  it becomes
     ========  ========================================  ==================================================
     stopped   there is none, or it was stopped          starting, by start_server
-    starting  it loads the model                        ready; stopping; stopped, where the start failed
+    starting  it loads the model                        ready; stopping; stopped, if the start failed
     ready     it answers                                stopping, by stop_server; exited, by its own death
     stopping  it was told to end                        stopped
     exited    it ended by itself                        starting, by start_server; stopped, by stop_server
@@ -118,14 +118,12 @@ class ServerManager:
         """Start llama-server with a model and return when it answers.
 
         Without ``port`` it takes a free one. A ``host`` that ends in ``.sock`` is the absolute path of a Unix socket in
-        a folder that only this user can write to: it is made there, and removed when the server ends. The start may
-        take as long as it makes progress (log lines, bytes read, memory that grows): ``stall_timeout`` seconds without
-        any end it, and ``timeout`` seconds in total where that is given.
-        ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to choose where they are None. ``verbose`` logs its
+        a folder that only this user can write to. The start may take as long as it makes progress (log lines, bytes
+        read, memory that grows): ``stall_timeout`` seconds without any end it, and ``timeout`` seconds in total.
+        ``gpu_layers`` and ``ctx_size`` (tokens) are llama-server's to choose if they are None. ``verbose`` logs its
         lines to the logger ``llcuda.server``. ``backend`` is the CUDA backend that it loads, one of
-        :func:`llcuda.native.find_backends`; without one it runs on the CPU, whatever ``gpu_layers`` says, and
-        :class:`llcuda.InferenceEngine` is what chooses one. ``visible_devices`` is its CUDA_VISIBLE_DEVICES.
-        ``server_options`` are those of :func:`build_arguments`.
+        :func:`llcuda.native.find_backends`; without one it runs on the CPU, whatever ``gpu_layers`` says.
+        ``visible_devices`` is its CUDA_VISIBLE_DEVICES. ``server_options`` are those of :func:`build_arguments`.
 
         Raises PortInUseError, BinaryError, ModelError, OutOfMemoryError, UsageError or ServerExitedError, each with the
         last lines of the log, and ServerNotReadyError if time ran out. Nothing is left running then.

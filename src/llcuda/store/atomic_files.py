@@ -1,4 +1,4 @@
-"""The one way in which a file comes to lie where it will be read: whole and on the disk, or not at all."""
+"""The one way to put a file in its place: whole and on the disk, or not at all."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def download(
     It is resumed if the server says that the file is the same, and kept after an error only if it can be. ``headers``
     go with each request; a key among them goes to no other server. ``check_start`` is given the first 16 bytes as soon
     as they are there, and raises if no such file begins so. ``progress`` shows a bar on a terminal, ``on_bytes`` is
-    told again and again how many bytes are there. Raises DownloadError, also where more than ``max_bytes`` come or they
+    told again and again how many bytes are there. Raises DownloadError, also if more than ``max_bytes`` come or they
     come too slowly, and ModelError on a full disk.
     """
     _Download(

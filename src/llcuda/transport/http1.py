@@ -1,7 +1,7 @@
 """HTTP/1.1 framing without I/O: build a request's bytes, and read a response out of bytes as they come.
 
-Both clients use it, so there is one place that knows the protocol. It reads a streamed token's chunk in about 1 µs
-where http.client needs a readline and two reads on a buffered file, and it says "complete" at the exact end of a body:
+Both clients use it, so there is one place that knows the protocol. It reads a streamed token's chunk in about 1 µs;
+http.client needs a readline and two reads on a buffered file. It says "complete" at the exact end of a body:
 http.client's ``readline`` does not (CPython 3.11), and the next request on the connection then fails.
 """
 
