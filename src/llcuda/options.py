@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence  # noqa: TC003 - OPTIONS reads the annotations
+from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - OPTIONS reads the annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, get_type_hints
 
@@ -195,15 +195,10 @@ def _check_range(name: str, number: float, option: Option) -> None:
         raise UsageError(f"{name}={number} is above {option.high}")
 
 
-def _check_bool(name: str, value: Any, _option: Option) -> bool:
-    if not isinstance(value, bool):
-        raise UsageError(f"{name}={value!r} is neither True nor False")
-    return value
-
-
-def _check_str(name: str, value: Any, _option: Option) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{name}={value!r} is not a string")
+def _check_type(name: str, value: Any, option: Option) -> Any:
+    kind, words = {"bool": (bool, "neither True nor False"), "str": (str, "not a string")}[option.kind]
+    if not isinstance(value, kind):
+        raise UsageError(f"{name}={value!r} is {words}")
     return value
 
 
@@ -222,16 +217,12 @@ def _check_lora(name: str, value: Any, _option: Option) -> list[dict[str, Any]]:
         raise UsageError(f"{name}={value!r} does not map the ids of adapters to their scales") from None
 
 
-def _check_json(_name: str, value: Any, _option: Option) -> Any:
-    return value
-
-
-_CHECKS = {
+_CHECKS: dict[str, Callable[[str, Any, RequestOption], Any]] = {
     "int": _check_int,
     "float": _check_float,
-    "bool": _check_bool,
-    "str": _check_str,
+    "bool": _check_type,
+    "str": _check_type,
     "strings": _check_strings,
     "lora": _check_lora,
-    "json": _check_json,
+    "json": lambda _name, value, _option: value,
 }

@@ -57,10 +57,8 @@ def get_count(name: str) -> int | None:
     Raises UsageError for anything else than a whole number.
     """
     value = os.environ.get(name, "").strip()
-    if not value:
-        return None
     try:
-        return int(value)
+        return int(value) if value else None
     except ValueError:
         raise UsageError(f"{name}={value!r} is not a whole number") from None
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llcuda.cli.options import Commands
-    from llcuda.devices import Choice, Devices, Gpu
+    from llcuda.devices import BackendChoice, Devices, Gpu
     from llcuda.native import Backend, InstalledBundle
 
 __all__ = ["add_parser", "format_backend"]
@@ -54,7 +54,7 @@ def format_backend(backend: Backend) -> str:
     return f"{backend.name} (CUDA {backend.toolkit}, driver {backend.driver_floor} or newer)"
 
 
-def _print_status(devices: Devices, backends: Sequence[Backend], choice: Choice) -> None:
+def _print_status(devices: Devices, backends: Sequence[Backend], choice: BackendChoice) -> None:
     if devices.gpus or devices.hidden:
         print_table(_HEADER, _to_rows(devices, choice))
         print()
@@ -80,7 +80,7 @@ def _print_installed(installed: Sequence[InstalledBundle], backends: Sequence[Ba
         print(f"installed: {bundle.profile} on {bundle.date} from {bundle.source}. {use}")
 
 
-def _to_rows(devices: Devices, choice: Choice) -> Iterator[tuple[str, ...]]:
+def _to_rows(devices: Devices, choice: BackendChoice) -> Iterator[tuple[str, ...]]:
     for gpu in devices.gpus:
         yield _to_row(gpu, "used" if gpu in choice.gpus else "left out")
     for gpu in devices.hidden:
@@ -93,7 +93,7 @@ def _to_row(gpu: Gpu, use: str) -> tuple[str, ...]:
     return str(gpu.index), gpu.name, gpu.capability or "-", total, free, use, gpu.uuid
 
 
-def _to_json(devices: Devices, backends: Sequence[Backend], choice: Choice) -> dict[str, Any]:
+def _to_json(devices: Devices, backends: Sequence[Backend], choice: BackendChoice) -> dict[str, Any]:
     return {
         "devices": dataclasses.asdict(devices),
         "backends": [{**dataclasses.asdict(backend), "library": str(backend.library)} for backend in backends],

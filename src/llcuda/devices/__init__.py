@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llcuda.devices.backend_choice import Choice, choose_backend, parse_device, visible_devices
+from llcuda.devices.backend_choice import BackendChoice, choose_backend, parse_device, visible_devices
 from llcuda.devices.compatibility import check_cuda_available, check_gpu_compatibility, get_cuda_device_info
 from llcuda.devices.detection import find_devices
 from llcuda.devices.inventory import Devices, Gpu, Situation
 
 __all__ = [
-    "Choice",
+    "BackendChoice",
     "Devices",
     "Gpu",
     "Situation",

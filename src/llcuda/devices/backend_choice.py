@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llcuda.native import Backend
 
-__all__ = ["Choice", "choose_backend", "parse_device", "visible_devices"]
+__all__ = ["BackendChoice", "choose_backend", "parse_device", "visible_devices"]
 
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 _OLDEST = (5, 0)
@@ -44,7 +44,7 @@ _GET_BACKEND = "Install one: llcuda gpu install"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendChoice:
     """What is to be used, and why; without a backend it is the CPU."""
 
     backend: Backend | None
@@ -96,12 +96,12 @@ class _Fit:
         return self.architecture.startswith("sm_")
 
 
-def visible_devices(choice: Choice) -> str:
+def visible_devices(choice: BackendChoice) -> str:
     """Return the value of CUDA_VISIBLE_DEVICES for a program that is to use what was chosen: UUIDs, or -1."""
     return ",".join(gpu.uuid or str(gpu.index) for gpu in choice.gpus) if choice.backend else "-1"
 
 
-def choose_backend(devices: Devices, backends: Sequence[Backend], *, device: str = "auto") -> Choice:
+def choose_backend(devices: Devices, backends: Sequence[Backend], *, device: str = "auto") -> BackendChoice:
     """Return the backend that runs on the most GPUs, as machine code rather than PTX, and of the newest toolkit.
 
     ``device`` is ``auto``, ``cuda``, ``cuda:N`` for the GPU at place N of ``devices.gpus``, or ``cpu``. GPUs that the
@@ -200,7 +200,7 @@ def _rank(backend: Backend, fits: Sequence[_Fit]) -> tuple[int, int, tuple[int, 
     return len(running), sum(fit.is_compiled for fit in running), parse_version(backend.toolkit)
 
 
-def _use(backend: Backend, fits: Sequence[_Fit], unused: str) -> Choice:
+def _use(backend: Backend, fits: Sequence[_Fit], unused: str) -> BackendChoice:
     used = [fit.gpu for fit in fits if fit.runs]
     through_ptx = [fit for fit in fits if fit.runs and not fit.is_compiled]
     sentences = [f"Using {backend.name} on {_join([_name(gpu) for gpu in used])}."]
@@ -217,14 +217,14 @@ def _use(backend: Backend, fits: Sequence[_Fit], unused: str) -> Choice:
     ]
     outdated = [fit.required for fit in fits if fit.required]
     remedy = f"Update the NVIDIA driver to {outdated[0]} or newer to use every GPU." if outdated else ""
-    return Choice(backend, tuple(used), " ".join([*sentences, unused]).strip(), remedy, "ok")
+    return BackendChoice(backend, tuple(used), " ".join([*sentences, unused]).strip(), remedy, "ok")
 
 
 def _why_not(fit: _Fit) -> str:
     return f"which needs driver {fit.required}" if fit.required else "which it was not built for"
 
 
-def _refuse(devices: Devices, fits: dict[Backend, list[_Fit]]) -> Choice:
+def _refuse(devices: Devices, fits: dict[Backend, list[_Fit]]) -> BackendChoice:
     """Return the choice of the CPU with its reason: the oldest driver that would help, or else the capability."""
     waiting = [(fit, backend) for backend, some in fits.items() for fit in some if fit.required]
     if waiting:
@@ -248,20 +248,20 @@ def _remedy_for_capability(gpu: Gpu) -> str:
     )
 
 
-def _driver_too_old(driver: str, fit: _Fit, backend: Backend) -> Choice:
+def _driver_too_old(driver: str, fit: _Fit, backend: Backend) -> BackendChoice:
     needed = f"which {backend.name} needs for {fit.gpu.name}"
     sentence = f"{_CPU} The NVIDIA driver {driver} is older than {fit.required}, {needed}."
     remedy = f"Update the NVIDIA driver to {fit.required} or newer, or {_USE_CPU}."
     return replace(_cpu("driver-too-old", sentence, remedy=remedy), driver=driver, required=fit.required)
 
 
-def _no_such_gpu(devices: Devices, device: str) -> Choice:
+def _no_such_gpu(devices: Devices, device: str) -> BackendChoice:
     names = ", ".join(f"cuda:{place} is {gpu.name}" for place, gpu in enumerate(devices.gpus))
     return _cpu("no-such-gpu", f"{_CPU} There is no {device} here: {names}.", remedy=f"Choose among these: {names}.")
 
 
-def _cpu(code: str, sentence: str, *, remedy: str = "") -> Choice:
-    return Choice(None, (), sentence, remedy, code)
+def _cpu(code: str, sentence: str, *, remedy: str = "") -> BackendChoice:
+    return BackendChoice(None, (), sentence, remedy, code)
 
 
 def _name(gpu: Gpu) -> str:

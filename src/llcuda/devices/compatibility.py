@@ -10,7 +10,7 @@ from llcuda.devices.detection import find_devices
 from llcuda.devices.machine import Machine
 
 if TYPE_CHECKING:
-    from llcuda.devices.backend_choice import Choice
+    from llcuda.devices.backend_choice import BackendChoice
     from llcuda.devices.inventory import Devices
 
 __all__ = ["check_cuda_available", "check_gpu_compatibility", "get_cuda_device_info"]
@@ -57,7 +57,7 @@ def get_cuda_device_info() -> dict[str, Any] | None:
     return {"driver_version": devices.driver, "cuda_version": devices.cuda, "gpus": gpus}
 
 
-def _decide(machine: Machine) -> tuple[Devices, Choice]:
+def _decide(machine: Machine) -> tuple[Devices, BackendChoice]:
     from llcuda.native import find_backends  # noqa: PLC0415 - reads files
 
     devices = find_devices(machine=machine)

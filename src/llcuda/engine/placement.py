@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-from llcuda.devices import Choice, Situation, choose_backend, find_devices, parse_device, visible_devices
+from llcuda.devices import BackendChoice, Situation, choose_backend, find_devices, parse_device, visible_devices
 from llcuda.errors import UsageError
 from llcuda.native import binaries_dir, find_backends, find_executable
 
@@ -41,7 +41,7 @@ SPLIT_OPTIONS = ("split_mode", "tensor_split", "main_gpu")
 _SETTLE_TIMEOUT = 2.0
 _SETTLE_INTERVAL = 0.05
 
-_ON_CPU = Choice(backend=None, gpus=(), sentence="Using the CPU, as was asked for.", remedy="", code="cpu-asked")
+_ON_CPU = BackendChoice(backend=None, gpus=(), sentence="Using the CPU, as was asked for.", remedy="", code="cpu-asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Placement:
     """``auto``, ``cuda``, ``cuda:N`` or ``cpu``."""
     required: bool
     """Whether it is an error not to use a GPU."""
-    choice: Choice
+    choice: BackendChoice
 
     @property
     def backend(self) -> Backend | None:
@@ -111,7 +111,7 @@ def _check(device: str, *, require_gpu: bool, gpu_layers: int | None) -> None:
         )
 
 
-def _choose(device: str) -> Choice:
+def _choose(device: str) -> BackendChoice:
     if device == "cpu":
         return _ON_CPU
     executable = find_executable("llama-server")
@@ -162,9 +162,12 @@ def _check_mode(mode: object) -> None:
 def _check_number(name: str, needed: int, placement: Placement) -> None:
     count = len(placement.choice.gpus)
     if needed > count:
+        used = "1 is used" if count == 1 else f"{count} are used"
+        all_gpus = 'Use device="cuda" for all of them, or leave it out.'
+        fewer = "Leave it out, or name no more GPUs than `llcuda gpu status` shows as used."
         raise UsageError(
-            f"{name} is for {needed} GPUs, and {_count_used(count)} with device={placement.asked!r}",
-            hint=_advise(placement.asked),
+            f"{name} is for {needed} GPUs, and {used} with device={placement.asked!r}",
+            hint=all_gpus if ":" in placement.asked else fewer,
         )
 
 
@@ -182,16 +185,6 @@ def _count_up_to(number: object) -> int:
     if number < 0:
         raise UsageError(f"main_gpu={number} is no GPU", hint='Count from 0 on; device="cpu" uses none.')
     return number + 1
-
-
-def _count_used(count: int) -> str:
-    return "1 is used" if count == 1 else f"{count} are used"
-
-
-def _advise(asked: str) -> str:
-    if ":" in asked:
-        return 'Use device="cuda" for all of them, or leave it out.'
-    return "Leave it out, or name no more GPUs than `llcuda gpu status` shows as used."
 
 
 def settle(placement: Placement) -> None:

@@ -88,7 +88,7 @@ def make_report(placement: Placement, offload: Offload, *, steps: tuple[str, ...
         device="cuda" if on_gpu else "cpu",
         backend=choice.backend.name if choice.backend and on_gpu else None,
         offload=offload.verdict,
-        reason=_explain_failure(offload) if failed else choice.sentence,
+        reason=f"A GPU was chosen, and nothing is on it: {offload.why_not.rstrip('.')}." if failed else choice.sentence,
         remedy="Run `llcuda doctor`: it says what is wrong with the GPU." if failed else choice.remedy,
         layers=offload.layers,
         layers_on_gpu=offload.layers_on_gpu,
@@ -105,10 +105,6 @@ def check_report(report: DeviceReport, *, required: bool, log_tail: tuple[str, .
         error = NoDeviceError(f"The GPU is not used. {report.reason}", hint=report.remedy)
         error.log_tail = log_tail
         raise error
-
-
-def _explain_failure(offload: Offload) -> str:
-    return f"A GPU was chosen, and nothing is on it: {offload.why_not.rstrip('.')}."
 
 
 def _sum_devices(offload: Offload, gpus: tuple[Gpu, ...]) -> tuple[DeviceUse, ...]:
@@ -142,9 +138,6 @@ def _place(buffer: Buffer) -> str:
 
 
 def _describe(use: DeviceUse) -> str:
-    parts = f"weights {_mib(use.weights_bytes)}, KV {_mib(use.kv_bytes)}, compute {_mib(use.compute_bytes)}"
-    return f"{use.device}{f' ({use.name})' if use.name else ''}: {parts}"
-
-
-def _mib(count: int) -> str:
-    return f"{count / _MIB:.1f} MiB"
+    parts = {"weights": use.weights_bytes, "KV": use.kv_bytes, "compute": use.compute_bytes}
+    sizes = ", ".join(f"{name} {count / _MIB:.1f} MiB" for name, count in parts.items())
+    return f"{use.device}{f' ({use.name})' if use.name else ''}: {sizes}"

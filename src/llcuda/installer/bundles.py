@@ -20,7 +20,7 @@ from llcuda.store import parse_digest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llcuda.devices import Choice, Devices
+    from llcuda.devices import BackendChoice, Devices
     from llcuda.native import BuildInfo
 
 __all__ = ["INDEX_NAME", "MAX_INDEX_BYTES", "Bundle", "choose_bundle", "describe_bundle", "parse_index"]
@@ -128,7 +128,7 @@ def describe_bundle(info: BuildInfo, *, path: Path, sha256: str) -> Bundle:
 
 def choose_bundle(
     bundles: Sequence[Bundle], devices: Devices, *, tag: str | None, profile: str | None = None
-) -> tuple[Bundle, Choice | None]:
+) -> tuple[Bundle, BackendChoice | None]:
     """Return the bundle for a machine with these ``devices``, and for a backend the choice that led to it.
 
     ``tag`` is the llama.cpp build of the executables that are there; None if there are none, and then the bundle is

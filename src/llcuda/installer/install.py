@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from llcuda.devices import Choice
+    from llcuda.devices import BackendChoice
     from llcuda.installer.bundles import Bundle
     from llcuda.installer.proof import Proof
     from llcuda.installer.sources import BundleSource
@@ -69,7 +69,7 @@ class Plan:
 
     bundle: Bundle
     source: BundleSource
-    choice: Choice | None
+    choice: BackendChoice | None
     """The backend and the GPUs that it is for; None for the executables."""
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ from llcuda.server.offload import read_offload
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llcuda.devices import Choice
+    from llcuda.devices import BackendChoice
     from llcuda.native import Backend
     from llcuda.server.offload import Offload
 
@@ -52,7 +52,7 @@ class Proof:
         return {**dataclasses.asdict(self), "gpus": list(self.gpus)}
 
 
-def prove(folder: Path, *, choice: Choice | None, owner: Path, source: str) -> Proof:
+def prove(folder: Path, *, choice: BackendChoice | None, owner: Path, source: str) -> Proof:
     """Load the demo model with the binaries in ``folder``, ask it three questions, and time it.
 
     ``choice`` names the GPUs for a CUDA backend, which runs with the executables in ``owner``; without one, ``folder``
@@ -70,7 +70,7 @@ def prove(folder: Path, *, choice: Choice | None, owner: Path, source: str) -> P
         raise InstallError(source, reason, log_tail=error.log_tail, hint=hint) from error
 
 
-def _prove_backend(backend: Backend, choice: Choice, *, owner: Path, source: str) -> Proof:
+def _prove_backend(backend: Backend, choice: BackendChoice, *, owner: Path, source: str) -> Proof:
     _, cpu_speed = _try(owner, None, visible=None, source=source)
     offload, speed = _try(owner, backend, visible=visible_devices(choice), source=source)
     return Proof("cuda", tuple(gpu.name for gpu in choice.gpus), offload.layers_on_gpu or 0, speed, cpu_speed)
@@ -90,7 +90,8 @@ def _try(executables: Path, backend: Backend | None, *, visible: str | None, sou
         )
         offload = read_offload(server.log)
         if backend and offload.verdict not in {"full", "partial"}:
-            raise _not_on_gpu(offload, server, source=source)
+            reason = f"the demo model did not get onto the GPU: {offload.why_not}"
+            raise InstallError(source, reason, log_tail=server.log_tail)
         with InferenceClient(url=server.url, api_key=server.api_key, max_retries=0) as client:
             _check_answers(client, server, source=source)
             return offload, _measure(client)
@@ -110,11 +111,6 @@ class _Server(ServerManager):
     def find_guard(self) -> Path:
         """Return the guard of the folder."""
         return self._folder / "llcuda-guard"
-
-
-def _not_on_gpu(offload: Offload, server: ServerManager, *, source: str) -> InstallError:
-    reason = f"the demo model did not get onto the GPU: {offload.why_not}"
-    return InstallError(source, reason, log_tail=server.log_tail)
 
 
 def _check_answers(client: InferenceClient, server: ServerManager, *, source: str) -> None:

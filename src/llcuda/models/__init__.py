@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llcuda.models.inventory import (
+from llcuda.models.listing import (
     ListedModel,
     Removal,
     estimate_model,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llcuda.models.names import HubName
-    from llcuda.store.resumption import Answer
+    from llcuda.store.resumption import ServerAnswer
 
 __all__ = ["HubFile", "fetch_file", "hub_headers", "list_files"]
 
@@ -163,16 +163,16 @@ def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
 
 
-def _translate(answer: Answer, name: HubName) -> ModelNotFoundError | DownloadError:
+def _translate(answer: ServerAnswer, name: HubName) -> ModelNotFoundError | DownloadError:
     """Return the error that an answer to a question about the repository stands for."""
-    status, code = answer.status, answer.headers.get("x-error-code")
+    status, code, label = answer.status, answer.headers.get("x-error-code"), name.label
     if code == "GatedRepo" or status in _LOGIN_STATUSES:
-        return _describe_login(name.label, name.repository, status)
+        return _describe_login(label, name.repository, status)
     if code == "RevisionNotFound":
-        return ModelNotFoundError(name.label, f"the repository has no revision {name.revision}")
+        return ModelNotFoundError(label, f"the repository has no revision {name.revision}")
     if status == _NOT_FOUND:
-        return ModelNotFoundError(name.label, "the hub has no such repository", hint="Check how its name is written.")
-    return DownloadError(name.label, f"HTTP {status}", status=status, hint="Check the network and try again.")
+        return ModelNotFoundError(label, "the hub has no such repository", hint="Check how its name is written.")
+    return DownloadError(label, f"HTTP {status}", status=status, hint="Check the network and try again.")
 
 
 def _explain(error: DownloadError, name: HubName, file: str) -> ModelNotFoundError | DownloadError:
@@ -186,10 +186,6 @@ def _explain(error: DownloadError, name: HubName, file: str) -> ModelNotFoundErr
 
 
 def _describe_login(label: str, repository: str, status: int | None) -> DownloadError:
-    return DownloadError(
-        label,
-        "the repository needs a login, or does not exist",
-        status=status,
-        hint=f"Accept the licence at {_endpoint()}/{repository}, then set HF_TOKEN to an access token of the same "
-        "account.",
-    )
+    licence = f"{_endpoint()}/{repository}"
+    hint = f"Accept the licence at {licence}, then set HF_TOKEN to an access token of the same account."
+    return DownloadError(label, "the repository needs a login, or does not exist", status=status, hint=hint)

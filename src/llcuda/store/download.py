@@ -20,7 +20,7 @@ from urllib.parse import urljoin
 
 from llcuda.errors import DownloadError
 from llcuda.store.atomic_files import place_file, sync, writing
-from llcuda.store.resumption import Action, Answer, Progress, decide, request_headers
+from llcuda.store.resumption import Action, DownloadProgress, ServerAnswer, decide, request_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -101,7 +101,7 @@ def download(
     ).run()
 
 
-def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> tuple[Answer, bytes]:
+def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> tuple[ServerAnswer, bytes]:
     """Return the answer to one request, and its body if the status is 200.
 
     Raises DownloadError, also if the body has more than ``max_bytes`` or takes longer than a minute.
@@ -109,13 +109,13 @@ def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None =
     import requests  # noqa: PLC0415 - loaded only when needed
     import urllib3  # noqa: PLC0415
 
-    sent = {**(headers or {}), **request_headers(Progress())}
+    sent = {**(headers or {}), **request_headers(DownloadProgress())}
     try:
         with _open_session() as session, _open(session, url, headers=sent, stall_timeout=STALL_TIMEOUT) as response:
             answer = _to_answer(response)
             if answer.status != _OK:
                 return answer, b""
-            if (step := decide(answer, Progress())).action is Action.FAIL:
+            if (step := decide(answer, DownloadProgress())).action is Action.FAIL:
                 raise DownloadError(url, step.reason)
             return answer, _read_small(url, response, max_bytes)
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -184,8 +184,8 @@ def _join(url: str, target: str, location: str) -> str:
     return following
 
 
-def _to_answer(response: requests.Response) -> Answer:
-    return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+def _to_answer(response: requests.Response) -> ServerAnswer:
+    return ServerAnswer(response.status_code, {name.lower(): value for name, value in response.headers.items()})
 
 
 def _read_pieces(response: requests.Response) -> Iterator[bytes]:
@@ -301,7 +301,7 @@ class _Download:
         with self.part.open("rb") as file:
             start = file.read(_START_BYTES)
         # If it raises, nothing of the file will ever be of use.
-        progress, self.progress = self.progress, Progress()
+        progress, self.progress = self.progress, DownloadProgress()
         check(start)
         self.progress = progress
 
@@ -320,7 +320,7 @@ class _Download:
         stated = MAX_UNSTATED_BYTES if self.progress.total is None else self.progress.total
         bound = stated if self.max_bytes is None else self.max_bytes
         if size > bound:
-            self.progress = Progress()  # nothing of it will ever be of use
+            self.progress = DownloadProgress()  # nothing of it will ever be of use
             raise DownloadError(
                 self.url, f"more than the {bound} bytes that it should have", hint="It is not the file meant."
             )
@@ -347,16 +347,16 @@ class _Download:
             disable=None if self.shown else True,
         )
 
-    def _read_progress(self) -> Progress:
+    def _read_progress(self) -> DownloadProgress:
         try:
-            noted = Progress(**json.loads(self.part.with_suffix(".json").read_bytes()))
+            noted = DownloadProgress(**json.loads(self.part.with_suffix(".json").read_bytes()))
             received = self.part.stat().st_size
         except (OSError, ValueError, TypeError, RecursionError):
-            return Progress()
+            return DownloadProgress()
         kinds = type(noted.total), type(noted.validator)
-        return replace(noted, received=received) if kinds in _NOTED_KINDS else Progress()
+        return replace(noted, received=received) if kinds in _NOTED_KINDS else DownloadProgress()
 
-    def _note(self, progress: Progress) -> None:
+    def _note(self, progress: DownloadProgress) -> None:
         self.progress = progress
         with place_file(self.part.with_suffix(".json")) as file:
             file.write(json.dumps(asdict(progress)).encode())

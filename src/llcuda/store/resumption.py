@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
-__all__ = ["Action", "Answer", "Progress", "Step", "decide", "request_headers"]
+__all__ = ["Action", "DownloadProgress", "ServerAnswer", "Step", "decide", "request_headers"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _MAX_DIGITS = 18
@@ -16,7 +16,7 @@ _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class DownloadProgress:
     """The bytes that are on the disk, and what the server said of the whole file."""
 
     received: int = 0
@@ -26,7 +26,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerAnswer:
     """The parts of a response that matter, its header names in small letters."""
 
     status: int
@@ -61,11 +61,11 @@ class Step:
     """What follows from an answer, and the progress from there on."""
 
     action: Action
-    progress: Progress
+    progress: DownloadProgress
     reason: str = ""
 
 
-def request_headers(progress: Progress) -> dict[str, str]:
+def request_headers(progress: DownloadProgress) -> dict[str, str]:
     """Return the headers that ask for the rest, if it is certain to be the rest of the same file."""
     headers = {"Accept-Encoding": "identity"}
     if progress.received and progress.validator:
@@ -73,28 +73,28 @@ def request_headers(progress: Progress) -> dict[str, str]:
     return headers
 
 
-def decide(answer: Answer, progress: Progress) -> Step:
+def decide(answer: ServerAnswer, progress: DownloadProgress) -> Step:
     """Return what to do with the answer to a request that was made with ``request_headers(progress)``."""
     if answer.headers.get("content-encoding", "identity") != "identity":
         return Step(Action.FAIL, progress, f"the server sends it encoded as {answer.headers['content-encoding']}")
     if answer.status in {200, _PARTIAL} and answer.length is None and "content-length" in answer.headers:
         return Step(Action.FAIL, progress, f"the server says that it has {answer.headers['content-length'][:40]} bytes")
     if answer.status == 200:  # noqa: PLR2004 - OK
-        return Step(Action.RESTART, Progress(0, answer.length, answer.validator))
+        return Step(Action.RESTART, DownloadProgress(0, answer.length, answer.validator))
     if answer.status == _PARTIAL:
         return _decide_partial(answer, progress)
     if answer.status == _RANGE_NOT_SATISFIABLE and progress.received:
         complete = progress.total == progress.received
-        return Step(Action.DONE, progress) if complete else Step(Action.AGAIN, Progress())
+        return Step(Action.DONE, progress) if complete else Step(Action.AGAIN, DownloadProgress())
     return Step(Action.RETRY if answer.status in _RETRIED else Action.FAIL, progress, f"HTTP {answer.status}")
 
 
-def _decide_partial(answer: Answer, progress: Progress) -> Step:
+def _decide_partial(answer: ServerAnswer, progress: DownloadProgress) -> Step:
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
     if not match or int(match[1]) != progress.received or not progress.received:
-        return Step(Action.AGAIN, Progress())
+        return Step(Action.AGAIN, DownloadProgress())
     total = None if match[3] == "*" else int(match[3])
     grown = None not in {total, progress.total} and total != progress.total
     if grown or answer.validator not in {None, progress.validator}:
-        return Step(Action.AGAIN, Progress())
+        return Step(Action.AGAIN, DownloadProgress())
     return Step(Action.APPEND, replace(progress, total=total or progress.total))

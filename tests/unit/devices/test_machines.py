@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from llcuda.devices import Choice, Devices, Situation, choose_backend, find_devices, visible_devices
+from llcuda.devices import BackendChoice, Devices, Situation, choose_backend, find_devices, visible_devices
 from llcuda.devices.detection import _conclude
 from llcuda.devices.diagnosis import explain_failure
 from llcuda.devices.inventory import Failure
@@ -222,7 +222,7 @@ def devices_of(row: Row, root: Path) -> Devices:
     return _conclude(build_machine(root, environ=environ), found, "nvidia-smi")
 
 
-def choose(row: Row, root: Path) -> Choice:
+def choose(row: Row, root: Path) -> BackendChoice:
     return choose_backend(devices_of(row, root), [BACKENDS[name] for name in row.bundled.split()])
 
 

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llcuda.store.resumption import Action, Answer, Progress, decide, request_headers
+from llcuda.store.resumption import Action, DownloadProgress, ServerAnswer, decide, request_headers
 
-FRESH = Progress()
-HALF = Progress(50, 100, '"tag"')
-
-
-def answer(status: int, **headers: str) -> Answer:
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()})
+FRESH = DownloadProgress()
+HALF = DownloadProgress(50, 100, '"tag"')
 
 
-def partial(content_range: str, **headers: str) -> Answer:
+def answer(status: int, **headers: str) -> ServerAnswer:
+    return ServerAnswer(status, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def partial(content_range: str, **headers: str) -> ServerAnswer:
     return answer(206, content_range=content_range, **headers)
 
 
@@ -29,7 +29,7 @@ class TestRequest:
         assert (headers["Range"], headers["If-Range"]) == ("bytes=50-", '"tag"')
 
     def test_without_a_validator_all_of_it_is_asked_for(self) -> None:
-        assert "Range" not in request_headers(Progress(50, 100))
+        assert "Range" not in request_headers(DownloadProgress(50, 100))
 
 
 class TestAnswer:
@@ -48,17 +48,17 @@ class TestAnswer:
 class TestDecision:
     def test_all_of_it_starts_anew(self) -> None:
         step = decide(answer(200, content_length="70", etag='"new"'), HALF)
-        assert (step.action, step.progress) == (Action.RESTART, Progress(0, 70, '"new"'))
+        assert (step.action, step.progress) == (Action.RESTART, DownloadProgress(0, 70, '"new"'))
 
     @pytest.mark.parametrize(
         "given", [partial("bytes 50-99/100"), partial("bytes 50-99/100", etag='"tag"'), partial("bytes 50-99/*")]
     )
-    def test_the_rest_is_appended(self, given: Answer) -> None:
+    def test_the_rest_is_appended(self, given: ServerAnswer) -> None:
         step = decide(given, HALF)
         assert (step.action, step.progress) == (Action.APPEND, HALF)
 
     def test_a_total_that_was_not_known_is_learned(self) -> None:
-        assert decide(partial("bytes 50-99/100"), Progress(50, None, '"tag"')).progress.total == 100
+        assert decide(partial("bytes 50-99/100"), DownloadProgress(50, None, '"tag"')).progress.total == 100
 
     @pytest.mark.parametrize(
         "given",
@@ -68,7 +68,7 @@ class TestDecision:
             answer(416),
         ],
     )  # fmt: skip
-    def test_what_may_not_be_the_rest_is_asked_for_again(self, given: Answer) -> None:
+    def test_what_may_not_be_the_rest_is_asked_for_again(self, given: ServerAnswer) -> None:
         step = decide(given, HALF)
         assert (step.action, step.progress) == (Action.AGAIN, FRESH)
 
@@ -76,7 +76,7 @@ class TestDecision:
         assert decide(partial("bytes 0-9/100"), FRESH).action is Action.AGAIN
 
     def test_nothing_left_to_send_means_done(self) -> None:
-        assert decide(answer(416), Progress(100, 100, '"tag"')).action is Action.DONE
+        assert decide(answer(416), DownloadProgress(100, 100, '"tag"')).action is Action.DONE
 
     @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
     def test_a_passing_error_is_tried_again(self, status: int) -> None:
@@ -106,8 +106,8 @@ class TestDecision:
     def test_every_answer_is_decided_and_only_a_proven_rest_is_appended(
         self, status: int, headers: dict[str, str], received: int
     ) -> None:
-        progress = Progress(received, 100, '"tag"')
-        step = decide(Answer(status, headers), progress)
+        progress = DownloadProgress(received, 100, '"tag"')
+        step = decide(ServerAnswer(status, headers), progress)
         assert step.action in Action
         if step.action is Action.APPEND:
             assert headers["content-range"].startswith(f"bytes {received}-")

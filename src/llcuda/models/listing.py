@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import ModelNotFoundError, UsageError
 from llcuda.gguf import estimate_memory, read_gguf
@@ -65,26 +65,12 @@ def inspect_model(name: str) -> ModelFile:
     return resolve_model(name, progress=False)
 
 
-def estimate_model(
-    model: ModelFile,
-    *,
-    ctx_size: int | None = None,
-    n_parallel: int | None = 1,
-    cache_type_k: str = "f16",
-    cache_type_v: str = "f16",
-) -> MemoryEstimate:
-    """Return how much memory the model will need, with its projector if it has one: see :func:`estimate_memory`.
+def estimate_model(model: ModelFile, **options: Any) -> MemoryEstimate:
+    """Return how much memory the model will need, with its projector if it has one.
 
-    Raises ModelFormatError if the projector's file is none.
+    ``options`` are those of ``llcuda.gguf.estimate_memory``. Raises ModelFormatError if the projector's file is none.
     """
-    return estimate_memory(
-        model.info,
-        ctx_size=ctx_size,
-        n_parallel=n_parallel,
-        cache_type_k=cache_type_k,
-        cache_type_v=cache_type_v,
-        mmproj=read_gguf(model.mmproj) if model.mmproj else None,
-    )
+    return estimate_memory(model.info, mmproj=read_gguf(model.mmproj) if model.mmproj else None, **options)
 
 
 def pull_model(name: str, *, progress: bool = True) -> ModelFile:
