@@ -62,7 +62,7 @@ class Devices:
     cuda: str | None
     """The newest CUDA that the driver runs, such as ``12.4``."""
     source: str
-    """``nvml``, ``nvidia-smi``, ``cache``, or ``none`` if nobody was asked."""
+    """``nvml``, ``cache``, or ``none`` if nobody answered."""
     situation: Situation
     detail: str
     remedy: str = ""
@@ -70,7 +70,7 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What NVML or nvidia-smi lists, before CUDA_VISIBLE_DEVICES; a GPU in MIG mode stands there as its slices."""
+    """What NVML lists, before CUDA_VISIBLE_DEVICES; a GPU in MIG mode stands there as its slices."""
 
     gpus: tuple[Gpu, ...]
     driver: str | None = None
@@ -83,7 +83,7 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why NVML or nvidia-smi gave no answer, with its own words."""
+    """Why NVML gave no answer, with its own words."""
 
     situation: Situation
     text: str

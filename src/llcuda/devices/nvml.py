@@ -20,7 +20,7 @@ __all__ = ["read_nvml", "read_nvml_usage"]
 
 T = TypeVar("T")
 
-# nvmlReturn_t, as nvml.h numbers it. nvidia-smi exits with the same numbers.
+# nvmlReturn_t, as nvml.h numbers it.
 _SITUATIONS = {
     4: Situation.PERMISSION,
     8: Situation.GPU_LOST,  # the power cables are not attached
