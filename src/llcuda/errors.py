@@ -42,33 +42,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "BinaryError",
-    "BinaryNotFoundError",
-    "BinaryUnusableError",
-    "ChecksumMismatchError",
-    "ConnectionFailedError",
-    "DeviceError",
-    "DownloadError",
-    "DraftMismatchError",
-    "DriverTooOldError",
-    "InstallError",
-    "LlcudaError",
-    "ModelError",
-    "ModelFormatError",
-    "ModelNotFoundError",
-    "NoDeviceError",
-    "OutOfMemoryError",
-    "PortInUseError",
-    "RequestError",
-    "RequestTimeoutError",
-    "ResponseError",
-    "SchemaMismatchError",
-    "ServerError",
-    "ServerExitedError",
-    "ServerNotReadyError",
-    "UnsupportedDeviceError",
-    "UsageError",
-]
+    "BinaryError", "BinaryNotFoundError", "BinaryUnusableError", "ChecksumMismatchError", "ConnectionFailedError",
+    "DeviceError", "DownloadError", "DraftMismatchError", "DriverTooOldError", "InstallError", "LlcudaError",
+    "ModelError", "ModelFormatError", "ModelNotFoundError", "NoDeviceError", "OutOfMemoryError", "PortInUseError",
+    "RequestError", "RequestTimeoutError", "ResponseError", "SchemaMismatchError", "ServerError", "ServerExitedError",
+    "ServerNotReadyError", "UnsupportedDeviceError", "UsageError",
+]  # fmt: skip
 
 
 class LlcudaError(Exception):

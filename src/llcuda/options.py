@@ -117,17 +117,10 @@ OPTIONS: dict[str, Option] = {
 
 # What other libraries and llama-server itself call our options, if spelling alone would not lead to them.
 _OTHER_NAMES = {
-    "stop": "stop_sequences",
-    "temp": "temperature",
-    "n_predict": "max_tokens",
-    "max_new_tokens": "max_tokens",
-    "num_predict": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "repetition_penalty": "repeat_penalty",
-    "logprobs": "n_probs",
-    "response_format": "schema",
-    "json_schema": "schema",
-}
+    **dict.fromkeys(("n_predict", "max_new_tokens", "num_predict", "max_completion_tokens"), "max_tokens"),
+    "stop": "stop_sequences", "temp": "temperature", "repetition_penalty": "repeat_penalty", "logprobs": "n_probs",
+    "response_format": "schema", "json_schema": "schema",
+}  # fmt: skip
 
 
 def check_options(options: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:

@@ -26,18 +26,9 @@ _OLDEST = (5, 0)
 """The compute capability below which no CUDA 12 toolkit makes machine code."""
 # The first driver branch for Linux of each CUDA, from the release notes of the toolkits.
 _DRIVERS = {
-    (12, 0): "525",
-    (12, 1): "530",
-    (12, 2): "535",
-    (12, 3): "545",
-    (12, 4): "550",
-    (12, 5): "555",
-    (12, 6): "560",
-    (12, 8): "570",
-    (12, 9): "575",
-    (13, 0): "580",
-    (13, 1): "590",
-}
+    (12, 0): "525", (12, 1): "530", (12, 2): "535", (12, 3): "545", (12, 4): "550", (12, 5): "555", (12, 6): "560",
+    (12, 8): "570", (12, 9): "575", (13, 0): "580", (13, 1): "590",
+}  # fmt: skip
 _CPU = "Using the CPU."
 _USE_CPU = 'use device="cpu"'
 _GET_BACKEND = "Install one: llcuda gpu install"
@@ -141,7 +132,7 @@ def _pick(gpus: Sequence[Gpu], number: int | None) -> tuple[tuple[Gpu, ...], str
     whole = tuple(gpu for gpu in gpus if gpu.mig_profile is None)
     slices = len(gpus) - len(whole)
     if whole:
-        return whole, f"Left out: {_plural(slices, 'MIG slice')}." if slices else ""
+        return whole, f"Left out: {slices} MIG slice{'s' * (slices > 1)}." if slices else ""
     return tuple(gpus[:1]), f"It is the first of {slices} MIG slices: a program can use one." if slices > 1 else ""
 
 
@@ -210,18 +201,15 @@ def _use(backend: Backend, fits: Sequence[_Fit], unused: str) -> BackendChoice:
             f"It has no machine code for {names}: the driver compiles {through_ptx[0].architecture}, "
             "which takes minutes at the first start."
         )
-    reasons = [(_why_not(fit), _name(fit.gpu)) for fit in fits if not fit.runs]
-    sentences += [
-        f"Left out: {_join([name for why, name in reasons if why == reason])}, {reason}."
-        for reason in dict.fromkeys(why for why, _ in reasons)
-    ]
+    left: dict[str, list[str]] = {}
+    for fit in fits:
+        if not fit.runs:
+            why = f"which needs driver {fit.required}" if fit.required else "which it was not built for"
+            left.setdefault(why, []).append(_name(fit.gpu))
+    sentences += [f"Left out: {_join(named)}, {why}." for why, named in left.items()]
     outdated = [fit.required for fit in fits if fit.required]
     remedy = f"Update the NVIDIA driver to {outdated[0]} or newer to use every GPU." if outdated else ""
     return BackendChoice(backend, tuple(used), " ".join([*sentences, unused]).strip(), remedy, "ok")
-
-
-def _why_not(fit: _Fit) -> str:
-    return f"which needs driver {fit.required}" if fit.required else "which it was not built for"
 
 
 def _refuse(devices: Devices, fits: dict[Backend, list[_Fit]]) -> BackendChoice:
@@ -274,5 +262,3 @@ def _join(names: Sequence[str]) -> str:
     return " and ".join(counted) if len(counted) < 3 else f"{', '.join(counted[:-1])} and {counted[-1]}"  # noqa: PLR2004
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"

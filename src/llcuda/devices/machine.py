@@ -23,15 +23,9 @@ _ELF_64 = b"\x7fELF\x02"
 _NODE = re.compile(r"nvidia(\d+|ctl|-uvm|-uvm-tools|-modeset)$")
 # Where drivers are that the loader's cache does not know: WSL2, Colab, GKE and its likes, NixOS, then distributions.
 _LIBRARY_FOLDERS = (
-    "/usr/lib/wsl/lib",
-    "/usr/lib64-nvidia",
-    "/usr/local/nvidia/lib64",
-    "/run/opengl-driver/lib",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/usr/lib",
-)
+    "/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib",
+    "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib",
+)  # fmt: skip
 _CONTAINER_GROUPS = re.compile(r"docker|kubepods|containerd|libpod|lxc|garden")
 
 

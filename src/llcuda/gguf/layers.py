@@ -67,30 +67,13 @@ class _Window(NamedTuple):
 
 
 _WINDOWS = {
-    "afmoe": _Window(4),
-    "cohere2": _Window(4),
-    "cohere2moe": _Window(4, dense_first=True),
-    "dots3note": _Window(),
-    "exaone-moe": _Window(4, tokens=128),
-    "exaone4": _Window(4, tokens=4096),
-    "gemma2": _Window(2, tokens=4096),
-    "gemma3": _Window(6),
-    "gemma3n": _Window(5),
-    "gemma4": _Window(),
-    "gpt-oss": _Window(2),
-    "granite_swa": _Window(),
-    "laguna": _Window(4, dense_first=True),
-    "llama4": _Window(4, tokens=8192, fixed=True),
-    "maple": _Window(),
-    "mellum": _Window(4),
-    "mimo2": _Window(),
-    "muse-glimmer": _Window(4),
-    "olmo2": _Window(4),
-    "plamo3": _Window(8),
-    "smallthinker": _Window(4, dense_first=True, tokens=4096),
-    "spark2_5": _Window(),
-    "step35": _Window(),
-}
+    "afmoe": _Window(4), "cohere2": _Window(4), "cohere2moe": _Window(4, dense_first=True), "dots3note": _Window(),
+    "exaone-moe": _Window(4, tokens=128), "exaone4": _Window(4, tokens=4096), "gemma2": _Window(2, tokens=4096),
+    "gemma3": _Window(6), "gemma3n": _Window(5), "gemma4": _Window(), "gpt-oss": _Window(2), "granite_swa": _Window(),
+    "laguna": _Window(4, dense_first=True), "llama4": _Window(4, tokens=8192, fixed=True), "maple": _Window(),
+    "mellum": _Window(4), "mimo2": _Window(), "muse-glimmer": _Window(4), "olmo2": _Window(4), "plamo3": _Window(8),
+    "smallthinker": _Window(4, dense_first=True, tokens=4096), "spark2_5": _Window(), "step35": _Window(),
+}  # fmt: skip
 """The architectures with sliding layers; elsewhere llama.cpp does not look at the window that a file names."""
 
 _RECURRENT = {"arwkv7", "mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7"}
