@@ -15,7 +15,7 @@ from llcuda.devices.inventory import Failure
 from llcuda.gateway.observe import gpu_metrics
 from llcuda.gateway.observe.gpu_metrics import GpuMetrics
 from tests.places import ROOT
-from tests.process.devices.test_find import T4, compile_nvml, set_driver
+from tests.process.devices.test_detection import T4, compile_nvml, set_driver
 from tests.processes import PATIENCE, wait_until
 from tests.standins.fake_machine import LIBCUDA, NVML, build_machine
 
