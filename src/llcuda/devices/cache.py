@@ -7,15 +7,20 @@ file, detection goes on without it. Free memory is never taken from it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import stat
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
 from llcuda.devices.inventory import Devices, Gpu, Situation
+from llcuda.errors import ModelError
 from llcuda.native import RECORD, binaries_dir, installed_dir
+from llcuda.store import place_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,8 +74,6 @@ _VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORD
 
 def read_cache(path: Path, key: dict[str, Any]) -> Devices | None:
     """Return the answer that the file has for this ``key``, None if it has none that can be trusted."""
-    import json  # noqa: PLC0415 - kept out of the way of a machine without a GPU
-
     try:
         data = json.loads(_read_own_file(path))
         if data["schema"] != _SCHEMA or data["key"] != key:
@@ -85,22 +88,12 @@ def read_cache(path: Path, key: dict[str, Any]) -> Devices | None:
 
 def write_cache(path: Path, key: dict[str, Any], *, devices: Devices) -> None:
     """Keep the answer, if it is one that lasts; a file that cannot be written is no error."""
-    import json  # noqa: PLC0415
-    import tempfile  # noqa: PLC0415
-
     if devices.situation not in _KEPT:
         return
     data = {"schema": _SCHEMA, "uptime": _uptime(), "key": key, "devices": asdict(devices)}
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # with mode 0600
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-                json.dump(data, file)
-            Path(name).replace(path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with contextlib.suppress(ModelError), place_file(path) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(json.dumps(data).encode())
 
 
 def _read_own_file(path: Path) -> str:
@@ -116,18 +109,12 @@ def _read_own_file(path: Path) -> str:
 
 
 def _parse_devices(data: dict[str, Any]) -> Devices:
-    gpus, hidden = (tuple(_parse_gpu(gpu) for gpu in data[name]) for name in ("gpus", "hidden"))
+    gpus, hidden = (tuple(Gpu(**{**gpu, "memory_free_mib": None}) for gpu in data[name]) for name in ("gpus", "hidden"))
     situation = Situation(data["situation"])
     return replace(Devices(**data), gpus=gpus, hidden=hidden, source="cache", situation=situation)
 
 
-def _parse_gpu(data: dict[str, Any]) -> Gpu:
-    return Gpu(**{**data, "memory_free_mib": None})
-
-
 def _uptime() -> float:
-    import time  # noqa: PLC0415
-
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -139,6 +126,4 @@ def _identify(path: Path | None) -> list[Any]:
 
 
 def _digest(path: Path) -> str:
-    import hashlib  # noqa: PLC0415
-
     return f"{path.parent.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
