@@ -11,8 +11,6 @@ from llcuda.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["MAX_SAMPLES", "RequestMetrics", "get_percentile", "summarize"]
-
 MAX_SAMPLES = 10_000
 _TOKENS = ("prompt_tokens", "tokens_generated", "draft_tokens", "draft_tokens_accepted")
 _SAMPLES = ("latency_ms", "time_to_first_token_ms", "tokens_per_sec")

@@ -8,16 +8,6 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 
 from llcuda.errors import UsageError
 
-__all__ = [
-    "OPTIONS",
-    "ChatOptions",
-    "InferOptions",
-    "Option",
-    "SamplingOptions",
-    "check_options",
-    "suggest_names",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Option:

@@ -12,19 +12,6 @@ from llcuda.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = [
-    "drop_secrets",
-    "get_count",
-    "get_path",
-    "get_seconds",
-    "home_dir",
-    "is_offline",
-    "is_set",
-    "models_dir",
-    "package_version",
-    "user_dir",
-]
-
 _SECRETS = ("_TOKEN", "_SECRET", "_PASSWORD", "_KEY", "_CREDENTIALS")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from llcuda.schema import Schema
 
-__all__ = ["ChatAnswer", "CompletionAnswer", "GatheredAnswer", "is_stream", "parse_json", "read_error"]
-
 _OK = 200
 _MANY = 300
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})

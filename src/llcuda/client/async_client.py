@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["AsyncInferenceClient", "AsyncTextStream"]
-
 T = TypeVar("T")
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from llcuda.client.requests import Call
     from llcuda.transport.base_transport import BaseTransport
 
-__all__ = ["BaseClient", "choose_concurrency", "choose_retries", "choose_timeout"]
-
 MAX_CONCURRENCY = 64
 
 T = TypeVar("T")

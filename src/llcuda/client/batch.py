@@ -14,16 +14,14 @@ if TYPE_CHECKING:
     from llcuda.client.streams import TextStream
     from llcuda.transport.base_transport import Handle
 
-__all__ = ["run_all"]
-
-
 _STOPPED = "another request of the batch failed"
 
 
 class Start(Protocol):
     """Sends a request, and gives before that what it can be ended with."""
 
-    def __call__(self, generation: Generation, on_begin: Callable[[Handle], object]) -> TextStream: ...
+    def __call__(self, generation: Generation, on_begin: Callable[[Handle], object]) -> TextStream:
+        """Return the stream."""
 
 
 class _Batch:

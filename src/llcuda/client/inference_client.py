@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from llcuda.options import SamplingOptions
     from llcuda.transport.base_transport import BaseTransport, Handle
 
-__all__ = ["InferenceClient"]
-
 T = TypeVar("T")
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from llcuda.transport import Deadline
     from llcuda.transport.base_transport import BaseTransport, Handle, Response
 
-__all__ = ["Sender", "parse_retry_after"]
-
 _SENT_AWAY = frozenset({429, 503})
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 8.0

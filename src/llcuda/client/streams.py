@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from llcuda.client.sending import Sender
     from llcuda.transport.base_transport import Handle, Response
 
-__all__ = ["BaseStream", "TextStream"]
-
 
 class BaseStream:
     """The request for a text, and its answer event by event."""

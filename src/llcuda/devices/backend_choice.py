@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from llcuda.native import Backend
 
-__all__ = ["BackendChoice", "choose_backend", "parse_device", "visible_devices"]
-
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 _OLDEST = (5, 0)
 """The compute capability below which no CUDA 12 toolkit makes machine code."""

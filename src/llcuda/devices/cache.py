@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from llcuda.devices.machine import Machine
 
-__all__ = ["cache_path", "make_key", "read_cache", "write_cache"]
-
 _SCHEMA = 1
 _LARGEST_FILE = 1 << 20
 # A driver that did not answer may answer later: it is asked again after these seconds since the boot.

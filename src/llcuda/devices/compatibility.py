@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from llcuda.devices.backend_choice import BackendChoice
     from llcuda.devices.inventory import Devices
 
-__all__ = ["check_cuda_available", "check_gpu_compatibility", "get_cuda_device_info"]
-
 
 def check_gpu_compatibility() -> dict[str, Any]:
     """Return whether a GPU of this machine is used, and which.

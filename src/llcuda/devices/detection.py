@@ -16,8 +16,6 @@ from llcuda.devices.machine import Machine
 if TYPE_CHECKING:
     from llcuda.devices.inventory import Gpu, GpuUsage
 
-__all__ = ["find_devices", "has_driver", "read_usage"]
-
 _TIMEOUT = 5.0
 _LONGEST_TIMEOUT = 3600.0
 _SLOW = 0.25

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from llcuda.devices.machine import Display, Machine
 
-__all__ = ["explain_failure", "explain_without_asking"]
-
 _START_WITH_GPUS = {
     "docker": "Start the container with --gpus all (the host needs the NVIDIA Container Toolkit).",
     "podman": "Start the container with --device nvidia.com/gpu=all (the host needs the NVIDIA Container Toolkit).",

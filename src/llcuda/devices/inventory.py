@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Devices", "Failure", "Gpu", "GpuUsage", "Inventory", "Situation"]
-
 
 class Situation(str, Enum):
     """Why the GPUs of a machine can be used, or cannot; the value is a word that stays the same."""

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["AMD", "INTEL", "NVIDIA", "Display", "Machine"]
-
 NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
 
 _LARGEST_FILE = 1 << 20

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["read_nvml", "read_nvml_usage"]
-
 T = TypeVar("T")
 
 # nvmlReturn_t, as nvml.h numbers it.

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from llcuda.devices.inventory import Gpu
 
-__all__ = ["choose_visible"]
-
 _NUMBER = re.compile(r"\s*[+-]?\d+")
 
 

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from llcuda.gguf import GGUFInfo
     from llcuda.models import ModelFile
 
-__all__ = [
-    "DRAFT_OPTIONS",
-    "NGRAM_MODES",
-    "Draft",
-    "DraftReport",
-    "check_vocabulary",
-    "choose_draft",
-    "raise_if_refused",
-]
-
 NGRAM_MODES = ("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache")
 """llama-server's ``--spec-type`` of the drafts that are copied from what was read and written before."""
 

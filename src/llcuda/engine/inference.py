@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from llcuda.models import ModelFile
     from llcuda.options import ChatOptions, InferOptions
 
-__all__ = ["InferenceEngine", "quick_infer"]
-
 # Seconds for a server that broke a connection to be seen dead: its crash is written down before it is reaped.
 _DEATH_TIMEOUT = 1.0
 

@@ -16,8 +16,6 @@ from llcuda.engine.placement import SPLIT_OPTIONS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["WITHOUT_DRAFT", "Rung", "list_rungs"]
-
 WITHOUT_DRAFT = "the draft model is left out"
 
 _CACHES = ("cache_type_k", "cache_type_v")

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from llcuda.models import ModelFile
     from llcuda.server import ServerManager
 
-__all__ = ["Load", "can_chat", "check_fallback", "complete_options", "require_whole_binaries", "start"]
-
 _FALLBACKS = ("auto", "error")
 # Below this size the threads' barriers cost more than the threads bring, and everything if other processes want the
 # cores: the demo model made 4,000 tokens/s with one thread and 5 with two, on two busy cores.

@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from llcuda.devices import Gpu
     from llcuda.native import Backend
 
-__all__ = [
-    "OWN_SERVER",
-    "SPLIT_OPTIONS",
-    "Placement",
-    "check_split",
-    "choose_fit_target",
-    "choose_placement",
-    "settle",
-    "wait_for_memory",
-]
-
 OWN_SERVER = "own-server"
 """The code of the choice if llama-server is not the bundled one."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from llcuda.engine.placement import Placement
     from llcuda.server.offload import Buffer, Offload
 
-__all__ = ["DeviceReport", "DeviceUse", "check_report", "make_report"]
-
 _MIB = 1 << 20
 _HOST = "CPU"
 

@@ -13,8 +13,6 @@ from llcuda.errors import ModelFormatError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Cursor"]
-
 CHUNK_BYTES = 1 << 19
 MAX_TEXT_BYTES = 1 << 20
 """The longest string that is read. Chat templates, the longest there are, stay under 100 KB."""

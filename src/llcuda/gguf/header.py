@@ -22,17 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = [
-    "GGUFInfo",
-    "Scalar",
-    "TensorFacts",
-    "combine_parts",
-    "parse_gguf",
-    "read_gguf",
-    "read_header",
-    "require_magic",
-]
-
 Scalar = int | float | bool | str
 
 MAX_KEYS = 4096

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from llcuda.gguf.header import GGUFInfo
 
-__all__ = ["Layer", "Shape", "read_number", "read_numbers", "read_shape"]
-
 MAX_LAYERS = 512
 """llama.cpp refuses a model of more: none of its layers are looked at."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from llcuda.gguf.header import GGUFInfo
     from llcuda.gguf.layers import Shape
 
-__all__ = ["CACHE_TYPES", "MemoryEstimate", "can_quantise_cache", "estimate_memory"]
-
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 """What llama-server takes for ``--cache-type-k`` and ``-v``."""
 

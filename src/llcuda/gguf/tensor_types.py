@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ARRAY", "FILE_TYPES", "SCALARS", "STRING", "TENSOR_TYPES", "UINT32", "TensorType"]
-
 UINT32, STRING, ARRAY = 4, 8, 9
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", UINT32: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from llcuda.devices import BackendChoice, Devices
     from llcuda.native import BuildInfo
 
-__all__ = ["INDEX_NAME", "MAX_INDEX_BYTES", "Bundle", "choose_bundle", "describe_bundle", "parse_index"]
-
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 1 << 20
 MAX_BYTES = 4 << 30

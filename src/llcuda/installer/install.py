@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from llcuda.installer.sources import BundleSource
     from llcuda.native import BuildInfo, Problem
 
-__all__ = ["BinaryInstaller", "Plan"]
-
 Times = tuple[tuple[InstalledBundle, ...], ...]
 """The bundles in use now, then those that were in use before, the last first."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from llcuda.native import Backend
     from llcuda.server.offload import Offload
 
-__all__ = ["Proof", "prove"]
-
 _QUESTIONS = (("What is 2+2?", "4"), ("What is 17+25?", "42"), ("What is the capital of France?", "Paris"))
 _TOKENS = 128
 _CONTEXT = 512

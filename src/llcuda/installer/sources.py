@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from llcuda.installer.bundles import Bundle
 
-__all__ = ["HUB_SOURCE", "BundleSource", "open_source"]
-
 HUB_SOURCE = "hf://datasets/waqasm86/Local-Llama-Inference"
 """The dataset of released bundles, with one folder for each version."""
 _HUB = "hf://datasets/"

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from llcuda.native import BuildInfo
 
-__all__ = ["read_bundle_record", "unpack_bundle"]
-
 RECORD = "BUILD.json"
 _BLOCK = 512
 _CHUNK_BYTES = 1 << 20

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["PREFERENCE", "choose_file", "choose_projector", "is_model", "list_parts", "parse_quantisation"]
-
 PREFERENCE = (
     "Q4_K_M", "Q4_K_XL", "Q4_K_L", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "IQ4_NL", "Q5_K_M", "Q5_K_XL", "Q5_K_S", "Q6_K",
     "Q6_K_XL", "Q8_0", "Q8_K_XL", "Q4_1", "Q5_0", "Q5_1", "NVFP4", "Q3_K_M", "Q3_K_L", "Q3_K_XL", "Q3_K_S", "IQ3_M",

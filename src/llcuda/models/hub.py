@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from llcuda.models.names import HubName
     from llcuda.store.resumption import ServerAnswer
 
-__all__ = ["HubFile", "fetch_file", "hub_headers", "list_files"]
-
 _HUB = "https://huggingface.co"
 _MAX_LISTING_BYTES = 32 << 20
 """The largest repositories have some 10,000 files, at 400 bytes each."""

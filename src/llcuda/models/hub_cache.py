@@ -22,17 +22,6 @@ from llcuda.store import parse_digest, place_file
 from llcuda.store.atomic_files import move_into_place, replace_link, writing
 from llcuda.store.digests import remember_digest
 
-__all__ = [
-    "blob_path",
-    "cache_dir",
-    "cached_digest",
-    "downloads_dir",
-    "list_cached",
-    "list_cached_repositories",
-    "place",
-    "remove_cached",
-]
-
 
 def cache_dir() -> Path:
     """Return the hub's cache: HF_HUB_CACHE, else ``hub`` in HF_HOME, else in the XDG cache folder."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from llcuda.gguf import MemoryEstimate
 
-__all__ = ["ListedModel", "Removal", "estimate_model", "inspect_model", "list_models", "pull_model", "remove_model"]
-
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:

@@ -10,20 +10,6 @@ from llcuda.errors import UsageError
 from llcuda.models.file_names import list_parts
 from llcuda.store import parse_digest
 
-__all__ = [
-    "DEMOS",
-    "DemoName",
-    "DigestName",
-    "HubName",
-    "ModelName",
-    "PathName",
-    "RegistryName",
-    "UrlName",
-    "check_file",
-    "list_part_urls",
-    "parse_name",
-]
-
 DEMOS = ("demo", "demo-draft")
 """The models inside the package."""
 

@@ -14,8 +14,6 @@ from llcuda.models.names import DEMOS, HubName
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["RegistryEntry", "find_entry", "get_draft", "read_registry", "suggest_names"]
-
 # Models that are known to have a draft: a smaller model with the same vocabulary, tried together with this one.
 _DRAFTS = {"demo": "demo-draft"}
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from llcuda.models.hub import HubFile
 
-__all__ = ["ModelFile", "resolve_model"]
-
 ModelSource = Literal["demo", "path", "store", "registry", "hub", "url"]
 
 

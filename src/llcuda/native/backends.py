@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from llcuda.native.build_info import BuildInfo
 
-__all__ = ["INSTALL_AGAIN", "LIBRARY", "Backend", "find_backends", "read_backend"]
-
 LIBRARY = "libggml-cuda.so"
 INSTALL_AGAIN = "Install it again (llcuda gpu install --force), or go back (llcuda gpu rollback)."
 

@@ -13,18 +13,6 @@ from typing import Any
 from llcuda.errors import BinaryUnusableError
 from llcuda.native.installed import get_installed_executables
 
-__all__ = [
-    "BUILD_FILE",
-    "BuildInfo",
-    "CudaInfo",
-    "FileRecord",
-    "Problem",
-    "binaries_dir",
-    "check_binaries",
-    "package_dir",
-    "read_build_info",
-]
-
 BUILD_FILE = "BUILD.json"
 _SCHEMA = 1
 _REINSTALL = "Reinstall the package: pip install --force-reinstall --no-deps llcuda"

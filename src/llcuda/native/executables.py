@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["exec_tool", "find_executable", "find_guard"]
-
 
 def find_executable(name: str = "llama-server") -> Path:
     """Return the absolute path of one of llama.cpp's executables.

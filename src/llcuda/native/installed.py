@@ -17,15 +17,6 @@ from llcuda.errors import BinaryUnusableError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "RECORD",
-    "InstalledBundle",
-    "get_installed_executables",
-    "installed_dir",
-    "read_installed",
-    "read_record",
-]
-
 RECORD = "active.json"
 _SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

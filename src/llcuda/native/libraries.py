@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from llcuda.native.backends import Backend
 
-__all__ = ["child_environment", "find_nccl", "library_folders"]
-
 # Where the driver's own library is on WSL, Colab and GKE, whose dynamic loaders do not always know.
 _DRIVER_FOLDERS = (Path("/usr/lib/wsl/lib"), Path("/usr/lib64-nvidia"), Path("/usr/local/nvidia/lib64"))
 _DRIVER = "libcuda.so.1"

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from llcuda.server.failures import Launch
 
-__all__ = ["build_arguments", "build_own_arguments", "check_key", "check_numbers", "with_defaults"]
-
 # A test compares these tables with what llama-server --help says.
 
 # The contract's names for what llama-server calls otherwise.

@@ -30,8 +30,6 @@ from llcuda.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["TAIL_LINES", "Launch", "classify_failure"]
-
 TAIL_LINES = 40
 
 _REINSTALL = "Reinstall the package: pip install --force-reinstall --no-deps llcuda"

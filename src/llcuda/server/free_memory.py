@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["limit_prompt_cache", "read_free_memory"]
-
 _MIB = 1 << 20
 _UNLIMITED = "max"
 _MOST_CACHED_MIB = 8192

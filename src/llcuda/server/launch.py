@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from llcuda.server.log import Log
 
-__all__ = ["Child"]
-
 _FIRST_FREE = 3  # after the standard descriptors
 _ORDERLY = b"q"
 _KILL = b"k"

@@ -11,8 +11,6 @@ from pathlib import Path
 from llcuda.errors import PortInUseError, UsageError
 from llcuda.transport.address import Address, unix_address
 
-__all__ = ["check_host", "check_port_free", "is_socket_path", "remove_socket", "restrict_socket", "to_address"]
-
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
 _MAX_PORT = 65535
 _SUFFIX = ".sock"

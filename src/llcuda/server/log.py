@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Log"]
-
 MAX_LINES = 4000
 MAX_LINE_BYTES = 8192
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from llcuda.native import Backend
     from llcuda.transport.address import Address
 
-__all__ = ["ServerManager"]
-
 _START_OPTIONS = frozenset({"host", "port", "timeout", "stall_timeout", "api_key", "verbose"})
 _EXIT_TIMEOUT = 5.0
 _HEALTH_TIMEOUT = 5.0

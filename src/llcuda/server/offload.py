@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Buffer", "Offload", "read_offload", "sum_bytes"]
-
 _MIB, _GIB = 1 << 20, 1 << 30
 # Pinned and mapped memory of the host is named after a GPU too (CUDA_Host, CUDA0_Host, CPU_Mapped): it is none.
 # ``Meta()`` are several GPUs that share every tensor.

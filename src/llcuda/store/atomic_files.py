@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = [
-    "DISK_FULL",
-    "move_into_place",
-    "place_file",
-    "replace_link",
-    "sync",
-    "sync_folder",
-    "writing",
-]
-
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """EFBIG is a limit of the shell: ``ulimit -f``."""
 

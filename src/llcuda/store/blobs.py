@@ -27,8 +27,6 @@ from llcuda.store.digests import hash_file, parse_digest, remember_digest, requi
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ModelStore", "StoredBlob"]
-
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:

@@ -16,8 +16,6 @@ from llcuda.store.atomic_files import place_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["get_digest", "hash_file", "hash_stream", "parse_digest", "remember_digest", "require_digest", "verify_file"]
-
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _CHUNK_BYTES = 1 << 20
 _MAX_VERIFIED = 1000

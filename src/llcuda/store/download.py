@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     import requests
 
-__all__ = ["RESERVE_BYTES", "STALL_TIMEOUT", "download", "fetch_small", "forget_partial", "lock_partial"]
-
 CONNECT_TIMEOUT = 10.0
 STALL_TIMEOUT = 30.0
 MAX_FUTILE_ATTEMPTS = 5

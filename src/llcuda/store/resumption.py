@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
-__all__ = ["Action", "DownloadProgress", "ServerAnswer", "Step", "decide", "request_headers"]
-
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _MAX_DIGITS = 18
 """No file is larger; thousands of digits are more than int() takes."""

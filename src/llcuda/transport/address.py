@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from llcuda.errors import UsageError
 
-__all__ = ["MAX_SOCKET_BYTES", "Address", "parse_address"]
-
 MAX_SOCKET_BYTES = 107
 """The longest path that the kernel takes, without the zero byte at its end."""
 

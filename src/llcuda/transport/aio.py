@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     _Opening = asyncio.Task[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
-__all__ = ["AsyncTransport"]
-
 
 class AsyncTransport(BaseTransport):
     """Requests to one server from one event loop at a time."""

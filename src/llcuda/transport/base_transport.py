@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from llcuda.transport.address import Address
     from llcuda.transport.deadline import Deadline
 
-__all__ = ["READ_BYTES", "BaseTransport", "ClientConnection", "Handle", "Response", "run"]
-
 MAX_IDLE_SECONDS = 4.0
 MAX_IDLE_CONNECTIONS = 64
 READ_BYTES = 65536

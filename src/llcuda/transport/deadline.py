@@ -6,8 +6,6 @@ from time import monotonic
 
 from llcuda.errors import RequestTimeoutError, UsageError
 
-__all__ = ["Deadline"]
-
 _LONGEST_WAIT = 1e6  # seconds; a socket takes no infinite time-out other than None
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from llcuda.errors import ResponseError
 
-__all__ = ["EventDecoder"]
-
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 

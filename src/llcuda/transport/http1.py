@@ -12,8 +12,6 @@ from functools import lru_cache
 
 from llcuda.errors import ConnectionFailedError, UsageError
 
-__all__ = ["ResponseReader", "build_head", "build_request"]
-
 MAX_HEAD_BYTES = 65536
 MAX_LINE_BYTES = 4096
 

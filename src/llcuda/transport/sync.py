@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Candidate = tuple[int, int, int, str, object]
 
-__all__ = ["Transport"]
-
 
 class Transport(BaseTransport):
     """Requests to one server, from several threads. Its coroutines never wait on an event loop: ``run`` runs them."""
