@@ -16,7 +16,7 @@ from llcuda.installer.unpack import read_bundle_record
 from llcuda.models.hub import hub_headers
 from llcuda.store import hash_file, parse_digest
 from llcuda.store.digests import hash_stream, require_digest
-from llcuda.store.download import download, fetch_small, forget_partial, lock_partial
+from llcuda.store.download import Download, fetch_small, forget_partial, lock_partial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -178,7 +178,8 @@ class WebSource:
         """
         url = f"{self.base}/{bundle.name}"
         with lock_partial(self.downloads, url) as part:
-            download(url, part, headers=self.headers, max_bytes=bundle.bytes, progress=progress, on_bytes=on_bytes)
+            size = bundle.bytes
+            Download(url, part, headers=self.headers, max_bytes=size, shown=progress, on_bytes=on_bytes).run()
             with part.open("rb") as file:
                 try:
                     _check(file, bundle, label=url)

@@ -22,7 +22,7 @@ from llcuda.models import hub_cache
 from llcuda.models.names import check_file
 from llcuda.store import hash_file, parse_digest, verify_file
 from llcuda.store.digests import require_digest
-from llcuda.store.download import download, fetch_small, forget_partial, lock_partial
+from llcuda.store.download import Download, fetch_small, forget_partial, lock_partial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +110,9 @@ def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
             return place(digest=file.digest)
         try:
             check = functools.partial(require_magic, name=label)
-            download(url, part, headers=hub_headers(), max_bytes=file.bytes, check_start=check, progress=progress)
+            Download(
+                url, part, headers=hub_headers(), max_bytes=file.bytes, check_start=check, shown=progress
+            ).run()
         except DownloadError as error:
             raise _explain(error, name, file.path) from error
         try:

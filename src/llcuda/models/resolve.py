@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, DownloadError, ModelFormatError, ModelNotFoundError
@@ -241,23 +241,23 @@ def _resolve_url(parsed: names.UrlName, name: str, *, progress: bool) -> ModelFi
     return _describe(name, [folder / part for part in urls], source="url", digest=first)
 
 
-def fetch_url(parsed: names.UrlName, store: ModelStore, *, progress: bool, **options: float) -> str:
+def fetch_url(parsed: names.UrlName, store: ModelStore, *, progress: bool, **options: Any) -> str:
     """Have the file of an address in the store, once it is seen to be a whole GGUF file, and return its digest.
 
     What was downloaded before, by this process or another, is resumed if the server says that the file is the same. Two
-    processes do not download the same file twice. ``options`` are those of ``download``. Raises DownloadError,
+    processes do not download the same file twice. ``options`` are those of ``Download``. Raises DownloadError,
     ModelFormatError, ChecksumMismatchError if its digest is not the one in the name, and ModelError on a full disk.
     """
     if known := _find_url(parsed, store):
         return known
     _refuse_offline(parsed.url)
-    from llcuda.store.download import download, forget_partial, lock_partial  # noqa: PLC0415 - only when needed
+    from llcuda.store.download import Download, forget_partial, lock_partial  # noqa: PLC0415 - only when needed
 
     with lock_partial(store.root / "downloads", parsed.url) as part:
         if known := _find_url(parsed, store):
             return known
         check = partial(require_magic, name=parsed.url)
-        download(parsed.url, part, check_start=check, progress=progress, **options)
+        Download(parsed.url, part, check_start=check, shown=progress, **options).run()
         try:
             digest = _adopt(parsed, part, store)
         except (ModelFormatError, ChecksumMismatchError):

@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urljoin
@@ -66,37 +66,6 @@ def lock_partial(folder: Path, url: str) -> Iterator[Path]:
         with writing(part):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield part
-
-
-def download(
-    url: str,
-    part: Path,
-    *,
-    headers: Mapping[str, str] | None = None,
-    max_bytes: int | None = None,
-    check_start: Callable[[bytes], object] | None = None,
-    progress: bool = True,
-    on_bytes: Callable[[int], object] | None = None,
-    stall_timeout: float = STALL_TIMEOUT,
-) -> None:
-    """Download ``url`` into ``part``, a path of :func:`lock_partial`; what is there already is resumed.
-
-    It is resumed if the server says that the file is the same, and kept after an error only if it can be. ``headers``
-    go with each request; a key among them goes to no other server. ``check_start`` is given the first 16 bytes as soon
-    as they are there, and raises if no such file begins so. ``progress`` shows a bar on a terminal, ``on_bytes`` is
-    told again and again how many bytes are there. Raises DownloadError, also if more than ``max_bytes`` come or they
-    come too slowly, and ModelError on a full disk.
-    """
-    _Download(
-        url,
-        part,
-        headers=headers or {},
-        max_bytes=max_bytes,
-        check_start=check_start,
-        shown=progress,
-        on_bytes=on_bytes,
-        stall_timeout=stall_timeout,
-    ).run()
 
 
 def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> tuple[ServerAnswer, bytes]:
@@ -194,25 +163,35 @@ def _read_pieces(response: requests.Response) -> Iterator[bytes]:
 
 
 @dataclass
-class _Download:
-    """One file's way from the server to ``part``."""
+class Download:
+    """One file's way from ``url`` to ``part``, a path of :func:`lock_partial`; what is there already is resumed.
+
+    It is resumed if the server says that the file is the same, and kept after an error only if it can be.
+    """
 
     url: str
     part: Path
     _: KW_ONLY
-    headers: Mapping[str, str]
-    max_bytes: int | None
-    check_start: Callable[[bytes], object] | None
-    shown: bool
-    on_bytes: Callable[[int], object] | None
-    stall_timeout: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """They go with each request; a key among them goes to no other server."""
+    max_bytes: int | None = None
+    check_start: Callable[[bytes], object] | None = None
+    """Given the first 16 bytes as soon as they are there; it raises if no such file begins so."""
+    shown: bool = True
+    """Whether a terminal shows a bar."""
+    on_bytes: Callable[[int], object] | None = None
+    """Told again and again how many bytes are there."""
+    stall_timeout: float = STALL_TIMEOUT
     complete: bool = False
 
     def __post_init__(self) -> None:
         self.progress = self._read_progress()
 
     def run(self) -> None:
-        """Ask until the file is whole, or until asking brings nothing any more."""
+        """Ask until the file is whole, or until asking brings nothing any more.
+
+        Raises DownloadError, also if too many bytes come or they come too slowly, and ModelError on a full disk.
+        """
         try:
             with _open_session() as session, writing(self.part), self.part.open("ab") as file:
                 self._ask_until_whole(session, file)
