@@ -54,11 +54,9 @@ def streamed(
 
 
 class AsyncTextStream(BaseStream):
-    """The pieces of a text, as soon as the server has generated them.
+    """The pieces of a text, as soon as they are there: what ``TextStream`` is, to iterate over with ``async for``.
 
-    Iterate over it with ``async for``; the request is sent when that begins. Closing it before the end, leaving its
-    ``async with`` block, cancelling the task that waits for it or dropping it closes the connection, and the server
-    stops generating. After the end, ``result`` is what ``infer`` would have returned.
+    The request is sent when that begins. Cancelling the task that waits for it closes the connection, too.
     """
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -102,9 +100,8 @@ class AsyncTextStream(BaseStream):
 class AsyncInferenceClient(BaseClient):
     """Ask a running llama-server, or anything that speaks its API, without blocking the event loop.
 
-    The methods are those of ``InferenceClient``, as coroutines; a stream is iterated over with ``async for``.
-    Cancelling a task cuts the connection that it waits for, so the server stops generating. A client belongs to one
-    event loop at a time; close it there, or use ``async with``.
+    The methods are those of ``InferenceClient``, as coroutines. Cancelling a task cuts the connection that it waits
+    for, so the server stops generating. A client belongs to one event loop at a time; close it there.
     """
 
     _make_transport: ClassVar[type[BaseTransport]] = AsyncTransport

@@ -48,11 +48,9 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A request for a text. It always streams, also for ``infer``.
+    """A request for a text. It always streams, also for ``infer``, so that the time to the first token is known.
 
-    A cancelled stream frees its slot in 10 ms, any other request in 394 ms, and the time to the first token
-    is known. On two busy cores a token costs 50 µs of our CPU for it, most of that the kernel's for waking us up, and
-    0.1 ms of llama-server's; real models take 5 ms and more for each.
+    On two busy cores that costs 50 µs of our CPU a token, and 0.1 ms of llama-server's; real models take 5 ms and more.
     """
 
     target: str

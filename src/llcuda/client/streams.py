@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llcuda.client.answers import is_stream, read_error
 from llcuda.errors import ConnectionFailedError, LlcudaError, UsageError
@@ -152,17 +152,9 @@ class TextStream(BaseStream):
     server stops generating. After the end, ``result`` is what ``infer`` would have returned.
     """
 
-    def __init__(
-        self,
-        sender: Sender,
-        generation: Generation,
-        *,
-        timeout: float,
-        on_result: Callable[[InferResult], object] | None,
-        on_begin: Callable[[Handle], object] | None,
-    ) -> None:
+    def __init__(self, *arguments: Any, on_begin: Callable[[Handle], object] | None, **options: Any) -> None:
         """Send the request, and wait for the head of its answer; made by the client."""
-        super().__init__(sender, generation, timeout=timeout, on_result=on_result)
+        super().__init__(*arguments, **options)
         run(self._begin(on_begin))
 
     def __iter__(self) -> Iterator[str]:
