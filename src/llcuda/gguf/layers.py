@@ -30,7 +30,6 @@ class Layer:
     """The length of one head's key."""
     head_value: int
     """The length of one head's value."""
-    feed_forward: int
     cached: bool
     """Whether it has a KV cache of its own: layers that share another's have none, nor have recurrent ones."""
     sliding: bool
@@ -178,7 +177,6 @@ def _read_layers(info: GGUFInfo, sliding: tuple[bool, ...]) -> list[Layer]:
                 value=0 if latent else value * kv,
                 head_key=key,
                 head_value=value,
-                feed_forward=feed_forward[index],
                 cached=cached[index],
                 sliding=sliding[index],
                 state=state if recurrent[index] else 0,

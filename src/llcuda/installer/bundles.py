@@ -167,8 +167,5 @@ def _to_backend(bundle: Bundle) -> Backend:
         toolkit=bundle.toolkit or "",
         architectures=bundle.architectures,
         driver_floor=bundle.driver_floor or "0",
-        compression="",
-        flash_attention=True,
-        cuda_graphs=True,
         cublas="",
     )

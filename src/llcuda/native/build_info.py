@@ -34,10 +34,10 @@ class CudaInfo:
 
     driver_floor: str
     """The oldest driver that runs the machine code of this build, such as ``550.54.14``."""
-    compression: str
+    compression: str = "none"
     """nvcc's compression of the machine code: ``size``, or ``none``."""
-    flash_attention: bool
-    cuda_graphs: bool
+    flash_attention: bool = True
+    cuda_graphs: bool = True
     runtime: str = "static"
     """How the CUDA runtime is linked."""
     cublas: str
