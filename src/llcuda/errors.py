@@ -128,13 +128,13 @@ class InstallError(BinaryError):
 
 
 class DeviceError(LlcudaError):
-    """The GPU, its driver or its memory stands in the way."""
+    """The GPU, its driver or its memory is the reason."""
 
     exit_code = 4
 
 
 class NoDeviceError(DeviceError):
-    """A GPU was asked for and there is none to use; the message says what stands in the way."""
+    """A GPU was asked for and none can be used; the message says why."""
 
     hint = 'Use device="cpu", or device="auto" to take a GPU if there is one.'
 
@@ -171,7 +171,7 @@ class OutOfMemoryError(DeviceError):
 
 
 class ModelError(LlcudaError):
-    """The model cannot be had or cannot be used."""
+    """The model cannot be found, downloaded or used."""
 
     exit_code = 5
 

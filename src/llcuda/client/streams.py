@@ -58,7 +58,7 @@ class BaseStream:
     def result(self) -> InferResult:
         """Return the result, raising UsageError before the end and after a stream that was closed early."""
         if self._result is None:
-            raise UsageError("the stream has not come to its end, so there is no result yet")
+            raise UsageError("the stream has not ended, so there is no result yet")
         return self._result
 
     @property

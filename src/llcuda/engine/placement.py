@@ -108,7 +108,7 @@ def _choose(device: str) -> BackendChoice:
         sentence = f"{executable} is not the bundled llama-server: it chooses its devices itself."
         return replace(_ON_CPU, sentence=sentence, code=OWN_SERVER)
     devices = find_devices()
-    # Without a GPU a backend that is damaged is in nobody's way.
+    # Without a GPU a damaged backend does not matter.
     backends = find_backends() if devices.situation is Situation.OK else ()
     return choose_backend(devices, backends, device=device)
 

@@ -1,10 +1,10 @@
 """How much memory a model will need, from its header alone: before a byte of it is loaded.
 
 The computation of a batch needs a "compute buffer" beside weights and caches. llama.cpp lays the tensors of its graph
-into it, each living from the node that makes it to the last that reads it (``ggml-alloc.c``). Its size is that of the
-fullest moment. The tensors, and which of them live together, are those of ``llama-graph.cpp`` (``build_inp_embd``,
-``build_qkv``, ``build_attn_mha``, ``build_ffn``, ``build_moe_ffn``) for the batch that
-``llama_context::sched_reserve`` reserves: ``n_ubatch`` tokens, one output for each sequence.
+into it, each living from the node that makes it to the last that reads it (``ggml-alloc.c``). Its size is the most that
+is alive at once. The tensors are those of ``llama-graph.cpp`` (``build_inp_embd``, ``build_qkv``, ``build_attn_mha``,
+``build_ffn``, ``build_moe_ffn``) for the batch that ``llama_context::sched_reserve`` reserves: ``n_ubatch`` tokens, one
+output for each sequence.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _measure_compute(info: GGUFInfo, shape: Shape, load: _Load) -> int:
 
 
 def _measure_layer(info: GGUFInfo, shape: Shape, load: _Load, *, index: int, free: int) -> int:
-    """Return the bytes that a layer needs beyond the start of the buffer, at its fullest moment."""
+    """Return the bytes that a layer needs beyond the start of the buffer, at most."""
     layer = shape.layers[index]
     moments = [_list_recurrent(info, shape)] if layer.state else list(_list_attention(info, shape, load, index=index))
     mixing = max(_count_beyond(moment, [shape.width] * free) for moment in moments) * _F32 * load.tokens

@@ -76,7 +76,7 @@ def _split_address(url: str) -> tuple[str, str | None]:
 
 
 def _resolve_hub(repository: str) -> tuple[str, Mapping[str, str]]:
-    """Return the address of this version's folder, and the headers that the hub wants to see."""
+    """Return the address of this version's folder, and the headers that the hub asks for."""
     from huggingface_hub import hf_hub_url  # noqa: PLC0415 - loaded only when needed
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 

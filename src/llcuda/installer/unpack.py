@@ -1,4 +1,4 @@
-"""Unpack a bundle as if it wished us ill: regular files of the names, sizes and digests of its own record, no more.
+"""Unpack a bundle that is not trusted: regular files of the names, sizes and digests in its record, and no more.
 
 Python's tarfile follows what an archive says: links, devices, sparse files, headers that hold other headers of any
 size. A bundle has none of that, so each header is parsed by tarfile and everything but a plain file refused.

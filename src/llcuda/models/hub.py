@@ -151,7 +151,7 @@ def _get(entry: object, key: str, kind: type, *, optional: bool = False) -> Any:
 
 
 def hub_headers() -> dict[str, str]:
-    """Return the headers that the hub wants to see, with the user's token."""
+    """Return the headers that the hub asks for, with the user's token."""
     from huggingface_hub import utils  # noqa: PLC0415 - loaded only when needed
 
     version = settings.package_version()

@@ -136,7 +136,7 @@ def _library_failed(found: re.Match[str], launch: Launch) -> LlcudaError:
 
 def _gpu_full(found: re.Match[str], launch: Launch) -> LlcudaError:
     gpu = _name_gpu(found.string, int(found[2]))
-    message = f"the memory of {gpu} is too small for {launch.model}: {found[1]} MiB more were not to be had"
+    message = f"the memory of {gpu} is too small for {launch.model}: {found[1]} MiB more could not be allocated"
     return OutOfMemoryError(message, hint=_LESS_MEMORY)
 
 

@@ -1,7 +1,7 @@
 """One llama-server under its guard: the process, the pipe that it lives by, and the thread that looks after both.
 
-Three things can end it: a word on the pipe, the end of the pipe when this process dies, and the guard's death. A child
-that this process forks has no part in that: its copy of the pipe is closed at once.
+Three things can end it: a word on the pipe, the end of the pipe when this process dies, and the guard's death. In a
+child that this process forks, the copy of the pipe is closed at once.
 
 The thread starts the guard, drains its log and reaps it. A signal handler, and so Ctrl-C, runs on the main thread only:
 whatever it interrupts there, no process is lost between being made and being known.

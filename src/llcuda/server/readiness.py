@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 HTTP_OK = 200
-_IS_IT_UP = "Is the loopback interface up? Run: ip link set lo up. A firewall may stand in the way, too."
+_IS_IT_UP = "Is the loopback interface up? Run: ip link set lo up. A firewall may be the reason, too."
 _LOOK_INTERVAL = 1.0  # seconds between looks at progress; a line that matters wakes at once
 _EXIT_INTERVAL = 0.2  # seconds for a server that broke its connection to be seen dead
 

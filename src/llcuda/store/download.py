@@ -267,7 +267,7 @@ class Download:
         self._require_bound(before + len(piece))
         self._require_space(len(piece))
         file.write(piece)
-        file.flush()  # whoever ends this process must not take what has come with it
+        file.flush()  # what has come stays if this process is killed
         self.progress = replace(self.progress, received=before + len(piece))
         if self.check_start is not None and before < _START_BYTES <= self.progress.received:
             self._look_at_start(self.check_start)
