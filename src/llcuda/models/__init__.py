@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from llcuda.models.listing import (
     ListedModel,
-    Removal,
     estimate_model,
     inspect_model,
     list_models,
     pull_model,
     remove_model,
 )
-from llcuda.models.registry import RegistryEntry, get_draft, read_registry
+from llcuda.models.registry import get_draft
 from llcuda.models.resolve import ModelFile, resolve_model
 
 __all__ = [
     "ListedModel",
     "ModelFile",
-    "RegistryEntry",
-    "Removal",
     "estimate_model",
     "get_draft",
     "inspect_model",
     "list_models",
     "pull_model",
-    "read_registry",
     "remove_model",
     "resolve_model",
 ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from llcuda.native.backends import INSTALL_AGAIN, Backend, find_backends, read_backend
 from llcuda.native.build_info import (
     BuildInfo,
-    CudaInfo,
-    FileRecord,
     Problem,
     binaries_dir,
     check_binaries,
@@ -22,8 +20,6 @@ __all__ = [
     "RECORD",
     "Backend",
     "BuildInfo",
-    "CudaInfo",
-    "FileRecord",
     "InstalledBundle",
     "Problem",
     "binaries_dir",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from llcuda.server.arguments import build_arguments
-from llcuda.server.failures import classify_failure
 from llcuda.server.manager import ServerManager
 
-__all__ = ["ServerManager", "build_arguments", "classify_failure"]
+__all__ = ["ServerManager"]
