@@ -26,7 +26,7 @@ class StubServer:
     """Listens on a free port of the loopback and gives each request the next answer: a list of bytes and actions.
 
     The last answer is repeated. ``requests`` holds what came, ``connections`` how many there were, and ``left`` is set
-    when the client has closed a connection that an answer WAITs on.
+    when the client has closed a connection before the answer's end, or one that an answer WAITs on.
     """
 
     def __init__(self, *answers: Iterable[Any], wrap: Callable[[socket.socket], socket.socket] | None = None) -> None:
@@ -95,7 +95,11 @@ class StubServer:
         with self._lock:
             self.requests.append(request)
             steps = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        return all(self._step(connection, step) for step in steps)
+        try:
+            return all(self._step(connection, step) for step in steps)
+        except ConnectionError:
+            self.left.set()
+            raise
 
     def _step(self, connection: socket.socket, step: Any) -> bool:
         if isinstance(step, bytes):
