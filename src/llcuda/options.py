@@ -10,7 +10,7 @@ from llcuda.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class RequestOption:
     """What is checked of one option: its ``kind``, and the numbers it may take, both ends included.
 
     ``above`` is a lower end that is itself not allowed. ``field`` is its name in a request if that is another.
@@ -24,13 +24,13 @@ class Option:
     chat_only: bool = False
 
 
-_COUNT = Option("int", low=0)
-_COUNT_OR_ALL = Option("int", low=-1)
-_SHARE = Option("float", low=0, high=1)
-_PENALTY = Option("float", low=-2, high=2)
-_POSITIVE = Option("float", low=0)
-_FLOAT = Option("float")
-_BOOL = Option("bool")
+_COUNT = RequestOption("int", low=0)
+_COUNT_OR_ALL = RequestOption("int", low=-1)
+_SHARE = RequestOption("float", low=0, high=1)
+_PENALTY = RequestOption("float", low=-2, high=2)
+_POSITIVE = RequestOption("float", low=0)
+_FLOAT = RequestOption("float")
+_BOOL = RequestOption("bool")
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -45,24 +45,24 @@ class SamplingOptions(TypedDict, total=False):
     top_p: Annotated[float | None, _SHARE]
     top_k: Annotated[int | None, _COUNT_OR_ALL]
     min_p: Annotated[float | None, _SHARE]
-    seed: Annotated[int | None, Option("int", low=-1, high=2**32 - 1)]
-    stop_sequences: Annotated[Sequence[str] | str | None, Option("strings", field="stop")]
-    repeat_penalty: Annotated[float | None, Option("float", above=0)]
+    seed: Annotated[int | None, RequestOption("int", low=-1, high=2**32 - 1)]
+    stop_sequences: Annotated[Sequence[str] | str | None, RequestOption("strings", field="stop")]
+    repeat_penalty: Annotated[float | None, RequestOption("float", above=0)]
     repeat_last_n: Annotated[int | None, _COUNT]
     presence_penalty: Annotated[float | None, _PENALTY]
     frequency_penalty: Annotated[float | None, _PENALTY]
-    typical_p: Annotated[float | None, Option("float", above=0, high=1)]
+    typical_p: Annotated[float | None, RequestOption("float", above=0, high=1)]
     top_n_sigma: Annotated[float | None, _FLOAT]
     dynatemp_range: Annotated[float | None, _POSITIVE]
     dynatemp_exponent: Annotated[float | None, _POSITIVE]
     xtc_probability: Annotated[float | None, _SHARE]
     xtc_threshold: Annotated[float | None, _SHARE]
     dry_multiplier: Annotated[float | None, _POSITIVE]
-    dry_base: Annotated[float | None, Option("float", low=1)]
+    dry_base: Annotated[float | None, RequestOption("float", low=1)]
     dry_allowed_length: Annotated[int | None, _COUNT]
     dry_penalty_last_n: Annotated[int | None, _COUNT]
-    dry_sequence_breakers: Annotated[Sequence[str] | None, Option("strings")]
-    mirostat: Annotated[int | None, Option("int", low=0, high=2)]
+    dry_sequence_breakers: Annotated[Sequence[str] | None, RequestOption("strings")]
+    mirostat: Annotated[int | None, RequestOption("int", low=0, high=2)]
     mirostat_tau: Annotated[float | None, _POSITIVE]
     mirostat_eta: Annotated[float | None, _POSITIVE]
     min_keep: Annotated[int | None, _COUNT]
@@ -72,15 +72,15 @@ class SamplingOptions(TypedDict, total=False):
     id_slot: Annotated[int | None, _COUNT_OR_ALL]
     cache_prompt: Annotated[bool | None, _BOOL]
     ignore_eos: Annotated[bool | None, _BOOL]
-    logit_bias: Annotated[Mapping[str, float | bool] | Sequence[Sequence[Any]] | None, Option("json")]
-    samplers: Annotated[Sequence[str] | None, Option("strings")]
-    grammar: Annotated[str | None, Option("str")]
-    model: Annotated[str | None, Option("str")]
-    lora: Annotated[Mapping[int, float] | None, Option("lora")]
-    chat_template_kwargs: Annotated[Mapping[str, Any] | None, Option("json", chat_only=True)]
-    reasoning_effort: Annotated[str | None, Option("str", chat_only=True)]
-    reasoning_format: Annotated[str | None, Option("str", chat_only=True)]
-    reasoning_budget_tokens: Annotated[int | None, Option("int", low=-1, chat_only=True)]
+    logit_bias: Annotated[Mapping[str, float | bool] | Sequence[Sequence[Any]] | None, RequestOption("json")]
+    samplers: Annotated[Sequence[str] | None, RequestOption("strings")]
+    grammar: Annotated[str | None, RequestOption("str")]
+    model: Annotated[str | None, RequestOption("str")]
+    lora: Annotated[Mapping[int, float] | None, RequestOption("lora")]
+    chat_template_kwargs: Annotated[Mapping[str, Any] | None, RequestOption("json", chat_only=True)]
+    reasoning_effort: Annotated[str | None, RequestOption("str", chat_only=True)]
+    reasoning_format: Annotated[str | None, RequestOption("str", chat_only=True)]
+    reasoning_budget_tokens: Annotated[int | None, RequestOption("int", low=-1, chat_only=True)]
 
 
 class InferOptions(SamplingOptions, total=False):
@@ -101,7 +101,7 @@ class ChatOptions(SamplingOptions, total=False):
     timeout: float | None
 
 
-OPTIONS: dict[str, Option] = {
+OPTIONS: dict[str, RequestOption] = {
     name: hint.__metadata__[0] for name, hint in get_type_hints(SamplingOptions, include_extras=True).items()
 }
 
@@ -147,7 +147,7 @@ def _unknown(name: str) -> UsageError:
     return UsageError(f"there is no option {name!r}", hint=hint)
 
 
-def _check_int(name: str, value: Any, option: Option) -> int:
+def _check_int(name: str, value: Any, option: RequestOption) -> int:
     try:
         number = int(value.__index__())
     except (AttributeError, TypeError):
@@ -158,7 +158,7 @@ def _check_int(name: str, value: Any, option: Option) -> int:
     return number
 
 
-def _check_float(name: str, value: Any, option: Option) -> float:
+def _check_float(name: str, value: Any, option: RequestOption) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -169,7 +169,7 @@ def _check_float(name: str, value: Any, option: Option) -> float:
     return number
 
 
-def _check_range(name: str, number: float, option: Option) -> None:
+def _check_range(name: str, number: float, option: RequestOption) -> None:
     if option.low is not None and number < option.low:
         raise UsageError(f"{name}={number} is below {option.low}")
     if option.above is not None and number <= option.above:
@@ -178,21 +178,21 @@ def _check_range(name: str, number: float, option: Option) -> None:
         raise UsageError(f"{name}={number} is above {option.high}")
 
 
-def _check_type(name: str, value: Any, option: Option) -> Any:
+def _check_type(name: str, value: Any, option: RequestOption) -> Any:
     kind, words = {"bool": (bool, "neither True nor False"), "str": (str, "not a string")}[option.kind]
     if not isinstance(value, kind):
         raise UsageError(f"{name}={value!r} is {words}")
     return value
 
 
-def _check_strings(name: str, value: Any, _option: Option) -> list[str]:
+def _check_strings(name: str, value: Any, _option: RequestOption) -> list[str]:
     strings = [value] if isinstance(value, str) else value
     if not isinstance(strings, (list, tuple)) or not all(isinstance(string, str) and string for string in strings):
         raise UsageError(f"{name}={value!r} is not a list of strings that are not empty")
     return list(strings)
 
 
-def _check_lora(name: str, value: Any, _option: Option) -> list[dict[str, Any]]:
+def _check_lora(name: str, value: Any, _option: RequestOption) -> list[dict[str, Any]]:
     """Take ``{adapter id: scale}``."""
     try:
         return [{"id": int(adapter), "scale": float(scale)} for adapter, scale in value.items()]

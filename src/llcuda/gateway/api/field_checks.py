@@ -12,7 +12,7 @@ from llcuda.schema.validate import find_mismatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llcuda.options import Option
+    from llcuda.options import RequestOption
 
     Schema = dict[str, Any]
 
@@ -76,7 +76,7 @@ def whole_number(low: int, high: int = MAX_INT) -> Field:
     )
 
 
-def number(option: Option) -> Field:
+def number(option: RequestOption) -> Field:
     """Take the numbers of an option."""
     low = -MAX_FLOAT if option.low is None else option.low
     high = MAX_FLOAT if option.high is None else option.high
@@ -89,7 +89,7 @@ def number(option: Option) -> Field:
     )
 
 
-def _show_range(option: Option) -> str:
+def _show_range(option: RequestOption) -> str:
     low = f"from {option.low}" if option.above is None else f"above {option.above}"
     if option.high is not None:
         return f"{low} to {option.high}" if option.above is None else f"{low}, at most {option.high}"

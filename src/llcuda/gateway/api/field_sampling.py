@@ -20,7 +20,7 @@ from llcuda.gateway.api.field_checks import (
 )
 from llcuda.gateway.api.field_costs import check_grammar_cost
 from llcuda.gateway.api.field_schemas import SCHEMA
-from llcuda.options import OPTIONS, Option
+from llcuda.options import OPTIONS, RequestOption
 
 __all__ = ["MAX_TOKENS", "NAME", "PROBABILITIES", "SAMPLING", "STOP", "of_option"]
 
@@ -114,8 +114,8 @@ SAMPLING: dict[str, Field] = {
         if option.kind in {"int", "float"} and not option.chat_only and name != "id_slot"
     },
     "n_probs": PROBABILITIES,
-    "adaptive_target": number(Option("float", high=1)),
-    "adaptive_decay": number(Option("float", low=0, high=0.99)),
+    "adaptive_target": number(RequestOption("float", high=1)),
+    "adaptive_decay": number(RequestOption("float", low=0, high=0.99)),
     "cache_prompt": FLAG,
     "dry_penalty_last_n": of_option("dry_penalty_last_n", most=MAX_LOOK_BACK),
     "dry_sequence_breakers": list_of(MAX_BREAKERS, NAME),
