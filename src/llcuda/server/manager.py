@@ -33,7 +33,7 @@ _EXIT_TIMEOUT = 5.0
 _HEALTH_TIMEOUT = 5.0
 
 
-class _State(Enum):
+class _ServerState(Enum):
     STOPPED = "stopped"
     STARTING = "starting"
     READY = "ready"
@@ -80,7 +80,7 @@ class ServerManager:
         self._on_exit = on_exit
         self._is_batch = is_batch
         self._lock = threading.RLock()  # held for moments only, never while waiting; reentrant for signal handlers
-        self._state = _State.STOPPED
+        self._state = _ServerState.STOPPED
         self._run: _Process | None = None
         self._starts = 0
         self._address: Address | None = None
@@ -212,8 +212,8 @@ class ServerManager:
         """One of stopped, starting, ready, stopping and exited."""
         self._check_owner()
         with self._lock:
-            if self._state is _State.READY and self._run is not None and self._run.child.ended:
-                self._state = _State.EXITED
+            if self._state is _ServerState.READY and self._run is not None and self._run.child.ended:
+                self._state = _ServerState.EXITED
             return self._state.value
 
     @property
@@ -288,7 +288,7 @@ class ServerManager:
             state = self.state
             if state not in {"stopped", "exited"}:
                 raise UsageError(f"this manager's server is {state}", hint="Stop it, or use another ServerManager.")
-            self._state = _State.STARTING
+            self._state = _ServerState.STARTING
             self._starts += 1
             return self._starts
 
@@ -345,10 +345,10 @@ class ServerManager:
         with self._lock:
             self._require_start(start)
             self._address = address
-            self._state = _State.READY
+            self._state = _ServerState.READY
 
     def _require_start(self, start: int) -> None:
-        if self._starts != start or self._state is not _State.STARTING:
+        if self._starts != start or self._state is not _ServerState.STARTING:
             raise ServerError("the server was stopped while it was starting", log_tail=self.log_tail)
 
     def _give_up(self, start: int) -> None:
@@ -358,7 +358,7 @@ class ServerManager:
     def _end(self, timeout: float) -> None:
         with self._lock:
             start, run = self._starts, self._run
-            self._state = _State.STOPPING
+            self._state = _ServerState.STOPPING
             self._address = None
         try:
             if run is not None:
@@ -366,7 +366,7 @@ class ServerManager:
         finally:
             with self._lock:
                 if self._starts == start:
-                    self._state = _State.STOPPED
+                    self._state = _ServerState.STOPPED
             if run is not None and run.child.ended:
                 run.finalizer.detach()
 
