@@ -34,16 +34,9 @@ _NOTEBOOK = {
 }
 
 
-def _no_gpu(
-    situation: Situation,
-    detail: str,
-    *,
-    remedy: str = "",
-    driver: str | None = None,
-    source: str = "none",
-) -> Devices:
+def _no_gpu(machine: Machine, situation: Situation, detail: str, *, remedy: str = "") -> Devices:
     """Return the answer for a machine of whose GPUs nothing is known."""
-    return Devices((), (), driver, None, source, situation, detail, remedy)
+    return Devices((), (), machine.driver_version(), None, "none", situation, detail, remedy)
 
 
 def explain_without_asking(machine: Machine) -> Devices | None:
@@ -52,7 +45,8 @@ def explain_without_asking(machine: Machine) -> Devices | None:
     It takes milliseconds, and is the whole of the detection on a machine that has no NVIDIA GPU.
     """
     if machine.is_jetson():
-        return _no_gpu(Situation.JETSON, "This is an NVIDIA Jetson, which llcuda's CUDA backends do not support.")
+        detail = "This is an NVIDIA Jetson, which llcuda's CUDA backends do not support."
+        return _no_gpu(machine, Situation.JETSON, detail)
     if machine.nodes():
         return None
     displays = machine.displays()
@@ -83,7 +77,7 @@ def explain_failure(machine: Machine, failure: Failure) -> Devices:
     detail, remedy = _TEXTS.get(situation, _TEXTS[Situation.UNKNOWN])
     driver = failure.driver or machine.driver_version()
     detail = detail.format(text=failure.text, driver=driver or "of unknown version")
-    return _no_gpu(situation, detail, remedy=remedy, driver=driver, source="nvml")
+    return Devices((), (), driver, None, "nvml", situation, detail, remedy)
 
 
 _TEXTS = {
@@ -118,7 +112,7 @@ _TEXTS = {
 def _explain_absence(machine: Machine, failure: Failure) -> Devices | None:
     """Return the cause outside the driver, if there is one that explains that it knows no GPU."""
     if machine.is_wsl():
-        return _wsl(failure.text)
+        return _wsl(machine, failure.text)
     if machine.container() and not (machine.gpu_nodes() and _has_libraries(machine)):
         return _container(machine)
     if failure.situation is Situation.UNKNOWN and machine.find_library("libnvidia-ml.so.1"):
@@ -137,15 +131,15 @@ def _has_libraries(machine: Machine) -> bool:
 def _no_card(machine: Machine, displays: Sequence[Display]) -> Devices:
     vendors = {display.vendor for display in displays}
     if machine.is_wsl():
-        return _container(machine) if machine.container() else _wsl("/dev/dxg is missing")
+        return _container(machine) if machine.container() else _wsl(machine, "/dev/dxg is missing")
     if _was_switched_off(machine, displays):
         return _hybrid_off(machine)
     remedy = _NOTEBOOK.get(machine.platform(), "")
     if AMD in vendors:
-        return _no_gpu(Situation.AMD, "This machine has an AMD GPU and no NVIDIA GPU.", remedy=remedy)
+        return _no_gpu(machine, Situation.AMD, "This machine has an AMD GPU and no NVIDIA GPU.", remedy=remedy)
     if INTEL in vendors:
-        return _no_gpu(Situation.INTEL, "This machine has an Intel GPU and no NVIDIA GPU.", remedy=remedy)
-    return _no_gpu(Situation.NO_NVIDIA, "This machine has no NVIDIA GPU.", remedy=remedy)
+        return _no_gpu(machine, Situation.INTEL, "This machine has an Intel GPU and no NVIDIA GPU.", remedy=remedy)
+    return _no_gpu(machine, Situation.NO_NVIDIA, "This machine has no NVIDIA GPU.", remedy=remedy)
 
 
 def _no_driver(machine: Machine, taken: str) -> Devices:
@@ -162,7 +156,7 @@ def _no_driver(machine: Machine, taken: str) -> Devices:
         detail = "There is an NVIDIA GPU, and NVIDIA's driver is not loaded."
         remedy = _INSTALL_DRIVER
     host = " This is a container: do it on its host." if remedy == _INSTALL_DRIVER and machine.container() else ""
-    return _no_gpu(Situation.NO_DRIVER, detail, remedy=remedy + host, driver=machine.driver_version())
+    return _no_gpu(machine, Situation.NO_DRIVER, detail, remedy=remedy + host)
 
 
 def _container(machine: Machine) -> Devices:
@@ -174,12 +168,12 @@ def _container(machine: Machine) -> Devices:
     else:
         detail = f"This container has /dev/{nodes[0]} and not the NVIDIA driver's libraries."
     remedy = _START_WITH_GPUS[machine.container()]
-    return _no_gpu(Situation.CONTAINER_WITHOUT_GPUS, detail, remedy=remedy, driver=machine.driver_version())
+    return _no_gpu(machine, Situation.CONTAINER_WITHOUT_GPUS, detail, remedy=remedy)
 
 
-def _wsl(text: str) -> Devices:
+def _wsl(machine: Machine, text: str) -> Devices:
     detail, remedy = _TEXTS[Situation.WSL_NO_GPU]
-    return _no_gpu(Situation.WSL_NO_GPU, detail.format(text=text), remedy=remedy)
+    return _no_gpu(machine, Situation.WSL_NO_GPU, detail.format(text=text), remedy=remedy)
 
 
 def _permission(machine: Machine, refused: int) -> Devices:
@@ -194,7 +188,7 @@ def _permission(machine: Machine, refused: int) -> Devices:
     else:
         detail = "This user may not use /dev/nvidia*."
         remedy = "Ask for the group of the device nodes (`ls -l /dev/nvidia*`), or run `sudo chmod a+rw /dev/nvidia*`."
-    return _no_gpu(Situation.PERMISSION, detail, remedy=remedy, driver=machine.driver_version())
+    return _no_gpu(machine, Situation.PERMISSION, detail, remedy=remedy)
 
 
 def _was_switched_off(machine: Machine, displays: Sequence[Display]) -> bool:
@@ -212,4 +206,4 @@ def _is_asleep(displays: Sequence[Display]) -> bool:
 
 def _hybrid_off(machine: Machine) -> Devices:
     detail = "This laptop's NVIDIA GPU is switched off; another GPU draws the screen."
-    return _no_gpu(Situation.HYBRID_OFF, detail, remedy=_SWITCH_ON, driver=machine.driver_version())
+    return _no_gpu(machine, Situation.HYBRID_OFF, detail, remedy=_SWITCH_ON)
