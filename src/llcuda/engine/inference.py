@@ -113,7 +113,10 @@ class InferenceEngine:
         self.device_report = report = start(self._server, load)
         self.draft_report = _report_draft(chosen, report) if chosen else None
         if device == "auto" and report.device == "cpu":
-            _log(" ".join(filter(None, (report.reason, report.remedy))), silent=silent)
+            from logging import INFO, WARNING, getLogger  # noqa: PLC0415 - kept out of the import
+
+            sentences = " ".join(filter(None, (report.reason, report.remedy)))
+            getLogger("llcuda").log(INFO if silent else WARNING, sentences)
         # It asks once: a server of our own that refuses has ended, and says why in its log.
         self._client = InferenceClient(url=self._server.url, api_key=self._server.api_key, max_retries=0)
         self.model, self.can_chat = model, can_chat(model, options)
@@ -276,9 +279,3 @@ def _report_draft(draft: Draft, report: DeviceReport) -> DraftReport:
     is_on = WITHOUT_DRAFT not in report.steps
     name = draft.model.name if draft.model else None
     return DraftReport(draft.asked, draft.spec_type if is_on else "none", name, is_on=is_on)
-
-
-def _log(text: str, *, silent: bool) -> None:
-    from logging import INFO, WARNING, getLogger  # noqa: PLC0415 - kept out of the import
-
-    getLogger("llcuda").log(INFO if silent else WARNING, text)

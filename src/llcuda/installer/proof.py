@@ -75,7 +75,7 @@ def _prove_backend(backend: Backend, choice: BackendChoice, *, owner: Path, sour
 
 
 def _try(executables: Path, backend: Backend | None, *, visible: str | None, source: str) -> tuple[Offload, float]:
-    with _Server(executables) as server:
+    with ServerManager(folder=executables) as server:
         server.start_server(
             resolve_model("demo", progress=False).path,
             backend=backend,
@@ -93,22 +93,6 @@ def _try(executables: Path, backend: Backend | None, *, visible: str | None, sou
         with InferenceClient(url=server.url, api_key=server.api_key, max_retries=0) as client:
             _check_answers(client, server, source=source)
             return offload, _measure(client)
-
-
-class _Server(ServerManager):
-    """Runs the llama-server of one folder, and its guard, whatever the search for one would find."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def find_llama_server(self) -> Path:
-        """Return the llama-server of the folder."""
-        return self._folder / "llama-server"
-
-    def find_guard(self) -> Path:
-        """Return the guard of the folder."""
-        return self._folder / "llcuda-guard"
 
 
 def _check_answers(client: InferenceClient, server: ServerManager, *, source: str) -> None:

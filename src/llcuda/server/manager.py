@@ -71,12 +71,16 @@ class ServerManager:
     from any thread. The server listens on loopback, and answers only who has ``api_key``.
     """
 
-    def __init__(self, *, on_exit: Callable[[], object] | None = None, is_batch: bool = False) -> None:
+    def __init__(
+        self, *, on_exit: Callable[[], object] | None = None, is_batch: bool = False, folder: Path | None = None
+    ) -> None:
         """Start nothing yet. ``on_exit`` is called whenever a server has ended, on a thread of its own: be quick.
 
         ``is_batch`` makes a server that computes on the CPU a batch job for the kernel (``SCHED_BATCH``), so that it
-        does not interrupt whoever serves its answers on the same cores.
+        does not interrupt whoever serves its answers on the same cores. The llama-server and the guard are those in
+        ``folder``, or those that are found.
         """
+        self._folder = folder
         self._on_exit = on_exit
         self._is_batch = is_batch
         self._lock = threading.RLock()  # held for moments only, never while waiting; reentrant for signal handlers
@@ -90,11 +94,11 @@ class ServerManager:
 
         Raises BinaryNotFoundError with every place that was looked at, or BinaryUnusableError.
         """
-        return find_executable("llama-server")
+        return self._folder / "llama-server" if self._folder else find_executable("llama-server")
 
     def find_guard(self) -> Path:
         """Return the path of the guard that it would be started under. Raises what find_llama_server raises."""
-        return find_guard()
+        return self._folder / "llcuda-guard" if self._folder else find_guard()
 
     def start_server(
         self,
