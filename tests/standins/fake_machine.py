@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VENDORS = {"nvidia": NVIDIA, "amd": AMD, "intel": INTEL, "virtio": "0x1af4"}
+NVIDIA_SMI = "/usr/bin/nvidia-smi"
 LIBRARY_FOLDER = "/usr/lib/x86_64-linux-gnu"
 NVML, LIBCUDA = f"{LIBRARY_FOLDER}/libnvidia-ml.so.1", f"{LIBRARY_FOLDER}/libcuda.so.1"
 DRIVER_FILE = (

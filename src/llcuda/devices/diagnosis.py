@@ -63,7 +63,7 @@ def explain_without_asking(machine: Machine) -> Devices | None:
     return None
 
 
-def explain_failure(machine: Machine, failure: Failure) -> Devices:
+def explain_failure(machine: Machine, failure: Failure, *, source: str) -> Devices:
     """Return the answer if the driver was asked and named no GPU."""
     situation = failure.situation
     # Only a driver that answers is touched again: to open the node of one that hangs would hang here.
@@ -77,7 +77,7 @@ def explain_failure(machine: Machine, failure: Failure) -> Devices:
     detail, remedy = _TEXTS.get(situation, _TEXTS[Situation.UNKNOWN])
     driver = failure.driver or machine.driver_version()
     detail = detail.format(text=failure.text, driver=driver or "of unknown version")
-    return Devices((), (), driver, None, "nvml", situation, detail, remedy)
+    return Devices((), (), driver, None, source, situation, detail, remedy)
 
 
 _TEXTS = {

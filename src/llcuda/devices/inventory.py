@@ -60,7 +60,7 @@ class Devices:
     cuda: str | None
     """The newest CUDA that the driver runs, such as ``12.4``."""
     source: str
-    """``nvml``, ``cache``, or ``none`` if nobody answered."""
+    """``nvml``, ``nvidia-smi``, ``cache``, or ``none`` if nobody was asked."""
     situation: Situation
     detail: str
     remedy: str = ""
@@ -68,7 +68,7 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What NVML lists, before CUDA_VISIBLE_DEVICES; a GPU in MIG mode stands there as its slices."""
+    """What NVML or nvidia-smi lists, before CUDA_VISIBLE_DEVICES; a GPU in MIG mode stands there as its slices."""
 
     gpus: tuple[Gpu, ...]
     driver: str | None = None
@@ -81,7 +81,7 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why NVML gave no answer, with its own words."""
+    """Why NVML or nvidia-smi gave no answer, with its own words."""
 
     situation: Situation
     text: str

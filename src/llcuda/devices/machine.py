@@ -24,6 +24,7 @@ _LIBRARY_FOLDERS = (
     "/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib",
     "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib",
 )  # fmt: skip
+_PROGRAM_FOLDERS = ("/usr/bin", "/usr/lib/wsl/lib", "/usr/local/nvidia/bin", "/opt/bin")
 _CONTAINER_GROUPS = re.compile(r"docker|kubepods|containerd|libpod|lxc|garden")
 
 
@@ -155,6 +156,12 @@ class Machine:
         yield from (entry for entry in known if entry.startswith("/") and entry.endswith(f"/{name}"))
         for folder in _LIBRARY_FOLDERS:
             yield f"{folder}/{name}"
+
+    def find_program(self, name: str) -> Path | None:
+        """Return an executable of this name on PATH or where drivers put theirs; never from the current folder."""
+        folders = [folder for folder in self.environ.get("PATH", "").split(":") if folder.startswith("/")]
+        paths = (self.path(f"{folder}/{name}") for folder in dict.fromkeys((*folders, *_PROGRAM_FOLDERS)))
+        return next((path for path in paths if path.is_file() and os.access(path, os.X_OK)), None)
 
     def open_error(self, name: str) -> int:
         """Return the errno of opening a device node to read and write, 0 if it opens."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# nvmlReturn_t, as nvml.h numbers it.
+# nvmlReturn_t, as nvml.h numbers it. nvidia-smi exits with the same numbers.
 _SITUATIONS = {
     4: Situation.PERMISSION,
     8: Situation.GPU_LOST,  # the power cables are not attached

@@ -1,4 +1,4 @@
-"""Finding GPUs with a stand-in for the driver: an NVML compiled here."""
+"""Finding GPUs with a stand-in for the driver: an NVML compiled here, and a program in the place of nvidia-smi."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import pytest
 from llcuda.devices import Gpu, Situation, choose_backend, find_devices, nvml
 from llcuda.devices.inventory import Failure, Inventory
 from llcuda.devices.machine import Machine
+from llcuda.devices.nvidia_smi import read_nvidia_smi, run_nvidia_smi
 from llcuda.devices.nvml import read_nvml
 from llcuda.errors import NoDeviceError, UsageError
 from tests.conftest import FLAGS
 from tests.places import DATA
-from tests.processes import PATIENCE, wait_until
+from tests.processes import PATIENCE, is_alive, wait_until
+from tests.standins import fake_nvidia_smi
 from tests.standins.fake_machine import LIBCUDA, NVML, build_machine
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 DEVICES = DATA / "devices"
 T4 = "Tesla T4|7.5|15360|-1"
 A100 = "NVIDIA A100-SXM4-40GB|8.0|40960"
+ROW = "0, Tesla T4, GPU-f4b1, 7.5, 15360, 14910, 535.104.05\n"
 
 
 def compile_nvml(target: Path, *options: str) -> Path:
@@ -56,10 +59,31 @@ def _no_thread_is_left() -> Iterator[None]:
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("llcuda-nv")])
 
 
-def machine_with(tmp_path: Path, *, library: Path, environ: dict[str, str] | None = None, **facts: Any) -> Machine:
+@pytest.fixture
+def smi(tmp_path: Path) -> Path:
+    program = tmp_path / "root" / "usr" / "bin" / "nvidia-smi"
+    fake_nvidia_smi.install(program)
+    (tmp_path / "query.csv").write_text(ROW)
+    shutil.copy(DEVICES / "t4_header.txt", tmp_path / "header.txt")
+    return program
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"PATH": "/usr/bin", "FAKE_SMI_FOLDER": str(tmp_path), "FAKE_SMI_LOG": str(tmp_path / "smi.log")}
+
+
+def runs(tmp_path: Path) -> list[str]:
+    log = tmp_path / "smi.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def machine_with(tmp_path: Path, environ: dict[str, str], *, library: Path | None = None, **facts: Any) -> Machine:
+    libraries = LIBCUDA if library is None else f"{LIBCUDA} {NVML}"
     facts = {"cards": "nvidia/nvidia", "nodes": "nvidia0 nvidiactl", "driver": "550.120", **facts}
-    machine = build_machine(tmp_path / "root", libraries=f"{LIBCUDA} {NVML}", environ=environ or {}, **facts)
-    shutil.copy(library, machine.path(NVML))
+    machine = build_machine(tmp_path / "root", libraries=libraries, environ=environ, **facts)
+    if library:
+        shutil.copy(library, machine.path(NVML))
     return machine
 
 
@@ -223,33 +247,116 @@ print(read_nvml(Path({str(library)!r}), timeout=0.1).situation.value)
     assert (done.returncode, done.stdout) == (0, "timeout\n")
 
 
-# the cache
+# nvidia-smi
 
 
-def test_what_nvml_says_is_the_answer(
-    library: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nvidia_smi_tells_all_about_a_gpu(smi: Path, environ: dict[str, str], tmp_path: Path) -> None:
+    found = read_nvidia_smi(smi, timeout=PATIENCE, environ=environ)
+    assert found == Inventory((Gpu(0, "Tesla T4", "GPU-f4b1", "7.5", 15360, 14910),), "535.104.05", "12.2")
+    assert [line.partition("=")[0] for line in runs(tmp_path)] == ["--query-gpu", ""]
+
+
+def test_nvidia_smi_is_asked_for_slices_where_there_are_some(
+    smi: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("query.csv", "header.txt", "list.txt"):
+        shutil.copy(DEVICES / f"mig_{name}", tmp_path / name)
+    found = read_nvidia_smi(smi, timeout=PATIENCE, environ=environ)
+    assert isinstance(found, Inventory)
+    assert [gpu.mig_profile for gpu in found.gpus] == [None, "3g.20gb", "1g.5gb"]
+    assert runs(tmp_path)[-1] == "-L"
+
+
+def test_an_nvidia_smi_that_hangs_is_killed_with_its_children(
+    smi: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    failure = read_nvidia_smi(smi, timeout=3.0, environ={**environ, "FAKE_SMI_FAULT": "hang"})
+    assert isinstance(failure, Failure)
+    assert failure.situation is Situation.TIMEOUT
+    children = [int(line.split()[1]) for line in runs(tmp_path) if line.startswith("child ")]
+    assert children
+    for pid in children:
+        wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "situation"),
+    [
+        ("Failed to initialize NVML: Driver/library version mismatch\n", 18, Situation.DRIVER_MISMATCH),
+        ("No devices were found\n", 6, Situation.NO_DEVICES),
+        ("complete nonsense\n", 0, Situation.UNKNOWN),
+        ("complete nonsense\n", 139, Situation.UNKNOWN),
+        (ROW[:40], 0, Situation.UNKNOWN),
+        ("0, Tesla T4\n", 0, Situation.UNKNOWN),
+    ],
+)
+def test_an_nvidia_smi_without_an_answer_is_a_failure(
+    says: str, status: int, situation: Situation, *, smi: Path, environ: dict[str, str]
+) -> None:
+    environ |= {"FAKE_SMI_SAYS": says, "FAKE_SMI_STATUS": str(status)}
+    failure = read_nvidia_smi(smi, timeout=PATIENCE, environ=environ)
+    assert isinstance(failure, Failure)
+    assert failure.situation is situation
+
+
+def test_nvidia_smi_gets_no_secrets(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nenv\n")
+    program.chmod(0o755)
+    environ = {"PATH": "/usr/bin:/bin", "HF_TOKEN": "secret", "OPENAI_API_KEY": "secret", "CUDA_VISIBLE_DEVICES": "0"}
+    output = run_nvidia_smi(program, [], timeout=PATIENCE, environ=environ)
+    assert "CUDA_VISIBLE_DEVICES=0" in output.stdout
+    assert "secret" not in output.stdout
+
+
+def test_an_nvidia_smi_that_cannot_be_run_is_a_failure(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    assert run_nvidia_smi(program, [], timeout=PATIENCE, environ={}).returncode == 127
+    program.write_text("not a program")
+    program.chmod(0o755)
+    failure = read_nvidia_smi(program, timeout=PATIENCE, environ={})
+    assert isinstance(failure, Failure)
+    assert "cannot be run" in failure.text
+
+
+def test_an_nvidia_smi_on_a_relative_path_is_not_run(tmp_path: Path) -> None:
+    program = tmp_path / "opt" / "tools" / "nvidia-smi"
+    fake_nvidia_smi.install(program)
+    assert Machine(tmp_path, environ={"PATH": ":/none:/opt/tools"}).find_program("nvidia-smi") == program
+    assert Machine(tmp_path, environ={"PATH": ":.:opt/tools"}).find_program("nvidia-smi") is None
+    program.chmod(0o644)
+    assert Machine(tmp_path, environ={"PATH": "/opt/tools"}).find_program("nvidia-smi") is None
+
+
+# both, and the cache
+
+
+@pytest.mark.usefixtures("smi")
+def test_nvml_is_asked_first_and_nvidia_smi_not_at_all(
+    library: Path, environ: dict[str, str], *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_driver(monkeypatch, T4)
-    devices = find_devices(machine=machine_with(tmp_path, library=library))
+    devices = find_devices(machine=machine_with(tmp_path, environ, library=library))
     assert (devices.source, devices.situation) == ("nvml", Situation.OK)
     assert (devices.driver, devices.cuda) == ("550.120", "12.4")
     assert devices.gpus[0].memory_free_mib == 15260
+    assert runs(tmp_path) == []
 
 
 def test_a_quick_answer_is_not_kept(
-    library: Path, cache: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Path, environ: dict[str, str], cache: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llcuda.devices.detection._SLOW", 60.0)
     set_driver(monkeypatch, T4)
-    find_devices(machine=machine_with(tmp_path, library=library))
+    find_devices(machine=machine_with(tmp_path, environ, library=library))
     assert not cache.exists()
 
 
 def test_a_slow_answer_is_kept_and_the_driver_not_asked_again(
-    library: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Path, environ: dict[str, str], *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_driver(monkeypatch, T4, SLEEP_MS=300, LOG=tmp_path / "log")
-    machine = machine_with(tmp_path, library=library)
+    machine = machine_with(tmp_path, environ, library=library)
     assert find_devices(machine=machine).source == "nvml"
     kept = find_devices(machine=machine)
     assert (kept.source, kept.gpus[0].name, kept.gpus[0].memory_free_mib) == ("cache", "Tesla T4", None)
@@ -257,47 +364,71 @@ def test_a_slow_answer_is_kept_and_the_driver_not_asked_again(
     assert find_devices(machine=machine, refresh=True).source == "nvml"
 
 
+@pytest.mark.usefixtures("smi")
+def test_without_nvml_nvidia_smi_is_asked_once_and_its_answer_kept(environ: dict[str, str], tmp_path: Path) -> None:
+    machine = machine_with(tmp_path, environ)
+    assert find_devices(machine=machine).source == "nvidia-smi"
+    assert len(runs(tmp_path)) == 2
+    assert find_devices(machine=machine).source == "cache"
+    assert len(runs(tmp_path)) == 2
+    machine.path("/dev/nvidia1").write_text("")
+    assert find_devices(machine=machine).source == "nvidia-smi"
+
+
+@pytest.mark.usefixtures("smi")
+def test_an_nvml_that_makes_no_sense_is_no_reason_to_give_up(
+    library: Path, environ: dict[str, str], *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_driver(monkeypatch, T4, INIT=999)
+    devices = find_devices(machine=machine_with(tmp_path, environ, library=library))
+    assert (devices.source, devices.situation) == ("nvidia-smi", Situation.OK)
+
+
+@pytest.mark.usefixtures("smi")
 def test_a_mismatch_needs_no_second_opinion(
-    library: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Path, environ: dict[str, str], *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_driver(monkeypatch, T4, INIT=18)
-    devices = find_devices(machine=machine_with(tmp_path, library=library))
+    devices = find_devices(machine=machine_with(tmp_path, environ, library=library))
     assert devices.situation is Situation.DRIVER_MISMATCH
+    assert runs(tmp_path) == []
     with pytest.raises(NoDeviceError) as caught:
         choose_backend(devices, (), device="cuda").raise_for_device()
     assert caught.value.hint.startswith("Reboot: the driver was updated.")
 
 
+@pytest.mark.usefixtures("smi")
 def test_a_driver_that_hangs_costs_the_time_limit_once(
-    library: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Path, environ: dict[str, str], *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPU_DETECTION_TIMEOUT", "0.3")
     set_driver(monkeypatch, T4, SLEEP_MS=1500)
-    machine = machine_with(tmp_path, library=library)
+    machine = machine_with(tmp_path, environ, library=library)
     devices = find_devices(machine=machine)
     assert devices.situation is Situation.TIMEOUT
     assert "0.3 seconds" in devices.detail
+    assert runs(tmp_path) == []
     assert find_devices(machine=machine).source == "cache"
 
 
 def test_a_gpu_that_is_hidden_is_still_named(
-    library: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Path, environ: dict[str, str], *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_driver(monkeypatch, T4, T4)
-    machine = machine_with(tmp_path, library=library, environ={"CUDA_VISIBLE_DEVICES": "-1"})
+    machine = machine_with(tmp_path, {**environ, "CUDA_VISIBLE_DEVICES": "-1"}, library=library)
     devices = find_devices(machine=machine)
     assert (devices.situation, devices.gpus, len(devices.hidden)) == (Situation.HIDDEN, (), 2)
-    machine.environ = {"CUDA_VISIBLE_DEVICES": "1"}
+    machine.environ = {**environ, "CUDA_VISIBLE_DEVICES": "1"}
     devices = find_devices(machine=machine)
     assert [gpu.index for gpu in devices.gpus] == [1]
     assert [gpu.index for gpu in devices.hidden] == [0]
 
 
 def test_mig_mode_without_slices_says_how_to_make_some(
-    library: Path, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Path, environ: dict[str, str], *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_driver(monkeypatch, f"{A100}|0")
-    devices = find_devices(machine=machine_with(tmp_path, library=library))
+    devices = find_devices(machine=machine_with(tmp_path, environ, library=library))
     assert devices.situation is Situation.MIG_EMPTY
     assert devices.detail == "NVIDIA A100-SXM4-40GB: MIG mode is on and no slice was made."
     assert "nvidia-smi mig -cgi" in devices.remedy
@@ -315,7 +446,7 @@ def test_a_driver_without_libcuda_is_named(
     files: dict[str, str], remedy: str, *, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_driver(monkeypatch, T4, CUDA=0)
-    machine = machine_with(tmp_path, library=library, files=files)
+    machine = machine_with(tmp_path, {}, library=library, files=files)
     machine.path(LIBCUDA).unlink()
     devices = find_devices(machine=machine)
     assert (devices.situation, devices.gpus, len(devices.hidden)) == (Situation.NO_LIBCUDA, (), 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BOOT = "/proc/sys/kernel/random/boot_id"
 GPU = Gpu(0, "Tesla T4", "GPU-1", "7.5", 15360, 15000)
 HIDDEN = replace(GPU, index=1, uuid="MIG-2", mig_profile="1g.5gb")
-FOUND = Devices((GPU,), (HIDDEN,), "550.120", "12.4", "nvml", Situation.OK, "1 NVIDIA GPU can be used.")
+FOUND = Devices((GPU,), (HIDDEN,), "550.120", "12.4", "nvidia-smi", Situation.OK, "1 NVIDIA GPU can be used.")
 KEY = {"driver": "550.120", "nodes": ["nvidia0"]}
 
 

@@ -1,8 +1,7 @@
-"""Real machines: for each what its driver says or what its files show, and what llcuda does with it."""
+"""Real machines: for each what its nvidia-smi says or what its files show, and what llcuda does with it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +10,8 @@ import pytest
 from llcuda.devices import BackendChoice, Devices, Situation, choose_backend, find_devices, visible_devices
 from llcuda.devices.detection import _conclude
 from llcuda.devices.diagnosis import explain_failure
-from llcuda.devices.inventory import Failure, Gpu, Inventory
+from llcuda.devices.inventory import Failure
+from llcuda.devices.nvidia_smi import parse_nvidia_smi
 from llcuda.errors import DeviceError, DriverTooOldError, NoDeviceError, UnsupportedDeviceError
 from llcuda.native import Backend
 from tests.standins.fake_machine import LIBCUDA, NVML, build_machine
@@ -165,7 +165,7 @@ ROWS = (
         "Using cuda13 on NVIDIA GeForce RTX 5060 Ti (compute capability 12.0)."),
     Row("RTX PRO 6000", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition|12.0|97887", "610.43.02", "13.3", "13", "ok",
         "Using cuda13 on NVIDIA RTX PRO 6000 Blackwell Workstation Edition (compute capability 12.0)."),
-    Row("DGX Spark", "NVIDIA GB10|12.1|0", "580.95.05", "13.0", "13", "ok",
+    Row("DGX Spark", "NVIDIA GB10|12.1|[N/A]", "580.95.05", "13.0", "13", "ok",
         "Using cuda13 on NVIDIA GB10 (compute capability 12.1). It has no machine code for NVIDIA GB10: "
         "the driver compiles compute_90, which takes minutes at the first start."),
     # mixed
@@ -205,14 +205,21 @@ ROWS = (
 
 
 def devices_of(row: Row, root: Path) -> Devices:
-    gpus = []
+    """Read the row as nvidia-smi would print it."""
+    query, table, listing = [], [], []
     for index, gpu in enumerate(row.gpus.split("; ")):
         name, capability, memory, *profile = gpu.split("|")
-        uuid = f"{'MIG' if profile else 'GPU'}-{index:08d}"
-        whole = Gpu(index, name, uuid, capability, int(memory), int(memory))
-        gpus.append(replace(whole, name=f"{name} MIG {profile[0]}", mig_profile=profile[0]) if profile else whole)
+        uuid = f"GPU-{index:08d}"
+        parent = 0 if profile and index else index
+        query.append(f"{index}, {name}, {uuid}, {capability}, {memory}, {memory}, {row.driver}")
+        listing.append(f"GPU {index}: {name} (UUID: {uuid})")
+        if profile:
+            table.append(f"|  {index}    1   0   0  |     0MiB / {memory}MiB | 14      0 |")
+            listing.append(f"  MIG {profile[0]}     Device  0: (UUID: MIG-{parent}{index:07d})")
+    header = "\n".join([f"| Driver Version: {row.driver}  CUDA Version: {row.cuda} |", *table])
+    found = parse_nvidia_smi("\n".join([*query, ""]), header=header, listing="\n".join(listing))
     environ = {"CUDA_VISIBLE_DEVICES": row.environ.strip()} if row.environ else {}
-    return _conclude(build_machine(root, environ=environ), Inventory(tuple(gpus), row.driver, row.cuda))
+    return _conclude(build_machine(root, environ=environ), found, "nvidia-smi")
 
 
 def choose(row: Row, root: Path) -> BackendChoice:
@@ -257,7 +264,7 @@ class Bare(NamedTuple):
     files: tuple[tuple[str, str], ...] = ()
     environ: tuple[tuple[str, str], ...] = ()
     answer: Failure | None = None
-    """What NVML says, if it is asked."""
+    """What NVML or nvidia-smi says, where they are asked."""
 
 
 DOCKER = (("/.dockerenv", ""),)
@@ -384,7 +391,7 @@ def build(row: Bare, root: Path) -> Machine:
 @pytest.mark.parametrize("row", BARE, ids=name_of)
 def test_a_machine_without_a_usable_gpu_is_named_with_what_to_do(row: Bare, tmp_path: Path) -> None:
     machine = build(row, tmp_path)
-    devices = explain_failure(machine, row.answer) if row.answer else find_devices(machine=machine)
+    devices = explain_failure(machine, row.answer, source="nvml") if row.answer else find_devices(machine=machine)
     assert (devices.situation.value, devices.detail) == (row.code, row.sentence)
     assert row.remedy in devices.remedy
     assert devices.driver == (row.driver or None)

@@ -1,4 +1,4 @@
-"""The gauges of the GPUs with a stand-in for the driver: an NVML compiled here."""
+"""The gauges of the GPUs with stand-ins for the driver: an NVML compiled here, and a program in nvidia-smi's place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import pytest
 from llcuda.devices import Situation
 from llcuda.devices.inventory import Failure
 from llcuda.gateway.observe import gpu_metrics
+from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.observe.gpu_metrics import GpuMetrics
 from tests.places import ROOT
 from tests.process.devices.test_detection import T4, compile_nvml, set_driver
-from tests.processes import PATIENCE, wait_until
-from tests.standins.fake_machine import LIBCUDA, NVML, build_machine
+from tests.processes import PATIENCE, is_alive, wait_until
+from tests.standins import fake_nvidia_smi
+from tests.standins.fake_machine import LIBCUDA, NVIDIA_SMI, NVML, build_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from llcuda.devices.machine import Machine
 
+ROW = "0, Tesla T4, GPU-f4b1, 449, 15360, 37, 52\n"
 FACTS: dict[str, Any] = {"cards": "nvidia/nvidia", "nodes": "nvidia0 nvidiactl", "driver": "550.120"}
 
 
@@ -39,9 +42,11 @@ def _no_thread_is_left() -> Iterator[None]:
     wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith(("llcuda-nv", "llcuda-gpu"))])
 
 
-def machine_with(library: Path, root: Path) -> Machine:
-    machine = build_machine(root, libraries=f"{LIBCUDA} {NVML}", environ={}, **FACTS)
-    shutil.copy(library, machine.path(NVML))
+def machine_with_smi(tmp_path: Path, **environ: str) -> Machine:
+    said = {"FAKE_SMI_FOLDER": str(tmp_path), "FAKE_SMI_LOG": str(tmp_path / "smi.log"), "PATH": "/usr/bin", **environ}
+    machine = build_machine(tmp_path / "root", libraries=LIBCUDA, environ=said, **FACTS)
+    fake_nvidia_smi.install(machine.path(NVIDIA_SMI))
+    (tmp_path / "query.csv").write_text(ROW)
     return machine
 
 
@@ -51,7 +56,9 @@ def read_page(gauges: GpuMetrics) -> dict[str, float]:
 
 def test_nvml_is_asked(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_driver(monkeypatch, T4, "Tesla P4|6.1|7680|-1", LOAD=25)
-    gauges = GpuMetrics(machine_with(library, tmp_path))
+    machine = build_machine(tmp_path / "root", libraries=f"{LIBCUDA} {NVML}", environ={}, **FACTS)
+    shutil.copy(library, machine.path(NVML))
+    gauges = GpuMetrics(machine)
     gauges.start()
     try:
         wait_until(lambda: read_page(gauges))
@@ -64,12 +71,13 @@ def test_nvml_is_asked(tmp_path: Path, library: Path, monkeypatch: pytest.Monkey
         gauges.stop()
 
 
-def test_the_names_are_documented(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_driver(monkeypatch, T4, LOAD=37)
-    gauges = GpuMetrics(machine_with(library, tmp_path))
+def test_without_nvml_nvidia_smi_is_asked_and_the_names_are_documented(tmp_path: Path) -> None:
+    metrics, gauges = GatewayMetrics(), GpuMetrics(machine_with_smi(tmp_path))
+    metrics.add_gauges(gauges.read)
     gauges.start()
     try:
         wait_until(lambda: read_page(gauges))
+        assert read_page(gauges)["llcuda_gpu_utilization_ratio"] == 0.37
         names = set(read_page(gauges))
     finally:
         gauges.stop()
@@ -79,9 +87,7 @@ def test_the_names_are_documented(tmp_path: Path, library: Path, monkeypatch: py
     assert set(rows.values()) == {" `gpu`, `name`, `uuid` "}
 
 
-def test_a_driver_that_hangs_keeps_nobody_waiting(
-    tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, over = threading.Event(), threading.Event()
 
     def hang(*_: object, **__: object) -> Failure:
@@ -90,7 +96,7 @@ def test_a_driver_that_hangs_keeps_nobody_waiting(
         return Failure(Situation.TIMEOUT, "it hangs")
 
     monkeypatch.setattr(gpu_metrics, "read_usage", hang)
-    gauges = GpuMetrics(machine_with(library, tmp_path))
+    gauges = GpuMetrics(machine_with_smi(tmp_path))
     gauges.start()
     assert asked.wait(PATIENCE)
     assert read_page(gauges) == {}
@@ -98,26 +104,37 @@ def test_a_driver_that_hangs_keeps_nobody_waiting(
     gauges.stop()
 
 
+def test_an_nvidia_smi_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_metrics, "_TIMEOUT", 3.0)
+    gauges = GpuMetrics(machine_with_smi(tmp_path, FAKE_SMI_FAULT="hang"))
+    log = tmp_path / "smi.log"
+    gauges.start()
+    wait_until(lambda: log.exists() and "child" in log.read_text())
+    gauges.stop()
+    (child,) = re.findall(r"child (\d+)", log.read_text())
+    wait_until(lambda: not is_alive(int(child)))
+
+
 def test_without_a_driver_nothing_is_ever_started(tmp_path: Path) -> None:
-    gauges = GpuMetrics(build_machine(tmp_path / "root", environ={}))
+    machine = build_machine(tmp_path / "root", environ={"PATH": "/usr/bin"})
+    fake_nvidia_smi.install(machine.path(NVIDIA_SMI))
+    gauges = GpuMetrics(machine)
     gauges.start()
     assert read_page(gauges) == {}
     assert not [one for one in threading.enumerate() if one.name == "llcuda-gpu-metrics"]
     gauges.stop()
 
 
-def test_who_reads_nothing_has_nothing_asked(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-    set_driver(monkeypatch, T4, LOG=log)
+def test_who_reads_nothing_has_nothing_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_metrics, "INTERVAL", 0.05)
     monkeypatch.setattr(gpu_metrics, "_INTEREST", 0.0)
-    gauges = GpuMetrics(machine_with(library, tmp_path / "root"))
+    gauges, log = GpuMetrics(machine_with_smi(tmp_path)), tmp_path / "smi.log"
     gauges.start()
     try:
         wait_until(lambda: log.exists() and log.read_text())
         time.sleep(0.5)
-        assert log.read_text().split() == ["init", "shutdown"]
+        assert len(log.read_text().splitlines()) == 1
         assert read_page(gauges)
-        wait_until(lambda: log.read_text().split() == ["init", "shutdown"] * 2)
+        wait_until(lambda: len(log.read_text().splitlines()) == 2)
     finally:
         gauges.stop()
