@@ -83,7 +83,7 @@ class Watched:
 
     def until(self, condition: Callable[[], Any], *, what: str, seconds: float = _PATIENCE) -> Any:
         """Return what the condition comes to be."""
-        found = None
+        found: Any = None
 
         def is_found() -> bool:
             nonlocal found

@@ -106,20 +106,21 @@ def _judge(wish: Wish, data: bytes) -> str:
 class Clients:
     """Clients at work; ``answers`` grows."""
 
-    def __init__(self, port: int, wishes: list[Wish], *, count: int, key: str = "") -> None:
+    def __init__(self, port: int, wishes: list[Wish], *, count: int, key: str = "", pause: float = 0.0) -> None:
         self.answers: list[Answer] = []
         self.done = [0] * count
         """How many answers each client has had."""
         self._port = port
         self._wishes = wishes
         self._key = key
+        self._pause = pause
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(count)]
 
     def _ask_on(self, number: int) -> None:
         chance = random.Random(number)
         connection = HTTPConnection("127.0.0.1", self._port, timeout=_TIMEOUT)
-        while not self._stop.is_set():
+        while not self._stop.wait(self._pause):
             answer = ask(connection, chance.choice(self._wishes), key=self._key)
             self.answers.append(answer)
             self.done[number] += 1
@@ -149,9 +150,11 @@ class Clients:
 
 
 @contextmanager
-def asking(port: int, wishes: list[Wish], *, count: int = 6, key: str = "") -> Iterator[Clients]:
-    """Have clients ask while the block runs."""
-    clients = Clients(port, wishes, count=count, key=key)
+def asking(
+    port: int, wishes: list[Wish], *, count: int = 6, key: str = "", pause: float = 0.0
+) -> Iterator[Clients]:
+    """Have clients ask while the block runs, each so many seconds after it was answered."""
+    clients = Clients(port, wishes, count=count, key=key, pause=pause)
     clients.start()
     try:
         yield clients

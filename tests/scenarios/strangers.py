@@ -118,10 +118,10 @@ def run_strangers(
 def _measure(gateway: Watched, figures: StrangerFigures, seconds: float, *, certificate: Path | None) -> None:
     asker = _Asker(gateway.port, certificate=certificate)
     quiet_seconds = min(seconds / 2, _QUIET_SECONDS)
-    asker.ask_for(quiet_seconds, [])
+    asker.ask_for(quiet_seconds, [], least=1)
     figures.rss_before = figures.rss_highest = gateway.rss()
     figures.descriptors_before = figures.descriptors_highest = _count_descriptors(gateway)
-    asker.ask_for(quiet_seconds, figures.quiet_ms)
+    asker.ask_for(quiet_seconds, figures.quiet_ms, least=1)
     with _strangers(figures, gateway), _watching(gateway, figures):
         asker.ask_for(seconds, figures.busy_ms)
     gateway.until(
@@ -130,7 +130,7 @@ def _measure(gateway: Watched, figures: StrangerFigures, seconds: float, *, cert
         seconds=_PATIENCE,
     )
     figures.descriptors_after = _count_descriptors(gateway)
-    asker.ask_for(quiet_seconds, figures.quiet_ms)
+    asker.ask_for(quiet_seconds, figures.quiet_ms, least=1)
     figures.wrong = asker.wrong
 
 
@@ -181,11 +181,11 @@ class _Asker:
             self._tls = ssl.create_default_context(cafile=certificate)
         self.wrong: list[str] = []
 
-    def ask_for(self, seconds: float, times_ms: list[float]) -> None:
-        """Ask at least ten times, and note how long each answer took."""
+    def ask_for(self, seconds: float, times_ms: list[float], *, least: int = 10) -> None:
+        """Ask at least so many times, and note how long each answer took."""
         end = time.monotonic() + seconds
         number = 0
-        while time.monotonic() < end or number < 10:
+        while time.monotonic() < end or number < least:
             began = time.monotonic()
             answer = self._ask()
             times_ms.append(1000 * (time.monotonic() - began))

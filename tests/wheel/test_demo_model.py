@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tools.demo_model import evaluate, texts
+from tools.demo_model.capitals import COUNTRIES
 from tools.demo_model.commands import TOKEN_SAMPLES
 from tools.demo_model.server import find_binary, run_server
 
@@ -44,7 +45,7 @@ def server() -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch, run_server(
         _DATA / "demo.gguf", binary=binary, parallel=_PARALLEL
     ) as server:
-        patch.setattr(evaluate, "COUNTRIES", evaluate.COUNTRIES[::4])
+        patch.setattr(evaluate, "COUNTRIES", COUNTRIES[::4])
         patch.setattr(evaluate, "_SAMPLE", 50)
         yield server
 

@@ -70,7 +70,7 @@ class FaultFigures:
 
 
 def run_faults(
-    kind: str, count: int, *, is_real: bool = False, clients: int = 6, tokens: int = 300
+    kind: str, count: int, *, is_real: bool = False, clients: int = 6, tokens: int = 300, pause: float = 0.0
 ) -> FaultFigures:
     """Let a worker fail ``count`` times, each worker in turn."""
     figures = FaultFigures(f"{kind}, real" if is_real else kind)
@@ -79,7 +79,7 @@ def run_faults(
         Path(folder), stub=not is_real, forgets=True, model=model
     ) as gateway:
         wishes = real_wishes(tokens=tokens) if is_real else stub_wishes()
-        with asking(gateway.port, wishes, count=clients) as load:
+        with asking(gateway.port, wishes, count=clients, pause=pause) as load:
             for number in range(count):
                 _let_fail(kind, gateway, load, figures=figures, worker=f"demo/{number % WORKERS}")
         gateway.await_idle()
@@ -191,7 +191,7 @@ def _await_take(gateway: Watched, worker: str, *, begin: int, after: float) -> f
     ("kind", "is_real", "count"), [*((kind, False, 2) for kind in KINDS), ("kill", True, 1), ("stop", True, 1)]
 )
 def test_nothing_is_lost_and_the_worker_is_left_alone_until_it_is_back(kind: str, *, is_real: bool, count: int) -> None:
-    figures = run_faults(kind, count, is_real=is_real, tokens=100)
+    figures = run_faults(kind, count, is_real=is_real, tokens=100, pause=0.1)
     assert figures.lost == []
     assert figures.answers["whole complete"] > 0
     assert figures.answers["stream complete"] > 0

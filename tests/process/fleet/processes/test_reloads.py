@@ -40,13 +40,13 @@ class ReloadFigures:
     lost: list[str] = field(default_factory=list)
 
 
-def run_reloads(count: int, *, clients: int = 6, tokens: int = 600) -> ReloadFigures:
+def run_reloads(count: int, *, clients: int = 6, tokens: int = 600, pause: float = 0.0) -> ReloadFigures:
     """Replace all workers ``count`` times, while clients ask for answers of ``tokens`` tokens."""
     figures = ReloadFigures()
     model = {"workers": WORKERS, "slots": 4, "threads": 1}
     keys = [{"name": "administrator", "key": _KEY, "is_admin": True}]
     with tempfile.TemporaryDirectory() as folder, watched(Path(folder), model=model, keys=keys) as gateway:
-        with asking(gateway.port, real_wishes(tokens=tokens), count=clients, key=_KEY) as load:
+        with asking(gateway.port, real_wishes(tokens=tokens), count=clients, key=_KEY, pause=pause) as load:
             gateway.until(lambda: all(load.done), what="an answer for each client")
             done = len(load.answers)
             for number in range(count):
@@ -81,7 +81,7 @@ def _reload(gateway: Watched, *, by_signal: bool) -> float:
 
 
 def test_every_worker_is_replaced_and_no_answer_is_cut() -> None:
-    figures = run_reloads(2, tokens=80)
+    figures = run_reloads(2, tokens=80, pause=0.1)
     assert figures.lost == []
     assert figures.retries == 0
     assert len(figures.reload_seconds) == 2

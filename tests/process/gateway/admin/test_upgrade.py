@@ -56,7 +56,7 @@ def asking(url: str) -> Iterator[list[str]]:
     end = threading.Event()
 
     def keep_asking() -> None:
-        while not end.is_set():
+        while not end.wait(0.02):
             answers.append(ask(url))
 
     threads = [threading.Thread(target=keep_asking) for _ in range(2)]
