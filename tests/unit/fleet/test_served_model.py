@@ -33,11 +33,11 @@ def make_model() -> tuple[ServedModel, Any, asyncio.Event]:
         workers[object()] = worker
         await may_start.wait()
 
-    async def unload() -> None:
+    async def stop() -> None:
         workers.clear()
 
     model.fleet.ensure_started = start  # type: ignore[method-assign]
-    model.fleet.unload = unload  # type: ignore[method-assign, assignment]
+    model.fleet.stop = stop  # type: ignore[method-assign, assignment]
     return model, worker, may_start
 
 

@@ -46,7 +46,6 @@ class DrainRate:
     _WEIGHT = 0.1
 
     def __init__(self) -> None:
-        """Know nothing yet."""
         self._seconds: float | None = None
 
     def record(self, seconds: float) -> None:
@@ -146,6 +145,9 @@ class Admission:
 
     def dispatch(self) -> None:
         """Give free slots to those who wait; called when a slot or a worker has become free."""
+        if not self._queue and not self._suspects:
+            self._reserved = None
+            return
         self._dispatch_suspects()
         for entry in tuple(self._queue):
             has_left = entry.turn.done()
@@ -242,10 +244,9 @@ class Admission:
         return min(job.deadline, now + _LONGEST_WAIT_FOR_A_WORKER)
 
     def _give_up(self, entry: _Entry) -> None:
-        if entry.turn.done():
-            return
-        no_worker = not any(worker.is_ready for worker in self._workers())
-        entry.turn.set_exception(self._unavailable() if no_worker else self._late("passed before"))
+        if not entry.turn.done():
+            can_answer = any(worker.is_ready for worker in self._workers())
+            entry.turn.set_exception(self._late("passed before") if can_answer else self._unavailable())
 
     def _refuse_all(self) -> None:
         for entry in self._entries():

@@ -1,11 +1,11 @@
-"""One replica as the gateway uses it: its connections, its slots, its prompts, and whether it is to be trusted."""
+"""One server as the gateway uses it: its connections, its slots, its prompts, and whether it is to be trusted."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.dispatch.balance import Prompt, PromptMemory
 from llcuda.fleet.dispatch.upstream import PlainAnswer, Upstream, UpstreamFailedError
@@ -13,48 +13,17 @@ from llcuda.fleet.states import DEAD, EXPECTED, GONE, State
 from llcuda.fleet.timeouts import timeout
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
 
-    from llcuda.transport.address import Address
+    from llcuda.fleet.states import WatchedServer
 
-__all__ = ["Job", "Server", "Slot", "Worker", "fetch"]
+__all__ = ["Job", "Slot", "Worker", "fetch"]
 
 _MAX_ABANDONED = 256
 _LONGEST_DEATH = 5.0  # seconds for the kernel to end a process, and write its core
 _FIRST_REST, _LONGEST_REST = 0.5, 10.0  # seconds
-
-
-class Server(Protocol):
-    """What a worker needs to know of its llama-server; :class:`llcuda.fleet.processes.replica.Replica` is one."""
-
-    name: str
-    state: State
-    address: Address
-    slots: int
-    hang_timeout: float
-    heard_at: float
-    """When bytes last came from it, as ``time.monotonic`` counts."""
-    tls: ssl.SSLContext | None
-    is_remote: bool
-    """Whether it is a process of another machine, which is neither started nor ended here."""
-
-    @property
-    def api_key(self) -> str | None:
-        """The key that it asks for."""
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of llama-server, while it runs."""
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether it last ended by a signal that only others send, or fell silent on another machine."""
-
-    def give_up(self, reason: str) -> None:
-        """Kill it and start it anew, if it is a process of this machine."""
 
 
 @dataclass(slots=True)
@@ -82,16 +51,16 @@ class Job:
 class Slot:
     """A slot of a worker in the hands of one task, which gives it back at the end of a ``with`` block."""
 
-    __slots__ = ("_death", "_is_read", "heard_at", "job", "owner", "worker")
+    __slots__ = ("_death", "heard_at", "job", "owner", "prompt_tokens", "worker")
 
     def __init__(self, worker: Worker, job: Job, owner: asyncio.Task[Any], *, now: float) -> None:
-        """Belong to ``owner``, from the loop's time ``now`` on."""
         self.worker = worker
         self.job = job
         self.owner = owner
         self.heard_at = now
         """The loop's time at which bytes of its answer last came, or when it was taken."""
-        self._is_read = False
+        self.prompt_tokens = job.prompt_tokens
+        """Estimated tokens of a prompt that may still be read: 0 once it is known that it has been."""
         self._death = worker.death
 
     def __enter__(self) -> Self:
@@ -100,20 +69,11 @@ class Slot:
 
     def __exit__(self, *_: object) -> None:
         """Give it back."""
-        self.release()
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Estimated tokens of a prompt that may still be read: 0 once it is known that it has been."""
-        return 0 if self._is_read else self.job.prompt_tokens
-
-    def note_read(self) -> None:
-        """Take note that its prompt has been read."""
-        self._is_read = True
+        self.worker.give_back(self)
 
     def note_life(self) -> None:
-        """Take note that bytes of its answer have come."""
-        self._is_read, self.heard_at = True, self.worker.note_life()
+        """Take note that bytes of its answer have come, so that its prompt has been read."""
+        self.prompt_tokens, self.heard_at = 0, self.worker.note_life()
 
     @property
     def was_killed(self) -> bool:
@@ -136,7 +96,7 @@ class Slot:
 
 
 class Worker:
-    """A llama-server, and the slots of it that are taken.
+    """A server, and the slots of it that are taken.
 
     It rests after a failure, longer each time until it has answered again: a process that runs and answers its health
     check may still answer nothing else.
@@ -144,7 +104,7 @@ class Worker:
 
     def __init__(
         self,
-        server: Server,
+        server: WatchedServer,
         *,
         on_free: Callable[[], object],
         on_death: Callable[[Iterable[int]], object] = lambda _: None,
@@ -188,7 +148,7 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its llama-server answers."""
+        """Whether its llama-server may be asked."""
         return self.server.state is State.READY and not self.draining
 
     @property
@@ -199,12 +159,12 @@ class Worker:
     @property
     def has_suspect(self) -> bool:
         """Whether it answers a request that nothing else is to be beside."""
-        return any(slot.job.is_suspect for slot in self.taken)
+        return len(self.taken) == 1 and next(iter(self.taken)).job.is_suspect
 
     @property
     def is_free(self) -> bool:
         """Whether it can take a request now."""
-        return self.busy < self.slots and self.is_usable and not self.has_suspect
+        return len(self.taken) < self.server.slots and self.is_usable and not self.has_suspect
 
     @property
     def is_expected(self) -> bool:
@@ -247,7 +207,7 @@ class Worker:
         """Take back the slots whose tasks have ended, and return how many there were: none, but for a mistake."""
         lost = [slot for slot in self.taken if slot.owner.done()]
         for slot in lost:
-            slot.release()
+            self.give_back(slot)
         return len(lost)
 
     def note_abandoned(self, request: int) -> None:
