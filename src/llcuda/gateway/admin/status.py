@@ -49,7 +49,7 @@ class Status:
 
     def note_second(self) -> None:
         """Take the figures for the charts; to be called once a second."""
-        self._figures = read_figures(self._metrics.registry)
+        self._figures = read_figures(self._metrics)
         busy = sum(worker.busy for model in self._models.values() for worker in model.workers)
         waiting = sum(model.admission.waiting for model in self._models.values())
         self._history.note(self._figures, now=monotonic(), busy=busy, waiting=waiting)

@@ -1,4 +1,4 @@
-"""One client's connection: llhttp reads the requests, one is answered at a time, answers are written as they come."""
+"""One client's connection: requests are read, one is answered at a time, answers are written as they come."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, cast
 
+import httptools
+
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.http.exchange import HttpExchange
-from llcuda.gateway.http.request_reader import RequestReader
+from llcuda.gateway.http.exchange import Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
     from llcuda.gateway.config.configuration import Limits
-    from llcuda.gateway.http.exchange import Exchange
 
-__all__ = ["Connection", "Service"]
+__all__ = ["Connection", "HttpExchange", "RequestReader", "Service"]
 
 _WRITE_BUFFER_BYTES = 64 << 10
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -29,6 +30,19 @@ _STRANGERS_PAUSE = 0.05  # before the next of the requests that were sent at onc
 _PROBE_SECONDS = 0.01
 _TCP_CLOSE = 7  # of <netinet/tcp.h>
 _LINGER_SECONDS = 0.5  # for a refusal to arrive before the rest of a request that nobody reads resets the connection
+
+# What a second one of would leave open which of the two is meant.
+_ONCE = frozenset({
+    "authorization", "content-encoding", "content-length", "content-type", "expect", "host", "origin",
+    "transfer-encoding", "x-api-key",
+})  # fmt: skip
+# What llhttp is given at a time, but for bodies of known length: within it, nothing can stop requests from beginning.
+_PIECE_BYTES = 1 << 10
+
+_NOT_MODIFIED = 304
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+# `nosniff`: an answer may hold whatever a model says, and a browser must not take it for a page.
+_ALWAYS = "Server: llcuda\r\nX-Content-Type-Options: nosniff\r\n"
 
 
 class Service(Protocol):
@@ -55,7 +69,269 @@ class Service(Protocol):
         """Count a client that was cut because it took nothing of what it was sent."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class HttpExchange(Exchange):
+    """One whose answer is written as HTTP/1 has it."""
+
+    __slots__ = ("_client", "_held")
+
+    def __init__(self, client: Connection) -> None:
+        super().__init__()
+        self._client = client
+        self._held = b""
+
+    def respond(
+        self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()
+    ) -> None:
+        """Write a whole answer; ``headers`` are lines without their ends."""
+        self.status = status
+        self.started = self.finished = True
+        self._held = b""
+        more = "".join(f"{line}\r\n" for line in headers)
+        head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
+        self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
+
+    def start_stream(self, status: int, content_type: str) -> None:
+        """Begin an answer that comes in pieces; nothing is sent before the first."""
+        self.status = status
+        # Proxies such as nginx would collect a stream before they pass it on.
+        more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+        self.keep_alive = self.keep_alive and self._chunked
+        chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
+        self._held = self._head(status, content_type, more + chunked)
+
+    def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
+        self.status = 200
+        self.keep_alive = self._chunked = False
+        more = "".join(f"{line}\r\n" for line in headers)
+        self._held = self._head(200, content_type, f"{more}Content-Length: {length}\r\n")
+
+    def write(self, data: bytes, *, is_last: bool = False) -> None:
+        """Write a piece of a stream; the head goes with the first, the end with the last."""
+        self.started = True
+        head, self._held = self._held, b""
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+        end = b"0\r\n\r\n" if is_last and self._chunked else b""
+        self.finished = is_last
+        self._write(head if self.method == "HEAD" else head + piece + end)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has gone."""
+        return self._client.is_gone
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the client does not take what it is sent."""
+        return self._client.is_paused
+
+    def _head(self, status: int, content_type: str, more: str) -> bytes:
+        if self._client.is_last:
+            self.keep_alive = False
+        close = "" if self.keep_alive else "Connection: close\r\n"
+        identity = f"X-Request-Id: {self.request_id}\r\n" if self.request_id else ""
+        line = _STATUS_LINES[status]
+        text = f"{line}Content-Type: {content_type}\r\n{_ALWAYS}{identity}{self.extra_headers}{close}{more}\r\n"
+        return text.encode("latin-1")
+
+    def _write(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self._client.write(data)
+
+
+class RequestReader:
+    """Reads the requests of one connection; a subclass takes them. After :meth:`stop_reading` all is thrown away.
+
+    llhttp reads, and what it lets pass is checked and bounded here. The methods that begin with ``on_`` are its to
+    call. An exception in one of them would come out as a parser's error, so none is raised there.
+    """
+
+    __slots__ = ("_fields", "_loose_bytes", "_parser", "_service", "_unread", "_upgrading", "_url", "reading")
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        # It knows this reader: it is let go of in the end, or both would be kept until garbage is looked for.
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._url = self._unread = b""
+        # A head that is not whole is kept as it came: in objects of their own, small headers take 20 times as much.
+        self._fields = bytearray()
+        self._loose_bytes = 0
+        self._upgrading: Exchange | None = None
+        self.reading: Exchange | None = None
+        """The request that is being read; None between two."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more requests may be read; what has come waits meanwhile."""
+        return True
+
+    def begin_request(self) -> Exchange:
+        """Return what a request that begins is kept in."""
+        raise NotImplementedError
+
+    def take_head(self, exchange: Exchange) -> None:
+        """Take a request whose head is whole. Raises RefusedError if it is not worth its body."""
+        raise NotImplementedError
+
+    def take_request(self, exchange: Exchange) -> None:
+        """Take a request that is whole."""
+        raise NotImplementedError
+
+    def refuse(self, error: RefusedError) -> None:
+        """Answer what cannot be read to its end."""
+        raise NotImplementedError
+
+    def read(self, data: bytes = b"") -> None:
+        """Read what has come, and ``data`` after it, as far as there is room for requests."""
+        data, self._unread = self._unread + data, b""
+        at = 0
+        while at < len(data) and self._parser is not None and self.has_room:
+            piece = data[at : at + self._choose_length()]
+            at += len(piece) - self._parse(self._parser, piece)
+        if self._parser is not None:
+            self._unread = data[at:]
+
+    def stop_reading(self) -> None:
+        """Read no more."""
+        self._parser = self._upgrading = self.reading = None
+        self._unread = b""
+        self._fields.clear()
+        self._loose_bytes = 0
+
+    def _choose_length(self) -> int:
+        exchange = self.reading
+        if exchange is None or not exchange.head_complete or "transfer-encoding" in exchange.headers:
+            return _PIECE_BYTES
+        return max(1, exchange.content_length - exchange.body_bytes)
+
+    def _parse(self, parser: httptools.HttpRequestParser, piece: bytes) -> int:
+        """Give llhttp a piece, and return how many bytes at its end are for another parser."""
+        self._loose_bytes += len(piece)
+        try:
+            parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade()
+            return len(piece) - int(upgrade.args[0])
+        except httptools.HttpParserError as error:
+            self._refuse(RefusedError(400, f"this is not HTTP: {error}", code="bad_request", close=True))
+        # llhttp keeps what it was given of a header, and counts neither that nor what frames chunks.
+        if self._loose_bytes > self._service.limits.max_header_bytes:
+            self._refuse(self._head_too_large())
+        return 0
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        if self._upgrading is None and self._parser is not None:
+            self._url = b""
+            self._fields.clear()
+            self.reading = self.begin_request()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those after the body count, and mean nothing here."""
+        exchange, limits = self.reading, self._service.limits
+        if exchange is None:
+            return
+        if not exchange.head_complete:
+            self._fields += b"%b:%b\n" % (name, value)
+        exchange.header_count += 1
+        exchange.header_bytes += len(name) + len(value)
+        if exchange.header_count > limits.max_headers or exchange.header_bytes > limits.max_header_bytes:
+            self._refuse(self._head_too_large())
+
+    def on_headers_complete(self) -> None:
+        """Decide whether the body is worth reading."""
+        exchange, parser = self.reading, self._parser
+        if exchange is None or parser is None or self._upgrading is not None:
+            return
+        self._loose_bytes = 0
+        self._take_fields(exchange.headers)
+        if self._parser is None:
+            return
+        method, version = parser.get_method().decode("latin-1"), parser.get_http_version()
+        exchange.read_head(method, self._url.decode("latin-1"), version)
+        if parser.should_upgrade():
+            self._upgrading = exchange
+            exchange.keep_alive = False
+        try:
+            exchange.check_head(version)
+            if exchange.content_length > self._service.limits.max_body_bytes:
+                raise self._body_too_large()
+            self.take_head(exchange)
+        except RefusedError as error:
+            error.close = error.close or exchange.has_body
+            if error.close:
+                self._refuse(error)
+            else:
+                exchange.refusal = error
+
+    def on_body(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        exchange = self.reading
+        if exchange is None:
+            return
+        self._loose_bytes = 0
+        exchange.add_body(data)
+        if exchange.body_bytes > self._service.limits.max_body_bytes:
+            self._refuse(self._body_too_large())
+
+    def on_message_complete(self) -> None:
+        """Hand the request on."""
+        exchange, parser = self.reading, self._parser
+        if exchange is None or parser is None or (exchange is self._upgrading and parser.should_upgrade()):
+            return  # the body of one that offers an upgrade is still to come
+        self.reading = self._upgrading = None
+        self._loose_bytes = 0
+        exchange.keep_alive = exchange.keep_alive and parser.should_keep_alive()
+        self.take_request(exchange)
+
+    def _take_fields(self, headers: dict[str, str]) -> None:
+        for line in self._fields.decode("latin-1").split("\n")[:-1]:
+            name, _, value = line.partition(":")
+            # llhttp leaves the blanks after a value, which are no part of it.
+            key, text = name.lower(), value.rstrip(" \t")
+            if key not in headers:
+                headers[key] = text
+            elif key in _ONCE:
+                self._refuse(RefusedError(400, f"there is more than one {key} header", code="bad_request", close=True))
+            else:
+                headers[key] = f"{headers[key]}, {text}"
+        self._fields.clear()
+
+    def _decline_upgrade(self) -> None:
+        """Read the body of a request that asks whether we would rather speak HTTP/2 (Java's client always does).
+
+        llhttp takes what follows such a head for the other protocol. It is answered as any other, and is the last.
+        """
+        exchange = self._upgrading
+        if exchange is None or exchange.method == "CONNECT":
+            self._refuse(RefusedError(400, "this is no proxy", code="bad_request", close=True))
+            return
+        self._parser = parser = httptools.HttpRequestParser(self)
+        chunked = "transfer-encoding" in exchange.headers
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % exchange.content_length
+        parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+
+    def _refuse(self, error: RefusedError) -> None:
+        if self._parser is not None:
+            self.refuse(error)
+            self.stop_reading()
+
+    def _head_too_large(self) -> RefusedError:
+        limits = self._service.limits
+        most = f"{limits.max_header_bytes} bytes or {limits.max_headers} headers"
+        message = f"the head of the request, or what frames its body, has more than {most}"
+        return RefusedError(431, message, code="head_too_large", close=True)
+
+    def _body_too_large(self) -> RefusedError:
+        limit = self._service.limits.max_body_bytes
+        return RefusedError(413, f"the body is larger than {limit} bytes", code="body_too_large", close=True)
+
+
+class Connection(RequestReader, asyncio.BufferedProtocol):
     """One client.
 
     =========  =====================================  =======================================================
@@ -81,15 +357,13 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_drained_bytes", "_exchange", "_is_known", "_loop", "_paused_since", "_reader", "_service", "_since", "_state",
-        "_task", "_transport", "_waiting",
+        "_drained_bytes", "_exchange", "_is_known", "_loop", "_paused_since", "_since", "_state", "_task", "_transport",
+        "_waiting",
     )  # fmt: skip
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for the client."""
-        self._service = service
+        super().__init__(service)
         self._loop = loop
-        self._reader = RequestReader(self)
         self._state = "idle"
         self._since = loop.time()
         self._exchange: Exchange | None = None
@@ -120,8 +394,8 @@ class Connection(asyncio.BufferedProtocol):
         """Read requests."""
         if self._state == "idle":
             self._enter("head")
-        self._reader.feed(bytes(self._service.buffer[:nbytes]))
-        if self._reader.has_unread:
+        self.read(bytes(self._service.buffer[:nbytes]))
+        if self._unread:
             self._transport.pause_reading()
         if self._state == "refused" and not self._is_known:
             self._drained_bytes += nbytes
@@ -142,7 +416,7 @@ class Connection(asyncio.BufferedProtocol):
         """Give up what is being answered: nobody waits for it."""
         self._service.connections.discard(self)
         self._service.holding.pop(self, None)
-        self._reader.close()
+        self.stop_reading()
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -166,11 +440,6 @@ class Connection(asyncio.BufferedProtocol):
             self._read_on()
 
     # The reader's side.
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of what is read."""
-        return self._service.limits
 
     @property
     def has_room(self) -> bool:
@@ -204,8 +473,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def refuse(self, error: RefusedError) -> None:
         """Answer what cannot be read to its end, and close."""
-        reading = self._reader.exchange
-        self._reader.close()
+        reading = self.reading
+        self.stop_reading()
         self._enter("refused")
         self._waiting.clear()
         if self._exchange is not None:
@@ -243,7 +512,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered, or read."""
-        return self._exchange is not None or self._reader.exchange is not None
+        return self._exchange is not None or self.reading is not None
 
     @property
     def is_lost(self) -> bool:
@@ -262,7 +531,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close a connection that has no request, or let the one that is read or answered be the last."""
         if self._exchange is not None:
             self._exchange.keep_alive = False
-        elif self._reader.exchange is None:
+        elif self.reading is None:
             self._close()
 
     def give_up(self) -> None:
@@ -279,7 +548,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def check_time(self, now: float) -> None:
         """End what takes too long; called once a second."""
-        limits = self.limits
+        limits = self._service.limits
         waited = now - self._since
         if self._paused_since and now - self._paused_since > limits.write_timeout:
             self._service.note_slow_reader()
@@ -319,7 +588,7 @@ class Connection(asyncio.BufferedProtocol):
     def _note_held(self) -> None:
         """Let the one that has held most for longest go, of the strangers, where too many hold much."""
         holding = self._service.holding
-        if self._is_known or not (self._paused_since or self._reader.held_bytes > _SMALL_HEAD_BYTES):
+        if self._is_known or not (self._paused_since or len(self._unread) + self._loose_bytes > _SMALL_HEAD_BYTES):
             holding.pop(self, None)
             return
         holding.setdefault(self)
@@ -359,7 +628,7 @@ class Connection(asyncio.BufferedProtocol):
         elif not exchange.keep_alive or self._service.draining:
             self._close()
         elif not self._paused_since:
-            if self._is_known or not (self._waiting or self._reader.has_unread):
+            if self._is_known or not (self._waiting or self._unread):
                 self._go_on()
             else:
                 self._loop.call_later(_STRANGERS_PAUSE, self._go_on)
@@ -371,12 +640,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting:
             self._begin(self._waiting.popleft())
         else:
-            self._enter("head" if self._reader.exchange is not None else "idle")
+            self._enter("head" if self.reading is not None else "idle")
         self._read_on()
 
     def _read_on(self) -> None:
-        self._reader.read_on()
-        if self.has_room and not self._reader.has_unread:
+        self.read()
+        if self.has_room and not self._unread:
             self._transport.resume_reading()
 
     def _enter(self, state: str) -> None:

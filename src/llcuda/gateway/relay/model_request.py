@@ -111,7 +111,7 @@ class ModelRequest:
         self._endpoint, self._path, self.fields = asked.endpoint, asked.path, asked.fields
 
     def _name_ignored(self, names: tuple[str, ...]) -> None:
-        self._metrics.ignored_fields.labels(self._route.endpoint).inc(len(names))
+        self._metrics.ignored_fields.add(self._route.endpoint, number=len(names))
         shown = ", ".join(quote(name[:_MAX_NAME], safe="") for name in names)
         self._exchange.extra_headers += f"X-Llcuda-Ignored: {shown}\r\n"
 
@@ -208,7 +208,7 @@ class ModelRequest:
                 failed.worker.note_failure()
             job.excluded = failed.worker
             job.is_suspect = job.is_suspect or failed.is_suspect
-            self._metrics.retries.inc()
+            self._metrics.retries.add()
         elif len(self._attempts) > _WORKERS_ASKED or failed.problem is None or failed.is_suspect:
             return None  # else it went to a worker that had just died, and that did not read it
         self._exchange.queued_at = monotonic()

@@ -175,7 +175,7 @@ class GatewayService:
 
     def note_slow_reader(self) -> None:
         """Count a client that was cut because it took nothing of what it was sent."""
-        self.metrics.slow_readers.inc()
+        self.metrics.slow_readers.add()
 
     def check_times(self) -> None:
         """End what takes too long; to be called once a second."""
@@ -190,7 +190,7 @@ class GatewayService:
             lost.update(model.drop_lost())
         for what, number in (+lost).items():
             getLogger("llcuda.gateway").error("%d of what is counted as %s belonged to nobody", number, what)
-            self.metrics.repairs.labels(what).inc(number)
+            self.metrics.repairs.add(what, number=number)
 
     def _drop_lost_connections(self) -> int:
         lost = {connection for connection in self.connections if connection.is_lost}
@@ -238,7 +238,7 @@ class GatewayService:
         return self._loop.time() + seconds - (monotonic() - exchange.arrived)
 
     def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
-        self.metrics.rejected.labels(error.code or str(error.status)).inc()
+        self.metrics.rejected.add(error.code or str(error.status))
         exchange.refusal = error
         if exchange.is_gone or exchange.finished:
             return
@@ -255,7 +255,7 @@ class GatewayService:
             self._refuse(exchange, RefusedError(504, f"the answer took longer than {seconds:g} s", code="too_slow"))
         else:
             exchange.status = _CLIENT_GONE
-            self.metrics.cancelled.inc()
+            self.metrics.cancelled.add()
 
     def _record(self, exchange: Exchange) -> None:
         route = exchange.route
@@ -264,8 +264,8 @@ class GatewayService:
         self.metrics.count(endpoint, model=exchange.model, status=exchange.status, seconds=seconds)
         prompt, completion = exchange.usage
         if prompt or completion:
-            self.metrics.prompt_tokens.inc(prompt)
-            self.metrics.completion_tokens.inc(completion)
+            self.metrics.prompt_tokens.add(number=prompt)
+            self.metrics.completion_tokens.add(number=completion)
         _access.info(
             "%s %s %d %s %.0f ms, %d + %d tokens",
             exchange.method, exchange.asked_path.partition("?")[0].encode("ascii", "backslashreplace").decode(),
