@@ -23,7 +23,7 @@ from llcuda.gateway.http.event_stream import Feed, fail
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
@@ -101,11 +101,15 @@ class SelfBenchmark:
     """At most one measurement at a time, which ends when its client goes away."""
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        """Measure one of ``models``."""
         self._models = models
         self._task: asyncio.Task[None] | None = None
 
-    async def answer(self, exchange: Exchange) -> None:
+    @property
+    def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
+        """The endpoint of :mod:`llcuda.gateway.http.routes` that is answered here."""
+        return {"benchmark": self._answer}
+
+    async def _answer(self, exchange: Exchange) -> None:
         """Measure, and answer with a stream of what is going on, and the figures at its end. Raises RefusedError."""
         asked = parse_asked(exchange.body)
         if self._task is not None and not self._task.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from codecs import BOM_UTF8
@@ -147,6 +148,10 @@ class Exchange:
     ) -> None:
         """Write a whole answer; ``headers`` are lines without their ends."""
         raise NotImplementedError
+
+    def respond_json(self, value: object, *, status: int = 200, headers: Iterable[str] = ()) -> None:
+        """Write a whole answer of JSON."""
+        self.respond(status, json.dumps(value, ensure_ascii=False).encode(), headers=headers)
 
     def refuse(self, error: RefusedError) -> None:
         """Write an error."""
