@@ -275,17 +275,14 @@ class Upstream:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
-    def build(self, method: str, path: str, body: bytes | None) -> bytes:
-        """Return a request's bytes."""
-        return build_request(method, self._address.base + path, head=self._head, body=body)
-
-    async def exchange(self, request: bytes, reception: PlainAnswer) -> None:
+    async def exchange(self, method: str, path: str, reception: PlainAnswer, *, body: bytes | None = None) -> None:
         """Send a request, hand its answer to ``reception``, and return at its end.
 
         A request that got not one byte on a connection that was used before is sent once more on a new one: the server
         may close an idle connection at any moment. Raises UpstreamFailedError, and the reception's RefusedError.
         Whoever is cancelled here cuts the connection, and the server stops generating.
         """
+        request = build_request(method, self._address.base + path, head=self._head, body=body)
         link = self._take()
         was_sent = False
         if link is not None:

@@ -273,10 +273,9 @@ class Worker:
 async def fetch(worker: Worker, path: str, *, patience: float | None = 2.0) -> PlainAnswer | None:
     """Return a worker's answer to a GET, None if it has none within so many seconds."""
     reception = PlainAnswer()
-    upstream = worker.upstream
     try:
         async with timeout(patience):
-            await upstream.exchange(upstream.build("GET", path, None), reception)
+            await worker.upstream.exchange("GET", path, reception)
     except (UpstreamFailedError, asyncio.TimeoutError):
         return None
     return reception

@@ -50,8 +50,8 @@ class Exchange:
     __slots__ = (
         "_body", "_chunked", "_refusal", "_source", "arrived", "asked_path", "body_bytes",
         "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
-        "head_complete", "header_bytes", "header_count", "headers", "is_late", "is_untimed", "keep_alive",
-        "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
+        "head_complete", "header_bytes", "header_count", "headers", "ignored_fields", "is_late", "is_untimed",
+        "keep_alive", "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
         "started", "status", "turn_at", "usage", "worker",
     )  # fmt: skip
 
@@ -81,6 +81,7 @@ class Exchange:
         self.caller: Caller | None = None
         # What is known at its end, for whoever counts.
         self.model = self.worker = ""
+        self.ignored_fields = 0
         self.usage = (0, 0)
         self.queue_seconds = 0.0
         # Of the monotonic clock, and of the last worker that was asked; 0 if it was not come to.

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
-from logging import getLogger
+from logging import INFO, getLogger
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +210,7 @@ class GatewayService:
 
     async def _start_model(self, exchange: Exchange, name: object) -> ServedModel:
         """Return the model that a request names, started if it is on demand. Raises why it cannot be."""
-        model = self.find_model(name)
+        model = find_model(self._models, name)
         exchange.model = model.name
         try:
             await model.ensure_started()
@@ -266,11 +266,12 @@ class GatewayService:
         if prompt or completion:
             self.metrics.prompt_tokens.add(number=prompt)
             self.metrics.completion_tokens.add(number=completion)
-        _access.info(
-            "%s %s %d %s %.0f ms, %d + %d tokens",
-            exchange.method, exchange.asked_path.partition("?")[0].encode("ascii", "backslashreplace").decode(),
-            exchange.status, exchange.model or "-", 1000 * seconds, prompt, completion,
-        )
+        if exchange.ignored_fields:
+            self.metrics.ignored_fields.add(endpoint, number=exchange.ignored_fields)
+        if _access.isEnabledFor(INFO):
+            path = exchange.asked_path.partition("?")[0].encode("ascii", "backslashreplace").decode()
+            told = exchange.method, path, exchange.status, exchange.model or "-", 1000 * seconds, prompt, completion
+            _access.info("%s %s %d %s %.0f ms, %d + %d tokens", *told)
         if self._audit is not None:
             self._audit.write(_describe(exchange, seconds))
         if self._trace is not None:

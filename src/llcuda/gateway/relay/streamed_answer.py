@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from llcuda.fleet.dispatch.upstream import PlainAnswer
 
 if TYPE_CHECKING:
+    import asyncio
+
     from llcuda.gateway.dialects.event_writer import EventWriter
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.observe.gateway_metrics import StreamMeter
@@ -130,6 +132,10 @@ class StreamedAnswer(PlainAnswer):
         """What llama-server sent of a stream that is to be checked."""
         self.end = b""
         """What is still to be passed on of it."""
+
+    def on_link(self, transport: asyncio.Transport) -> None:
+        """Let the worker wait while the client is slow."""
+        self._exchange.follow(transport)
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Pass on a stream's head; keep that of an error, which another worker may spare the client."""

@@ -68,7 +68,7 @@ def with_server(tmp_path: Path, server: Callable[[], Server], scenario: Callable
 
 async def ask(upstream: Upstream) -> PlainAnswer:
     taken = PlainAnswer()
-    await upstream.exchange(upstream.build("GET", "/x", None), taken)
+    await upstream.exchange("GET", "/x", taken)
     return taken
 
 
