@@ -44,7 +44,6 @@ class State(str, Enum):
     FAILED = "failed"
 
     def __str__(self) -> str:
-        """Return the value."""
         return self.value
 
 

@@ -47,7 +47,6 @@ class Running:
     """A gateway on the loop that runs: :meth:`start`, :meth:`begin_stop`, :meth:`wait_closed`."""
 
     def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; nothing is started yet."""
         self.config = config
         self.url = ""
         self.port = 0

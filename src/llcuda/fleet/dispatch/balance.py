@@ -80,7 +80,6 @@ class PromptMemory:
     __slots__ = ("_links", "_maximum")
 
     def __init__(self, maximum: int = _MAX_LINKS) -> None:
-        """Remember at most ``maximum`` links."""
         self._links: OrderedDict[int, None] = OrderedDict()
         self._maximum = maximum
 

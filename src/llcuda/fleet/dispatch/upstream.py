@@ -42,7 +42,6 @@ class UpstreamFailedError(Exception):
     """
 
     def __init__(self, reason: str, *, was_sent: bool = True) -> None:
-        """Keep the facts."""
         self.was_sent = was_sent
         super().__init__(reason)
 
@@ -57,7 +56,6 @@ class AnswerReader:
     __slots__ = ("_body", "_loose_bytes", "_parser", "complete", "headers", "keep_alive", "started", "status")
 
     def __init__(self) -> None:
-        """Wait for the first byte."""
         # It knows this reader: it is let go of in the end, or both would be kept until garbage is looked for.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []

@@ -64,11 +64,9 @@ class Slot:
         self._death = worker.death
 
     def __enter__(self) -> Self:
-        """Hold it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
         self.worker.give_back(self)
 
     def note_life(self) -> None:

@@ -97,7 +97,6 @@ class Heartbeat:
     """The watch over one server, from when it is ready until it is given up."""
 
     def __init__(self, server: WatchedServer) -> None:
-        """Prepare; the ``server`` is told when it falls silent, and when it is back."""
         self._server = server
         self._transport = AsyncTransport(server.address, api_key=None, user_agent="llcuda", tls=server.tls)
         self._pulse = Pulse(monotonic(), server.hang_timeout)

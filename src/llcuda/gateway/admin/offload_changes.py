@@ -53,7 +53,6 @@ class Offloads:
     """Changes models one at a time, and keeps what came of it."""
 
     def __init__(self, site: Site) -> None:
-        """Have nothing changed yet."""
         self._site = site
         self._models = site.models
         self._changes: dict[str, _Change] = {}

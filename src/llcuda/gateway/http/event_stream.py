@@ -28,7 +28,6 @@ class Feed:
     """
 
     def __init__(self) -> None:
-        """Have told nothing yet."""
         self._events: deque[Mapping[str, Any]] = deque()
         self._news = asyncio.Event()
         self._has_ended = self._is_left = False

@@ -51,12 +51,11 @@ class Exchange:
         "_body", "_chunked", "_refusal", "_source", "arrived", "asked_path", "body_bytes",
         "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
         "head_complete", "header_bytes", "header_count", "headers", "ignored_fields", "is_late", "is_untimed",
-        "keep_alive", "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
-        "started", "status", "turn_at", "usage", "worker",
+        "keep_alive", "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id",
+        "route", "started", "status", "turn_at", "usage", "worker",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        """Wait for the head."""
         # One piece: a body that comes in two million chunks would otherwise be kept in as many objects.
         self._body = bytearray()
         self._source: Source | None = None

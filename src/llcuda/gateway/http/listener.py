@@ -68,7 +68,6 @@ class Listener:
         tls: ssl.SSLContext | None,
         max_connections: int,
     ) -> None:
-        """Take over ``sockets``; nothing is taken yet."""
         self._sockets = tuple(sockets)
         self._service = service
         self._connect = connect

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from itertools import accumulate
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["CONTENT_TYPE", "GatewayMetrics", "StreamMeter", "relabel"]
+__all__ = ["CONTENT_TYPE", "Distribution", "GatewayMetrics", "relabel"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -54,7 +54,7 @@ class _Tally(Collector):
         yield family
 
 
-class _Distribution:
+class Distribution:
     """How many values lay under each of some bounds, and their sum."""
 
     __slots__ = ("_bounds", "_counts", "sum")
@@ -80,13 +80,13 @@ class _Distributions(Collector):
     def __init__(self, name: str, text: str, *, bounds: Sequence[float], label: str | None = None) -> None:
         self._about = name, text, [] if label is None else [label]
         self._bounds = bounds
-        self._parts: dict[str, _Distribution] = {}
+        self._parts: dict[str, Distribution] = {}
 
-    def of(self, value: str = "") -> _Distribution:
+    def of(self, value: str = "") -> Distribution:
         """Return that of a label's value, or the only one."""
         part = self._parts.get(value)
         if part is None:
-            part = self._parts[value] = _Distribution(self._bounds)
+            part = self._parts[value] = Distribution(self._bounds)
         return part
 
     def collect(self) -> Iterable[Metric]:
@@ -114,28 +114,6 @@ class _Gauges(Collector):
                     family = families[name] = kind(name, text, labels=list(labels))
                 family.add_metric(list(labels.values()), value)
         return families.values()
-
-
-class StreamMeter:
-    """One stream: the time to its first piece, and from each to the next."""
-
-    __slots__ = ("_add", "_last", "began", "first_at")
-
-    def __init__(self, add: Callable[[float], None], began: float) -> None:
-        """Measure from ``began``, of the monotonic clock."""
-        self._add = add
-        self.began = began
-        self.first_at = 0.0
-        self._last = 0.0
-
-    def note(self) -> None:
-        """Note that a piece has come."""
-        now = monotonic()
-        if self._last:
-            self._add(now - self._last)
-        else:
-            self.first_at = now
-        self._last = now
 
 
 class GatewayMetrics:
@@ -190,10 +168,6 @@ class GatewayMetrics:
         """Count a request that was answered."""
         self.requests.add(endpoint, model, str(status))
         self._seconds.of(endpoint).observe(seconds)
-
-    def meter(self, began: float) -> StreamMeter:
-        """Return what measures one stream."""
-        return StreamMeter(self.intervals.observe, began)
 
     def render(self, workers: Iterable[tuple[Mapping[str, str], str]]) -> bytes:
         """Return the page; ``workers`` are the labels and the page of each llama-server."""

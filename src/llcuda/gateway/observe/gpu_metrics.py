@@ -41,7 +41,6 @@ class GpuMetrics:
     """
 
     def __init__(self, machine: Machine | None = None) -> None:
-        """Prepare; nothing is asked yet."""
         self._machine = machine or Machine()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()

@@ -223,7 +223,7 @@ class ModelRequest:
         return StreamedAnswer(
             self._exchange,
             self._endpoint,
-            self._metrics.meter(self._exchange.arrived),
+            self._metrics.intervals,
             texts=count_texts(self.fields),
             is_checked=self._endpoint in STREAMS and self._asks_for_schema(),
             events=self._make_events(),

@@ -46,7 +46,6 @@ class Callers:
     __slots__ = ("_under_way",)
 
     def __init__(self) -> None:
-        """Start with none."""
         self._under_way: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
 
     @contextmanager

@@ -32,9 +32,8 @@ def test_what_is_read_is_what_was_counted() -> None:
     metrics.completion_tokens.add(number=5)
     metrics.retries.add()
     metrics.first_token_seconds.observe(0.02)
-    meter = metrics.meter(0.0)
-    for _ in range(4):
-        meter.note()
+    for _ in range(3):
+        metrics.intervals.observe(0.01)
     read = read_figures(metrics)
     assert read.requests == {"200": 2, "503": 1}
     assert read.rejected == {"queue_full": 1}

@@ -61,7 +61,7 @@ WHOLE: list[tuple[str, int, bytes, bytes]] = [
 def receive(endpoint: str, texts: int, stream: bytes, *, size: int) -> tuple[StreamedAnswer, Written]:
     written: Any = Written()
     events = ResponseEvents("demo") if endpoint == "responses" else None
-    answer = StreamedAnswer(written, endpoint, GatewayMetrics().meter(0.0), texts=texts, events=events)
+    answer = StreamedAnswer(written, endpoint, GatewayMetrics().intervals, texts=texts, events=events)
     answer.on_head(200, HEADERS)
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     for number, piece in enumerate(pieces):
