@@ -131,7 +131,7 @@ class AnswerReader:
         """Note the end."""
         if self.status and not self.complete and self._parser is not None:
             self.complete = True
-            # llhttp would go on with HTTP/1.0 too, where the end is known.
+            # llhttp would go on with HTTP/1.0 too, if the end is known.
             self.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
 
 

@@ -100,7 +100,7 @@ class HttpExchange(Exchange):
         self._held = self._head(status, content_type, more + chunked)
 
     def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
-        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, even if it is cut."""
         self.status = 200
         self.keep_alive = self._chunked = False
         more = "".join(f"{line}\r\n" for line in headers)

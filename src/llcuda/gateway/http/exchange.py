@@ -166,7 +166,7 @@ class Exchange:
         raise NotImplementedError
 
     def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
-        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, even if it is cut."""
         raise NotImplementedError
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
