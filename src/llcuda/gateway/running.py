@@ -51,7 +51,7 @@ class Running:
         self.url = ""
         self.port = 0
         self.grpc: GrpcServer | None = None
-        """Calls of the binary protocol, where it is switched on."""
+        """Calls of the binary protocol, if it is switched on."""
         self._loop = asyncio.get_running_loop()
         self.metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
@@ -118,7 +118,7 @@ class Running:
     async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
 
-        ``models`` names those whose workers are replaced, where it is not all of them. Keys, names, limits and the
+        ``models`` names those whose workers are replaced, if it is not all of them. Keys, names, limits and the
         options of each model follow ``config``, if it is given. Raises UsageError if it has another address, log
         or other models than those that run, and why a new worker does not start; the old ones go on then.
         """

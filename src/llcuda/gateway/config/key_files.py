@@ -38,13 +38,13 @@ def parse_keys(text: str, *, place: str) -> tuple[KeyConfig, ...]:
 
 
 def _parse_line(line: str, number: int, place: str) -> KeyConfig:
-    where = f"{place}, line {number}"
+    place = f"{place}, line {number}"
     name, colon, key = line.partition(":")
     if not colon:
-        return KeyConfig(f"key{number}", check_key(line, place=where))
+        return KeyConfig(f"key{number}", check_key(line, place=place))
     if not name.strip():
-        raise UsageError(f"{where}: the name is empty", hint="Write KEY or NAME:KEY.")
-    return KeyConfig(name.strip(), check_key(key.strip(), place=where))
+        raise UsageError(f"{place}: the name is empty", hint="Write KEY or NAME:KEY.")
+    return KeyConfig(name.strip(), check_key(key.strip(), place=place))
 
 
 def check_key(key: str, *, place: str) -> str:

@@ -45,7 +45,7 @@ def parse_variable(option: Option, text: str) -> Any:
 
 
 def check_value(option: Option, value: Any, place: str) -> Any:
-    """Return the value as the configuration has it; ``place`` is where it stands.
+    """Return the value as the configuration has it; ``place`` says where it stands.
 
     Raises UsageError for one of the wrong type or out of range.
     """

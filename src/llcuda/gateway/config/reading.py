@@ -42,7 +42,7 @@ class Given:
 def read_config(flags: Mapping[str, Any], *, environment: Mapping[str, str]) -> GatewayConfig:
     """Return the configuration; ``flags`` are by names of options, and ``config`` names the file.
 
-    Raises UsageError, which says where what is wrong stands, and what to do.
+    Raises UsageError, which says what is wrong, where it stands, and what to do.
     """
     return make_config(read_given(flags, environment=environment))
 

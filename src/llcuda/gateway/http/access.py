@@ -60,7 +60,7 @@ class Access:
     """
 
     def __init__(self, config: GatewayConfig, *, port: int) -> None:
-        """Take the configuration, and the ``port`` that is listened on, which is 0 in the configuration for any free one."""
+        """Take the configuration, and the ``port`` that is listened on, even if the configuration says 0."""
         self._callers = tuple((_digest(key.key), _to_caller(key)) for key in config.keys)
         self._port = str(port)
         self._scheme = "https" if config.tls_certificate else "http"

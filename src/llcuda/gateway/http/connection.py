@@ -348,12 +348,12 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
     Requests that come while one is answered, or while its answer is not taken, wait, and nothing more is read then.
 
     A client that ends its side has gone, or waits for the answer all the same: TCP does not tell which, before
-    something is sent. Where nothing of the answer has been, it is sent ``100 Continue``, which means nothing: who has
+    something is sent. If nothing of the answer has been, it is sent ``100 Continue``, which means nothing: who has
     gone resets the connection then, and who waits passes over it (RFC 9110, 15.2). Clients of HTTP/1.0 and of TLS, and
     those whose answer has begun, are taken for gone at once.
 
-    A client is a stranger until it has shown a key that is right, or asked for something that takes one where there
-    are none. Little is held for strangers, and they are the first to go if there are too many connections.
+    A client is a stranger until it has shown a key that is right, or, if there are no keys, asked for what would take
+    one. Little is held for strangers, and they are the first to go if there are too many connections.
     """
 
     __slots__ = (
@@ -586,7 +586,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
             self._loop.call_later(waited, self._probe, exchange, min(2 * waited, 1.0))
 
     def _note_held(self) -> None:
-        """Let the one that has held most for longest go, of the strangers, where too many hold much."""
+        """Let the one that has held most for longest go, of the strangers, if too many hold much."""
         holding = self._service.holding
         if self._is_known or not (self._paused_since or len(self._unread) + self._loose_bytes > _SMALL_HEAD_BYTES):
             holding.pop(self, None)

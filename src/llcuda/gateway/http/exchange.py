@@ -203,5 +203,5 @@ class Exchange:
 
     @property
     def is_newest(self) -> bool:
-        """Whether it is of HTTP/1.1, where an answer may have others before it that mean nothing."""
+        """Whether it is of HTTP/1.1: its answer may have others before it that mean nothing."""
         return self._chunked

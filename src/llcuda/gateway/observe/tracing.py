@@ -84,7 +84,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def record(self, exchange: Exchange) -> None:
-        """Take a request that has ended; it continues the trace of the client, where it named one."""
+        """Take a request that has ended; it continues the trace of the client, if it named one."""
         now = monotonic()
         epoch = time.time_ns() - int(now * 1e9)
         parent = self._propagator.extract(exchange.headers)
@@ -173,7 +173,7 @@ def _describe_request(exchange: Exchange, end: float) -> _Span:
 
 
 def _describe_parts(exchange: Exchange, end: float) -> list[_Span]:
-    """Return the spans within it: the wait for the turn, the prompt, and the answer, as far as each was come to."""
+    """Return the spans within it: the wait for the turn, the prompt, and the answer, those of them that it came to."""
     queued, turn, first = exchange.queued_at, exchange.turn_at, exchange.first_at
     # One that waits for a second worker has had its turn with the first.
     stop = queued if turn < queued else end

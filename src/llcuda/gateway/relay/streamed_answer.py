@@ -152,7 +152,7 @@ class StreamedAnswer(PlainAnswer):
             super().on_body(data, is_last=is_last)
             return
         if self._has_several_texts:
-            # With each prompt but the first llama-server sends null, which clients do not expect where objects come.
+            # With each prompt but the first llama-server sends null, which clients do not expect instead of objects.
             data = data.replace(b"data: null\n\n", b"")
         if not data and not is_last:
             return
