@@ -52,10 +52,8 @@ def check_key(key: str, *, place: str) -> str:
     if key == MASK:
         raise UsageError(f"{place}: the key is masked", hint="Put the key in its place, or name its key_file.")
     if not key or not key.isascii() or not key.isprintable() or set(key) & set(' ,"') or len(key) > MAX_KEY_LENGTH:
-        raise UsageError(
-            f"{place}: a key is printable ASCII without spaces, commas and quotes, at most {MAX_KEY_LENGTH} characters",
-            hint="`openssl rand -hex 24` makes one.",
-        )
+        what = f"printable ASCII without spaces, commas and quotes, at most {MAX_KEY_LENGTH} characters"
+        raise UsageError(f"{place}: a key is {what}", hint="`openssl rand -hex 24` makes one.")
     return key
 
 
