@@ -263,9 +263,9 @@ class LoopedFleet(Fleet):
 
     def follow(self, servers: list[LoopedServer]) -> None:
         """Have a worker for each of ``servers``: one more, or one less than before."""
-        before: dict[Any, Worker] = dict(self._workers)
+        before: dict[Any, Worker] = dict(self.workers)
         now: dict[Any, Worker] = {server: before.get(server) or self._make_worker(server) for server in servers}
-        self._workers = now
+        self.workers = now
         for server, worker in before.items():
             if server not in now:
                 worker.leave()
@@ -276,7 +276,7 @@ class LoopedFleet(Fleet):
 
     def find_worker(self, server: LoopedServer) -> Worker:
         """Return the worker of a server."""
-        return next(worker for worker in self.workers if worker.server is server)
+        return self.workers[server]
 
     async def ensure_started(self) -> None:
         """Start nothing, but what a test says."""

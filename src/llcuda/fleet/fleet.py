@@ -65,7 +65,8 @@ class Fleet:
         self.can_chat = True
         """Whether the model that was last loaded here has a chat template; True if none was."""
         self._failed_at = 0.0
-        self._workers: dict[WatchedServer, Worker] = {}
+        self.workers: dict[WatchedServer, Worker] = {}
+        """What there is just now; only those that are ready may be asked."""
         self._names: dict[RemoteConfig, asyncio.Task[None]] = {}
         self._share = share
         self._hang_timeout = hang_timeout
@@ -80,26 +81,21 @@ class Fleet:
 
     @property
     def replicas(self) -> tuple[WatchedServer, ...]:
-        """What there is just now; only those that are ready may be asked."""
-        return tuple(self._workers)
+        """The servers that there are just now."""
+        return tuple(self.workers)
 
     @property
     def _locals(self) -> tuple[Replica, ...]:
-        return tuple(one for one in self._workers if isinstance(one, Replica))
+        return tuple(one for one in self.workers if isinstance(one, Replica))
 
     @property
     def _remotes(self) -> tuple[Remote, ...]:
-        return tuple(one for one in self._workers if isinstance(one, Remote))
-
-    @property
-    def workers(self) -> tuple[Worker, ...]:
-        """Those of the replicas, in the same order."""
-        return tuple(self._workers.values())
+        return tuple(one for one in self.workers if isinstance(one, Remote))
 
     @property
     def is_ready(self) -> bool:
         """Whether any replica may be asked."""
-        return State.READY in [replica.state for replica in self._workers]
+        return State.READY in [replica.state for replica in self.workers]
 
     @property
     def model(self) -> ModelFile | None:
@@ -190,7 +186,7 @@ class Fleet:
         return [error for error in results if error is not None]
 
     def _revive(self) -> None:
-        for replica in self._workers:
+        for replica in self.workers:
             if replica.failed_at is not None and monotonic() - replica.failed_at > _REVIVE_INTERVAL:
                 task = asyncio.ensure_future(_try_start(replica))
                 self._revivals.add(task)
@@ -256,14 +252,14 @@ class Fleet:
             hang_timeout=self._hang_timeout,
             on_change=self._note_state,
         )
-        self._workers[replica] = self._make_worker(replica)
+        self.workers[replica] = self._make_worker(replica)
         return replica
 
     def _make_worker(self, server: WatchedServer) -> Worker:
         return Worker(server, on_free=self._on_change, on_death=self._on_death)
 
     def _note_state(self, server: WatchedServer) -> None:
-        if worker := self._workers.get(server):
+        if worker := self.workers.get(server):
             worker.note_state()
             self._on_change()
 
@@ -320,19 +316,19 @@ class Fleet:
             hang_timeout=self._hang_timeout,
             on_change=self._note_state,
         )
-        self._workers[remote] = self._make_worker(remote)
+        self.workers[remote] = self._make_worker(remote)
         return remote
 
     async def _stop(self, replicas: Sequence[WatchedServer], grace: float) -> None:
         """Drain and stop the replicas, all at the same time, and forget them."""
         await asyncio.gather(*(self._stop_one(replica, grace) for replica in replicas))
-        for worker in [self._workers.pop(replica) for replica in replicas if replica in self._workers]:
+        for worker in [self.workers.pop(replica) for replica in replicas if replica in self.workers]:
             worker.leave()
             self._on_change()
 
     async def _stop_one(self, replica: WatchedServer, grace: float) -> None:
         replica.drain()
-        worker = self._workers.get(replica)
+        worker = self.workers.get(replica)
         if worker is not None and replica.state is State.DRAINING:
             await until(lambda: not worker.busy, seconds=grace)
         await replica.stop()

@@ -16,7 +16,7 @@ from llcuda.fleet.processes.machine_shares import Share
 from llcuda.fleet.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from llcuda.fleet.dispatch.admission import QueueLimits
     from llcuda.fleet.dispatch.worker import Worker
@@ -47,7 +47,7 @@ class ServedModel:
         self._starters = 0
         self.suspects = Suspects(monotonic)
         self.admission = Admission(
-            lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
+            self._find_workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
         )
         self.fleet = Fleet(
             config,
@@ -73,7 +73,10 @@ class ServedModel:
     @property
     def workers(self) -> tuple[Worker, ...]:
         """What answers its requests."""
-        return self.fleet.workers
+        return tuple(self.fleet.workers.values())
+
+    def _find_workers(self) -> Collection[Worker]:
+        return self.fleet.workers.values()
 
     @property
     def is_busy(self) -> bool:

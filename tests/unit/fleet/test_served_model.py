@@ -27,7 +27,7 @@ def make_model() -> tuple[ServedModel, Any, asyncio.Event]:
     limits = cast("QueueLimits", SimpleNamespace(max_queued=1, max_queued_tokens=1))
     model = ServedModel(ModelConfig("demo", "demo", on_demand=True, idle_timeout=IDLE_SECONDS), limits)
     worker, may_start = SimpleNamespace(busy=0), asyncio.Event()
-    workers = cast("dict[object, object]", model.fleet._workers)
+    workers = cast("dict[object, object]", model.fleet.workers)
 
     async def start() -> None:
         workers[object()] = worker

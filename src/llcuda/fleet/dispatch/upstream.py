@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -32,7 +31,7 @@ _MAX_IDLE_CONNECTIONS = 256
 _CONNECT_TIMEOUT = 2.0
 _MAX_PLAIN_BYTES = 64 << 20
 _MAX_LOOSE_BYTES = 64 << 10
-_FIRST, _FIRST_FINAL = 100, 200
+_FIRST, _FIRST_FINAL, _OK = 100, 200, 200
 
 
 class UpstreamFailedError(Exception):
@@ -157,7 +156,7 @@ class PlainAnswer:
         """Take status and headers."""
         self.status = status
         self.content_type = headers.get("content-type", self.content_type)
-        self.is_stream = status == HTTPStatus.OK and self.content_type.startswith("text/event-stream")
+        self.is_stream = status == _OK and self.content_type.startswith("text/event-stream")
 
     def on_body(self, data: bytes, *, is_last: bool) -> None:
         """Take a piece."""

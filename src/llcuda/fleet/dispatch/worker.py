@@ -162,7 +162,9 @@ class Worker:
     @property
     def is_free(self) -> bool:
         """Whether it can take a request now."""
-        return len(self.taken) < self.server.slots and self.is_usable and not self.has_suspect
+        server = self.server
+        is_usable = server.state is State.READY and not self.draining and self._loop.time() >= self._rests_until
+        return is_usable and len(self.taken) < server.slots and not self.has_suspect
 
     @property
     def is_expected(self) -> bool:

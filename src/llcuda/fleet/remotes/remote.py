@@ -59,9 +59,7 @@ class Remote(WatchedServer):
         ``slots`` holds if it does not say itself how many requests it answers at a time.
         """
         name = f"{model}@{address.authority}"
-        super().__init__(
-            name, address, slots=slots, api_key=config.key, hang_timeout=hang_timeout, on_change=on_change
-        )
+        super().__init__(name, address, slots=slots, api_key=config.key, hang_timeout=hang_timeout, on_change=on_change)
         self.config = config
         self._model = model
         self._usual_slots = slots

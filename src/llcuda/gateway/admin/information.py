@@ -226,4 +226,3 @@ def _read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RefusedError(502, "the worker's answer is no object", code="worker_failed")
     return value
-

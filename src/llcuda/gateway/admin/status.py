@@ -109,4 +109,3 @@ def _describe_device(report: DeviceReport | None) -> dict[str, Any] | None:
     names = ("asked", "device", "backend", "offload", "reason", "remedy", "layers", "layers_on_gpu", "limits", "steps")
     uses = [{"device": use.device, "name": use.name, "bytes": use.total_bytes} for use in report.devices]
     return {**{name: getattr(report, name) for name in names}, "memory": uses}
-

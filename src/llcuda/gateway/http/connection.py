@@ -86,8 +86,7 @@ class HttpExchange(Exchange):
         self.status = status
         self.started = self.finished = True
         self._held = b""
-        more = "".join(f"{line}\r\n" for line in headers)
-        head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
+        head = self._head(status, content_type, "\r\n".join((*headers, f"Content-Length: {len(body)}", "")))
         self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
 
     def start_stream(self, status: int, content_type: str) -> None:
@@ -103,8 +102,7 @@ class HttpExchange(Exchange):
         """Begin an answer of so many bytes that comes in pieces; the connection ends with it, even if it is cut."""
         self.status = 200
         self.keep_alive = self._chunked = False
-        more = "".join(f"{line}\r\n" for line in headers)
-        self._held = self._head(200, content_type, f"{more}Content-Length: {length}\r\n")
+        self._held = self._head(200, content_type, "\r\n".join((*headers, f"Content-Length: {length}", "")))
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Write a piece of a stream; the head goes with the first, the end with the last."""
@@ -186,7 +184,10 @@ class RequestReader:
         data, self._unread = self._unread + data, b""
         at = 0
         while at < len(data) and self._parser is not None and self.has_room:
-            piece = data[at : at + self._choose_length()]
+            exchange, length = self.reading, _PIECE_BYTES
+            if exchange is not None and exchange.head_complete and "transfer-encoding" not in exchange.headers:
+                length = max(1, exchange.content_length - exchange.body_bytes)
+            piece = data[at : at + length]
             at += len(piece) - self._parse(self._parser, piece)
         if self._parser is not None:
             self._unread = data[at:]
@@ -197,12 +198,6 @@ class RequestReader:
         self._unread = b""
         self._fields.clear()
         self._loose_bytes = 0
-
-    def _choose_length(self) -> int:
-        exchange = self.reading
-        if exchange is None or not exchange.head_complete or "transfer-encoding" in exchange.headers:
-            return _PIECE_BYTES
-        return max(1, exchange.content_length - exchange.body_bytes)
 
     def _parse(self, parser: httptools.HttpRequestParser, piece: bytes) -> int:
         """Give llhttp a piece, and return how many bytes at its end are for another parser."""
@@ -266,7 +261,7 @@ class RequestReader:
             if error.close:
                 self._refuse(error)
             else:
-                exchange.refusal = error
+                exchange.refusal = error.without_frames()
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body."""

@@ -48,11 +48,11 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_chunked", "_refusal", "_source", "arrived", "asked_path", "body_bytes",
+        "_body", "_chunked", "_source", "arrived", "asked_path", "body_bytes",
         "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
         "head_complete", "header_bytes", "header_count", "headers", "ignored_fields", "is_late", "is_untimed",
-        "keep_alive", "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id",
-        "route", "started", "status", "turn_at", "usage", "worker",
+        "keep_alive", "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "refusal",
+        "request_id", "route", "started", "status", "turn_at", "usage", "worker",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -75,7 +75,8 @@ class Exchange:
         self.started = self.finished = self.is_late = False
         self.is_untimed = False
         """Whether the answer may take longer than ``request_timeout``."""
-        self._refusal: RefusedError | None = None
+        self.refusal: RefusedError | None = None
+        """What it was refused with, without the frames that it passed through."""
         self.route: Route | None = None
         self.caller: Caller | None = None
         # What is known at its end, for whoever counts.
@@ -133,15 +134,6 @@ class Exchange:
     def drop_body(self) -> None:
         """Forget the body, once it has been passed on."""
         self._body = bytearray()
-
-    @property
-    def refusal(self) -> RefusedError | None:
-        """What it was refused with."""
-        return self._refusal
-
-    @refusal.setter
-    def refusal(self, error: RefusedError) -> None:
-        self._refusal = error.without_frames()
 
     def respond(
         self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()

@@ -67,11 +67,8 @@ class _Attempt:
     """What went wrong with the worker; None if it answered, be it with an error."""
     is_suspect: bool
     """Whether the request may be what ended the worker."""
-
-    @property
-    def is_failure(self) -> bool:
-        """Whether another worker should be asked."""
-        return self.problem is not None or self.reception.status >= _SERVER_ERROR
+    is_failure: bool
+    """Whether another worker should be asked."""
 
 
 class ModelRequest:
@@ -175,9 +172,10 @@ class ModelRequest:
         if problem is not None:
             worker.note_failure()
         else:
-            self._model.admission.note_answer(monotonic() - exchange.turn_at)
+            self._model.admission.rate.record(monotonic() - exchange.turn_at)
         is_suspect = problem is not None and was_sent and not slot.was_cut_off
-        self._attempts.append(_Attempt(worker, reception, problem, is_suspect))
+        is_failure = problem is not None or reception.status >= _SERVER_ERROR
+        self._attempts.append(_Attempt(worker, reception, problem, is_suspect, is_failure))
 
     async def judge(self, slot: Slot) -> Job | None:
         """Note what came of the slot, and return the job for another worker; None if this was the last.
@@ -225,7 +223,7 @@ class ModelRequest:
             self._endpoint,
             self._metrics.intervals,
             texts=count_texts(self.fields),
-            is_checked=self._endpoint in STREAMS and self._asks_for_schema(),
+            is_checked=self._endpoint in STREAMS and asked_schema(self._endpoint, self.fields) is not None,
             events=self._make_events(),
         )
 
@@ -245,7 +243,7 @@ class ModelRequest:
             if reception.end:
                 await self._end_stream(reception)
         else:
-            if self._route.kind is Kind.GENERATE and reception.status == _OK and self._asks_for_schema():
+            if reception.status == _OK and asked_schema(self._endpoint, self.fields) is not None:
                 # A large answer takes up to a second to be held against its schema.
                 await asyncio.to_thread(check_answer, self._endpoint, self.fields, reception.body)
             figures = find_figures(reception.body)
@@ -283,9 +281,6 @@ class ModelRequest:
             write_error_event(self._exchange, error.message, code=error.code or "")
         else:
             self._exchange.write(stream.end, is_last=True)
-
-    def _asks_for_schema(self) -> bool:
-        return asked_schema(self._endpoint, self.fields) is not None
 
     def _note_first(self) -> None:
         exchange = self._exchange
@@ -335,7 +330,8 @@ def write_error_event(exchange: Exchange, message: str, *, code: str = "worker_f
         event = _named_event({**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
-    exchange.refusal = exchange.refusal or RefusedError(502, message, code=code)
+    if exchange.refusal is None:
+        exchange.refusal = RefusedError(502, message, code=code)
     exchange.write(event.encode(), is_last=True)
 
 

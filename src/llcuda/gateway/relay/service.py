@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.access import Access, Caller
     from llcuda.gateway.http.connection import Connection
     from llcuda.gateway.http.exchange import Exchange
-    from llcuda.gateway.http.routes import Route
     from llcuda.gateway.observe.audit_log import AuditLog
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
@@ -80,6 +79,7 @@ class Callers:
         if not mine:
             del self._under_way[name]
 
+
 _access = getLogger("llcuda.access")
 """A line for each request, for whoever listens."""
 
@@ -125,7 +125,11 @@ class GatewayService:
         if self.config.allowed_origins:
             lines = self._access.cors_headers(exchange.headers, preflight=is_preflight).items()
             exchange.extra_headers = "".join(f"{name}: {value}\r\n" for name, value in lines)
-        exchange.route = route = self._find_route(exchange)
+        if is_preflight and "access-control-request-method" in exchange.headers:
+            exchange.route = route = PREFLIGHT
+        else:
+            exchange.path = resolve_path(exchange.path)
+            exchange.route = route = find_route(exchange.method, exchange.path)
         exchange.keeps_body = route.who is not Who.PUBLIC
         if route.who is not Who.PUBLIC:
             exchange.caller = caller = self._access.authenticate(exchange.headers)
@@ -196,13 +200,6 @@ class GatewayService:
         self.connections -= lost
         return len(lost)
 
-    @staticmethod
-    def _find_route(exchange: Exchange) -> Route:
-        if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
-            return PREFLIGHT
-        exchange.path = resolve_path(exchange.path)
-        return find_route(exchange.method, exchange.path)
-
     def find_model(self, name: object) -> ServedModel:
         """Return the model that a request names; the first one if it names none. Raises RefusedError (404)."""
         return find_model(self._models, name)
@@ -238,7 +235,7 @@ class GatewayService:
 
     def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
         self.metrics.rejected.add(error.code or str(error.status))
-        exchange.refusal = error
+        exchange.refusal = error.without_frames()
         if exchange.is_gone or exchange.finished:
             return
         if exchange.started:

@@ -17,7 +17,7 @@ import pytest
 from llcuda.client import AsyncInferenceClient
 from llcuda.errors import ModelFormatError, ModelNotFoundError, NoDeviceError, ServerError, ServerExitedError
 from llcuda.fleet.dispatch.admission import current_task
-from llcuda.fleet.dispatch.worker import Job, Worker
+from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.fleet import Fleet
 from llcuda.fleet.processes.machine_shares import Share, prepare_loads
 from llcuda.fleet.processes.replica import Replica
@@ -267,7 +267,7 @@ def test_a_fleet_is_replaced_without_one_replica_less() -> None:
         await fleet.start()
         old = fleet.replicas
         pids = [replica.pid or 0 for replica in old]
-        slots = [worker.take(Job(), current_task(), now=0.0) for worker in fleet.workers]
+        slots = [worker.take(Job(), current_task(), now=0.0) for worker in fleet.workers.values()]
         ready.clear()
         reload = asyncio.ensure_future(fleet.reload())
         for replica, slot in zip(old, slots, strict=True):
@@ -382,7 +382,7 @@ def test_a_drain_that_takes_too_long_is_cut() -> None:
     async def test() -> None:
         fleet = Fleet(DEMO)
         await fleet.start()
-        fleet.workers[0].take(Job(), current_task(), now=0.0)
+        next(iter(fleet.workers.values())).take(Job(), current_task(), now=0.0)
         await fleet.stop(grace=0.05)
         assert fleet.replicas == ()
 

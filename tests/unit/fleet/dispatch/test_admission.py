@@ -121,7 +121,7 @@ def test_beyond_the_bound_the_answer_is_429_with_the_time_that_the_queue_takes()
     async def scenario() -> None:
         queue = Queue(1, max_queued=2)
         (await queue.admission.acquire(Job())).release()
-        queue.admission.note_answer(7.0)
+        queue.admission.rate.record(7.0)
         await queue.admission.acquire(Job())
         waiting = [queue.ask() for _ in range(2)]
         await turn()
@@ -199,7 +199,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
         await asyncio.wait([late])
         assert (refusal_of(late).status, refusal_of(late).code) == (504, "deadline")
         slot.release()
-        queue.admission.note_answer(30.0)
+        queue.admission.rate.record(30.0)
         await queue.admission.acquire(Job())
         with pytest.raises(RefusedError, match="would pass"):
             await queue.admission.acquire(Job(deadline=asyncio.get_running_loop().time() + 10))

@@ -71,7 +71,7 @@ class Given(FakeServer):
 
 
 def watch(*looks: tuple[_Moment, dict[int, tuple[int, int, int]]]) -> str:
-    """Return why a worker is given up that says at each of these moments how far its slots are; nothing if it is not."""
+    """Return why a worker is given up that says at these moments how far its slots are; nothing if it is not."""
 
     async def play() -> str:
         server = Given()

@@ -98,8 +98,11 @@ def test_it_is_given_up_after_the_time_for_that() -> None:
 
 @pytest.mark.parametrize(
     ("silence", "starved", "is_lost"),
-    [(9.9, 0.0, False), (10.0, 0.0, True), (14.0, 4.1, False), (14.0, 4.0, True), (59.9, 99.0, False), (60.0, 99.0, True)],
-)
+    [
+        (9.9, 0.0, False), (10.0, 0.0, True), (14.0, 4.1, False), (14.0, 4.0, True),
+        (59.9, 99.0, False), (60.0, 99.0, True),
+    ],
+)  # fmt: skip
 def test_a_server_that_has_no_core_is_given_up_after_six_times_as_long(
     silence: float, starved: float, *, is_lost: bool
 ) -> None:
