@@ -51,9 +51,10 @@ class Job:
 class Slot:
     """A slot of a worker in the hands of one task, which gives it back at the end of a ``with`` block."""
 
-    __slots__ = ("_death", "heard_at", "job", "owner", "prompt_tokens", "worker")
+    __slots__ = ("_death", "_loop", "heard_at", "job", "owner", "prompt_tokens", "worker")
 
     def __init__(self, worker: Worker, job: Job, owner: asyncio.Task[Any], *, now: float) -> None:
+        self._loop = worker.loop
         self.worker = worker
         self.job = job
         self.owner = owner
@@ -71,7 +72,8 @@ class Slot:
 
     def note_life(self) -> None:
         """Take note that bytes of its answer have come, so that its prompt has been read."""
-        self.prompt_tokens, self.heard_at = 0, self.worker.note_life()
+        self.prompt_tokens = 0
+        self.heard_at = self.worker.server.heard_at = self._loop.time()
 
     @property
     def was_killed(self) -> bool:
@@ -127,11 +129,11 @@ class Worker:
         self._abandoned: dict[int, None] = {}
         self.left_at = -math.inf
         """The loop's time at which somebody last gave up what it was computing."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._upstream: Upstream | None = None
         self._rest = _FIRST_REST
         self._rests_until = 0.0
-        self.death: asyncio.Future[bool] = self._loop.create_future()
+        self.death: asyncio.Future[bool] = self.loop.create_future()
         """Done when its llama-server has ended, with whether it was killed; there is another one for the next."""
 
     @property
@@ -152,7 +154,7 @@ class Worker:
     @property
     def is_usable(self) -> bool:
         """Whether it may be asked, be it full or not."""
-        return self.is_ready and self._loop.time() >= self._rests_until
+        return self.is_ready and self.loop.time() >= self._rests_until
 
     @property
     def has_suspect(self) -> bool:
@@ -163,7 +165,7 @@ class Worker:
     def is_free(self) -> bool:
         """Whether it can take a request now."""
         server = self.server
-        is_usable = server.state is State.READY and not self.draining and self._loop.time() >= self._rests_until
+        is_usable = server.state is State.READY and not self.draining and self.loop.time() >= self._rests_until
         return is_usable and len(self.taken) < server.slots and not self.has_suspect
 
     @property
@@ -179,10 +181,9 @@ class Worker:
             self._upstream = Upstream(server.address, api_key=server.api_key, on_life=self.note_life, tls=server.tls)
         return self._upstream
 
-    def note_life(self) -> float:
-        """Take note that bytes have come from it, and return when, by the loop's clock."""
-        self.server.heard_at = now = self._loop.time()
-        return now
+    def note_life(self) -> None:
+        """Take note that bytes have come from it."""
+        self.server.heard_at = self.loop.time()
 
     def take(self, job: Job, owner: asyncio.Task[Any], *, now: float) -> Slot:
         """Let ``owner`` have a slot for a job."""
@@ -212,7 +213,7 @@ class Worker:
 
     def note_abandoned(self, request: int) -> None:
         """Take note that nobody waits any more for what it may still compute."""
-        self.left_at = self._loop.time()
+        self.left_at = self.loop.time()
         self._abandoned[request] = None
         if len(self._abandoned) > _MAX_ABANDONED:
             del self._abandoned[next(iter(self._abandoned))]
@@ -230,10 +231,10 @@ class Worker:
     def note_failure(self) -> None:
         """Let it rest; what fails while it rests was begun before, and is the same failure."""
         self.failed += 1
-        if self._loop.time() < self._rests_until:
+        if self.loop.time() < self._rests_until:
             return
-        self._rests_until = self._loop.time() + self._rest
-        self._loop.call_later(self._rest, self._on_free)
+        self._rests_until = self.loop.time() + self._rest
+        self.loop.call_later(self._rest, self._on_free)
         self._rest = min(2 * self._rest, _LONGEST_REST)
 
     def forgive(self) -> None:
@@ -254,7 +255,7 @@ class Worker:
                 self._on_death(tuple(self._abandoned))
             self._abandoned.clear()
             self.death.set_result(self.server.was_killed)
-            self.death = self._loop.create_future()
+            self.death = self.loop.create_future()
 
     def drop(self) -> None:
         """Cut its connections; requests on them are answered elsewhere."""

@@ -197,7 +197,9 @@ class Replica(WatchedServer):
             if delay is None:
                 return error
             self._await_another()
-            await self._sleep(delay)
+            with suppress(asyncio.TimeoutError):
+                async with timeout(delay):
+                    await self._left.wait()
             if not self._left.is_set():
                 self.restarts += 1
                 self._set(State.STARTING)
@@ -290,11 +292,6 @@ class Replica(WatchedServer):
         except LlcudaError as error:
             return error
         return ServerError("llama-server was stopped by somebody else", log_tail=self._server.log_tail)
-
-    async def _sleep(self, seconds: float) -> None:
-        with suppress(asyncio.TimeoutError):
-            async with timeout(seconds):
-                await self._left.wait()
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

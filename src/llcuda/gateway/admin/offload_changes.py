@@ -145,11 +145,11 @@ def describe_choice(config: ModelConfig) -> dict[str, Any]:
 
 
 def _describe_change(change: _Change, *, is_admin: bool) -> dict[str, Any]:
-    told = change.error if is_admin else None
+    told, choice = change.error if is_admin else None, change.choice
     return {
         "number": change.number,
-        "offload": change.choice.offload,
-        "gpu_layers": change.choice.gpu_layers,
+        "offload": choice.offload,
+        "gpu_layers": choice.gpu_layers,
         "state": change.state,
         "message": told.message if told else None,
         "hint": told.hint if told else None,

@@ -15,7 +15,7 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.http.exchange import Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from llcuda.gateway.config.configuration import Limits
 
@@ -87,7 +87,9 @@ class HttpExchange(Exchange):
         self.started = self.finished = True
         self._held = b""
         head = self._head(status, content_type, "\r\n".join((*headers, f"Content-Length: {len(body)}", "")))
-        self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
+        data = head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body
+        self.bytes_out += len(data)
+        self._client.write(data)
 
     def start_stream(self, status: int, content_type: str) -> None:
         """Begin an answer that comes in pieces; nothing is sent before the first."""
@@ -111,7 +113,9 @@ class HttpExchange(Exchange):
         piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
         end = b"0\r\n\r\n" if is_last and self._chunked else b""
         self.finished = is_last
-        self._write(head if self.method == "HEAD" else head + piece + end)
+        data = head if self.method == "HEAD" else head + piece + end
+        self.bytes_out += len(data)
+        self._client.write(data)
 
     @property
     def is_gone(self) -> bool:
@@ -131,10 +135,6 @@ class HttpExchange(Exchange):
         line = _STATUS_LINES[status]
         text = f"{line}Content-Type: {content_type}\r\n{_ALWAYS}{identity}{self.extra_headers}{close}{more}\r\n"
         return text.encode("latin-1")
-
-    def _write(self, data: bytes) -> None:
-        self.bytes_out += len(data)
-        self._client.write(data)
 
 
 class RequestReader:
@@ -353,7 +353,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
 
     __slots__ = (
         "_drained_bytes", "_exchange", "_is_known", "_loop", "_paused_since", "_since", "_state", "_task", "_transport",
-        "_waiting",
+        "_waiting", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
@@ -367,12 +367,15 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         self._paused_since = 0.0
         self._is_known = False
         self._drained_bytes = 0
+        self.write: Callable[[bytes], None]
+        """Send bytes to the client."""
 
     # The transport's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
         self._transport = transport = cast("asyncio.Transport", transport)
+        self.write = transport.write
         transport.set_write_buffer_limits(high=0)
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family != socket.AF_UNIX:
@@ -456,7 +459,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         if self._state == "head":
             self._enter("body")
         if exchange.headers.get("expect", "").lower() == "100-continue" and exchange.has_body:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def take_request(self, exchange: Exchange) -> None:
         """Answer a request, or let it wait for the one before."""
@@ -494,10 +497,6 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
     def is_last(self) -> bool:
         """Whether the gateway ends, and nothing more is read."""
         return self._service.draining
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        self._transport.write(data)
 
     @property
     def is_paused(self) -> bool:
@@ -573,7 +572,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         if self._exchange is not exchange or exchange.started or self._transport.is_closing():
             return
         if waited == _PROBE_SECONDS:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         connected = self._transport.get_extra_info("socket")
         if connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
             self._transport.abort()
