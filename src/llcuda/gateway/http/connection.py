@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -43,6 +44,8 @@ _NOT_MODIFIED = 304
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 # `nosniff`: an answer may hold whatever a model says, and a browser must not take it for a page.
 _ALWAYS = "Server: llcuda\r\nX-Content-Type-Options: nosniff\r\n"
+
+_State = Enum("_State", "IDLE HEAD BODY BUSY REFUSED CLOSING")
 
 
 class Service(Protocol):
@@ -359,7 +362,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(service)
         self._loop = loop
-        self._state = "idle"
+        self._state = _State.IDLE
         self._since = loop.time()
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -390,12 +393,12 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Read requests."""
-        if self._state == "idle":
-            self._enter("head")
+        if self._state is _State.IDLE:
+            self._enter(_State.HEAD)
         self.read(bytes(self._service.buffer[:nbytes]))
         if self._unread:
             self._transport.pause_reading()
-        if self._state == "refused" and not self._is_known:
+        if self._state is _State.REFUSED and not self._is_known:
             self._drained_bytes += nbytes
             if self._drained_bytes > _DRAINED_BYTES:
                 self._transport.pause_reading()
@@ -432,7 +435,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         self._note_held()
         if self._exchange is not None:
             self._exchange.resume()
-        elif self._state == "busy":
+        elif self._state is _State.BUSY:
             self._go_on()
         else:
             self._read_on()
@@ -446,8 +449,8 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
 
     def begin_request(self) -> Exchange:
         """Return what a request that begins is kept in."""
-        if self._state == "idle":
-            self._enter("head")
+        if self._state is _State.IDLE:
+            self._enter(_State.HEAD)
         return HttpExchange(self)
 
     def take_head(self, exchange: Exchange) -> None:
@@ -456,8 +459,8 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         if exchange.caller is not None and not self._is_known:
             self._is_known = True
             self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        if self._state == "head":
-            self._enter("body")
+        if self._state is _State.HEAD:
+            self._enter(_State.BODY)
         if exchange.headers.get("expect", "").lower() == "100-continue" and exchange.has_body:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -473,7 +476,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         """Answer what cannot be read to its end, and close."""
         reading = self.reading
         self.stop_reading()
-        self._enter("refused")
+        self._enter(_State.REFUSED)
         self._waiting.clear()
         if self._exchange is not None:
             # The answer that is being written comes first; what follows it was never a request.
@@ -517,7 +520,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
     @property
     def rank(self) -> tuple[bool, float] | None:
         """Which goes first if there are too many: the lowest, strangers before others; None for who is to stay."""
-        if self._transport.is_closing() or (self._is_known and self._state != "idle"):
+        if self._transport.is_closing() or (self._is_known and self._state is not _State.IDLE):
             return None
         return self._is_known, self._since
 
@@ -547,15 +550,15 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         if self._paused_since and now - self._paused_since > limits.write_timeout:
             self._service.note_slow_reader()
             self.cut()
-        elif self._state == "closing" and waited > limits.write_timeout:
+        elif self._state is _State.CLOSING and waited > limits.write_timeout:
             self.cut()
-        elif self._state == "idle" and waited > limits.idle_timeout:
+        elif self._state is _State.IDLE and waited > limits.idle_timeout:
             self._close()
-        elif self._state == "head" and waited > limits.header_timeout:
+        elif self._state is _State.HEAD and waited > limits.header_timeout:
             self.refuse(RefusedError(408, "the head of the request did not come", code="too_slow", close=True))
-        elif self._state == "body" and waited > limits.body_timeout:
+        elif self._state is _State.BODY and waited > limits.body_timeout:
             self.refuse(RefusedError(408, "the body of the request did not come", code="too_slow", close=True))
-        elif self._state == "busy" and waited > limits.request_timeout:
+        elif self._state is _State.BUSY and waited > limits.request_timeout:
             self._end_late()
 
     def _end_late(self) -> None:
@@ -592,7 +595,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
             first.cut()
 
     def _close(self) -> None:
-        self._enter("closing")
+        self._enter(_State.CLOSING)
         self._transport.close()
 
     def cut(self) -> None:
@@ -603,7 +606,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         self._transport.abort()
 
     def _begin(self, exchange: Exchange) -> None:
-        self._enter("busy")
+        self._enter(_State.BUSY)
         self._exchange = exchange
         if exchange.refusal is not None:
             self._service.refuse(exchange, exchange.refusal)
@@ -634,7 +637,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         if self._waiting:
             self._begin(self._waiting.popleft())
         else:
-            self._enter("head" if self.reading is not None else "idle")
+            self._enter(_State.HEAD if self.reading is not None else _State.IDLE)
         self._read_on()
 
     def _read_on(self) -> None:
@@ -642,6 +645,6 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
         if self.has_room and not self._unread:
             self._transport.resume_reading()
 
-    def _enter(self, state: str) -> None:
+    def _enter(self, state: _State) -> None:
         self._state = state
         self._since = self._loop.time()
