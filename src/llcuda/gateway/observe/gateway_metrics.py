@@ -1,7 +1,7 @@
 """What a gateway counts and measures, and the one page that Prometheus reads: its own figures and every worker's.
 
-What each request and token notes is counted here, in 0.3 us; prometheus_client's own counters take 2, and write the
-page.
+What each request and token notes is counted here, in 0.3 us each. prometheus_client writes the page: its own counters
+take 0.8, and its histograms 2.
 """
 
 from __future__ import annotations
