@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, cast
 import h11
 
 from llcuda.gateway import Limits
-from llcuda.gateway.http.connection import RequestReader
 from llcuda.gateway.http.exchange import Exchange
+from llcuda.gateway.http.request_reader import RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llcuda.fleet.refusals import RefusedError
-    from llcuda.gateway.http.connection import Service
+    from llcuda.gateway.http.request_reader import Bounded
 
 __all__ = ["SAFE", "Message", "Reading", "compare", "name_lenience", "read_here", "read_there"]
 
@@ -66,7 +66,7 @@ class _Kept(RequestReader):
     """Keeps what the gateway's reader tells of, and closes where the gateway's connection would."""
 
     def __init__(self) -> None:
-        super().__init__(cast("Service", SimpleNamespace(limits=_LIMITS)))
+        super().__init__(cast("Bounded", SimpleNamespace(limits=_LIMITS)))
         self.kept = Reading()
 
     def begin_request(self) -> Exchange:
