@@ -345,7 +345,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
 
     def check_time(self, now: float) -> None:
         """End what takes too long; called once a second."""
-        limits = self._service.limits
+        limits, exchange = self._service.limits, self._exchange
         waited = now - self._since
         if self._paused_since and now - self._paused_since > limits.write_timeout:
             self._service.note_slow_reader()
@@ -358,7 +358,7 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
             self.refuse(RefusedError(408, "the head of the request did not come", code="too_slow", close=True))
         elif self._state is _State.BODY and waited > limits.body_timeout:
             self.refuse(RefusedError(408, "the body of the request did not come", code="too_slow", close=True))
-        elif self._exchange is not None and waited > limits.request_timeout and not self._exchange.is_untimed:
+        elif self._state is _State.BUSY and waited > limits.request_timeout and exchange and not exchange.is_untimed:
             self.give_up()
 
     def _can_probe(self, exchange: Exchange) -> bool:
