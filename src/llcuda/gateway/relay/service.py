@@ -37,6 +37,8 @@ __all__ = ["Callers", "GatewayService"]
 _CLIENT_GONE = 499  # nginx's status for it, in the log and the metrics only
 _READ_BYTES = 64 << 10
 _MAX_TIMEOUT = 86400.0
+_access = getLogger("llcuda.access")
+"""A line for each request, for whoever listens."""
 
 
 class Callers:
@@ -53,12 +55,8 @@ class Callers:
         name, maximum = (caller.name, caller.max_in_flight) if caller else ("", None)
         mine = self._under_way[name]
         if maximum is not None and len(mine) >= maximum:
-            raise RefusedError(
-                429,
-                f"this key may have {maximum} requests at a time",
-                code="too_many_in_flight",
-                headers={"Retry-After": "1"},
-            )
+            message, headers = f"this key may have {maximum} requests at a time", {"Retry-After": "1"}
+            raise RefusedError(429, message, code="too_many_in_flight", headers=headers)
         owner = current_task()
         mine.add(owner)
         try:
@@ -78,10 +76,6 @@ class Callers:
         mine.discard(owner)
         if not mine:
             del self._under_way[name]
-
-
-_access = getLogger("llcuda.access")
-"""A line for each request, for whoever listens."""
 
 
 class GatewayService:
