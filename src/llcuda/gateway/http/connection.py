@@ -154,13 +154,13 @@ class Connection(RequestReader, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_drained_bytes", "_exchange", "_is_known", "_loop", "_paused_since", "_since", "_state", "_task", "_transport",
-        "_waiting", "write",
+        "_drained_bytes", "_exchange", "_is_known", "_loop", "_paused_since", "_service", "_since", "_state", "_task",
+        "_transport", "_waiting", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(service)
-        self._service: Service = service
+        self._service = service
         self._loop = loop
         self._state = _State.IDLE
         self._since = loop.time()

@@ -36,10 +36,10 @@ class RequestReader:
     error, so none is raised there.
     """
 
-    __slots__ = ("_fields", "_loose_bytes", "_parser", "_service", "_unread", "_upgrading", "_url", "reading")
+    __slots__ = ("_bounded", "_fields", "_loose_bytes", "_parser", "_unread", "_upgrading", "_url", "reading")
 
-    def __init__(self, service: Bounded) -> None:
-        self._service = service
+    def __init__(self, bounded: Bounded) -> None:
+        self._bounded = bounded
         # It knows this reader: it is let go of in the end, or both would be kept until garbage is looked for.
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._url = self._unread = b""
@@ -102,7 +102,7 @@ class RequestReader:
         except httptools.HttpParserError as error:
             self._refuse(RefusedError(400, f"this is not HTTP: {error}", code="bad_request", close=True))
         # llhttp keeps what it was given of a header, and counts neither that nor what frames chunks.
-        if self._loose_bytes > self._service.limits.max_header_bytes:
+        if self._loose_bytes > self._bounded.limits.max_header_bytes:
             self._refuse(self._head_too_large())
         return 0
 
@@ -119,7 +119,7 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those after the body count, and mean nothing here."""
-        exchange, limits = self.reading, self._service.limits
+        exchange, limits = self.reading, self._bounded.limits
         if exchange is None:
             return
         if not exchange.head_complete:
@@ -145,7 +145,7 @@ class RequestReader:
             exchange.keep_alive = False
         try:
             exchange.check_head(version)
-            if exchange.content_length > self._service.limits.max_body_bytes:
+            if exchange.content_length > self._bounded.limits.max_body_bytes:
                 raise self._body_too_large()
             self.take_head(exchange)
         except RefusedError as error:
@@ -162,7 +162,7 @@ class RequestReader:
             return
         self._loose_bytes = 0
         exchange.add_body(data)
-        if exchange.body_bytes > self._service.limits.max_body_bytes:
+        if exchange.body_bytes > self._bounded.limits.max_body_bytes:
             self._refuse(self._body_too_large())
 
     def on_message_complete(self) -> None:
@@ -208,11 +208,11 @@ class RequestReader:
             self.stop_reading()
 
     def _head_too_large(self) -> RefusedError:
-        limits = self._service.limits
+        limits = self._bounded.limits
         most = f"{limits.max_header_bytes} bytes or {limits.max_headers} headers"
         message = f"the head of the request, or what frames its body, has more than {most}"
         return RefusedError(431, message, code="head_too_large", close=True)
 
     def _body_too_large(self) -> RefusedError:
-        limit = self._service.limits.max_body_bytes
+        limit = self._bounded.limits.max_body_bytes
         return RefusedError(413, f"the body is larger than {limit} bytes", code="body_too_large", close=True)
