@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import h11
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llcuda.fleet.refusals import RefusedError
+    from llcuda.gateway.http.request_reader import Bounded
 
 __all__ = ["SAFE", "Message", "Reading", "compare", "name_lenience", "read_here", "read_there"]
 
@@ -60,13 +62,12 @@ class Reading:
     """Whether the last request was one after which the connection closes."""
 
 
-class _Audience:
+class _Kept(RequestReader):
     """Keeps what the gateway's reader tells of, and closes where the gateway's connection would."""
 
     def __init__(self) -> None:
-        self.limits = _LIMITS
-        self.has_room = True
-        self.reading = Reading()
+        super().__init__(cast("Bounded", SimpleNamespace(limits=_LIMITS)))
+        self.kept = Reading()
 
     def begin_request(self) -> Exchange:
         return Exchange()  # nothing is answered
@@ -75,7 +76,7 @@ class _Audience:
         pass
 
     def take_request(self, exchange: Exchange) -> None:
-        reading = self.reading
+        reading = self.kept
         if reading.is_last:
             return
         if exchange.refusal is None:
@@ -85,8 +86,8 @@ class _Audience:
             reading.refusal, reading.is_last = exchange.refusal.message, True
 
     def refuse(self, error: RefusedError) -> None:
-        if not self.reading.is_last:
-            self.reading.refusal = error.message
+        if not self.kept.is_last:
+            self.kept.refusal = error.message
 
 
 def _plain(exchange: Exchange) -> Message:
@@ -104,11 +105,10 @@ def _normalise(headers: dict[str, str]) -> dict[str, str]:
 
 def read_here(pieces: Iterable[bytes]) -> Reading:
     """Return what the gateway's reader makes of a stream that comes in these pieces."""
-    audience = _Audience()
-    reader = RequestReader(audience)
+    reader = _Kept()
     for piece in pieces:
-        reader.feed(piece)
-    return audience.reading
+        reader.read(piece)
+    return reader.kept
 
 
 def read_there(stream: bytes) -> Reading:

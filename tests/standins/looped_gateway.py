@@ -18,7 +18,7 @@ import httptools
 
 from llcuda.fleet.fleet import Fleet
 from llcuda.fleet.served_model import ServedModel
-from llcuda.fleet.states import State
+from llcuda.fleet.states import State, WatchedServer
 from llcuda.gateway import GatewayConfig, KeyConfig, Limits, ModelConfig
 from llcuda.gateway.http.access import Access
 from llcuda.gateway.http.connection import Connection
@@ -29,10 +29,9 @@ from tests.standins import stub_answers
 from tests.standins.stub_answers import Asked, build_stream, build_whole, read_request
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Coroutine
 
-    from llcuda.fleet.dispatch.worker import Server, Worker
+    from llcuda.fleet.dispatch.worker import Worker
 
 __all__ = [
     "KEYS", "Client", "LoopedFleet", "LoopedGateway", "LoopedServer", "Request", "StillLoop", "as_looped",
@@ -157,21 +156,14 @@ class _Link(asyncio.Protocol):
             self.transport.write(stub_answers.plain(200, [] if path == "/slots" else {"tokens": [1]}))
 
 
-class LoopedServer:
+class LoopedServer(WatchedServer):
     """One llama-server, as a worker sees it."""
 
-    api_key = "key"
-    hang_timeout = 10.0
-    pid = None
-    tls: ssl.SSLContext | None = None
-    heard_at = 0.0
     was_killed = False
-    is_remote = False
 
     def __init__(self, name: str, socket_path: Path, *, slots: int) -> None:
-        self.name = name
-        self.address = unix_address(str(socket_path))
-        self.slots = slots
+        address = unix_address(str(socket_path))
+        super().__init__(name, address, slots=slots, api_key="key", hang_timeout=10.0, on_change=lambda _: None)
         self.state = State.STARTING
         self.links: dict[_Link, None] = {}
         """In the order in which they came, and so they break off: a set's order is another in each run."""
@@ -215,11 +207,8 @@ class LoopedServer:
         for link in tuple(self.links):
             link.transport.abort()
 
-    def give_up(self, reason: str) -> None:
-        """Nothing is watched here."""
 
-
-def as_looped(server: Server) -> LoopedServer:
+def as_looped(server: WatchedServer) -> LoopedServer:
     """Return a worker's server as what it is here."""
     assert isinstance(server, LoopedServer)
     return server
@@ -268,34 +257,33 @@ class LoopedFleet(Fleet):
     """A fleet of such llama-servers, which are there when they are said to be."""
 
     def __init__(self, model: ServedModel) -> None:
-        on_change, on_death = (lambda _: model.admission.dispatch()), model.suspects.suspect_all
-        super().__init__(model.config, on_change=on_change, on_death=on_death)
+        super().__init__(model.config, on_change=model.admission.dispatch, on_death=model.suspects.suspect_all)
         self.start_on_demand: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.unloading: asyncio.Future[None] | None = None
 
     def follow(self, servers: list[LoopedServer]) -> None:
         """Have a worker for each of ``servers``: one more, or one less than before."""
-        before: dict[Any, Worker] = dict(self._workers)
+        before: dict[Any, Worker] = dict(self.workers)
         now: dict[Any, Worker] = {server: before.get(server) or self._make_worker(server) for server in servers}
-        self._workers = now
+        self.workers = now
         for server, worker in before.items():
             if server not in now:
                 worker.leave()
-                self._on_change(worker)
+                self._on_change()
         for worker in now.values():
             worker.note_state()
-            self._on_change(worker)
+            self._on_change()
 
     def find_worker(self, server: LoopedServer) -> Worker:
         """Return the worker of a server."""
-        return next(worker for worker in self.workers if worker.server is server)
+        return self.workers[server]
 
     async def ensure_started(self) -> None:
         """Start nothing, but what a test says."""
         if self.start_on_demand is not None:
             await self.start_on_demand()
 
-    async def unload(self, grace: float = 0.0) -> None:
+    async def stop(self, grace: float = 0.0) -> None:
         """Have no llama-server any more, once a test says so."""
         del grace
         if self.unloading is not None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from llcuda.engine.load import Load
-    from llcuda.fleet.dispatch.worker import Server
     from llcuda.fleet.model_config import ModelConfig, RemoteConfig
+    from llcuda.fleet.states import WatchedServer
     from llcuda.models import ModelFile
 
 __all__ = ["Fleet"]
@@ -51,7 +51,7 @@ class Fleet:
         *,
         share: Share = Share(),  # noqa: B008 - it never changes
         hang_timeout: float = 10.0,
-        on_change: Callable[[Worker], object] = lambda _: None,
+        on_change: Callable[[], object] = lambda: None,
         on_death: Callable[[Iterable[int]], object] = lambda _: None,
     ) -> None:
         """Prepare; nothing is started yet.
@@ -62,8 +62,11 @@ class Fleet:
         self.config = config
         self.last_error: LlcudaError | None = None
         """Why the last start on demand failed; None if it did not."""
+        self.can_chat = True
+        """Whether the model that was last loaded here has a chat template; True if none was."""
         self._failed_at = 0.0
-        self._workers: dict[Replica | Remote, Worker] = {}
+        self.workers: dict[WatchedServer, Worker] = {}
+        """What there is just now; only those that are ready may be asked."""
         self._names: dict[RemoteConfig, asyncio.Task[None]] = {}
         self._share = share
         self._hang_timeout = hang_timeout
@@ -77,37 +80,27 @@ class Fleet:
         self._revivals: set[asyncio.Future[LlcudaError | None]] = set()
 
     @property
-    def replicas(self) -> tuple[Replica | Remote, ...]:
-        """What there is just now; only those that are ready may be asked."""
-        return tuple(self._workers)
+    def replicas(self) -> tuple[WatchedServer, ...]:
+        """The servers that there are just now."""
+        return tuple(self.workers)
 
     @property
     def _locals(self) -> tuple[Replica, ...]:
-        return tuple(one for one in self._workers if isinstance(one, Replica))
+        return tuple(one for one in self.workers if isinstance(one, Replica))
 
     @property
     def _remotes(self) -> tuple[Remote, ...]:
-        return tuple(one for one in self._workers if isinstance(one, Remote))
-
-    @property
-    def workers(self) -> tuple[Worker, ...]:
-        """Those of the replicas, in the same order."""
-        return tuple(self._workers.values())
+        return tuple(one for one in self.workers if isinstance(one, Remote))
 
     @property
     def is_ready(self) -> bool:
         """Whether any replica may be asked."""
-        return any(replica.state is State.READY for replica in self._workers)
+        return State.READY in [replica.state for replica in self.workers]
 
     @property
     def model(self) -> ModelFile | None:
         """The model that is loaded on this machine; None if none is."""
         return next((replica.load.model for replica in self._locals), None)
-
-    @property
-    def can_chat(self) -> bool:
-        """Whether the model that is loaded here has a chat template; True if none is."""
-        return all(can_chat(replica.load.model, replica.load.options) for replica in self._locals)
 
     async def start(self) -> None:
         """Find the model, start every replica that does not run, and return when all are ready.
@@ -139,7 +132,7 @@ class Fleet:
     async def stop(self, grace: float = _GRACE) -> None:
         """Let what is in flight end, within ``grace`` seconds, stop every replica, and remove the folder.
 
-        Those of other machines go on; they are asked no more.
+        Those of other machines go on; they are asked no more. :meth:`ensure_started` loads the model again.
         """
         self._left.set()
         try:
@@ -152,10 +145,6 @@ class Fleet:
                     self._folder = None
         finally:
             self._left.clear()
-
-    async def unload(self, grace: float = _GRACE) -> None:
-        """Free the memory, as :meth:`stop` does; :meth:`ensure_started` loads the model again."""
-        await self.stop(grace)
 
     async def reload(self, grace: float = _GRACE) -> None:
         """Find the model anew, and replace one replica after the other by a new one, without one less in between.
@@ -197,7 +186,7 @@ class Fleet:
         return [error for error in results if error is not None]
 
     def _revive(self) -> None:
-        for replica in self._locals:
+        for replica in self.workers:
             if replica.failed_at is not None and monotonic() - replica.failed_at > _REVIVE_INTERVAL:
                 task = asyncio.ensure_future(_try_start(replica))
                 self._revivals.add(task)
@@ -214,6 +203,7 @@ class Fleet:
             if self._left.is_set():
                 raise ServerError(f"the model {self.config.name} was stopped while it was starting")
             self._folder, loads = work.result()
+            self.can_chat = all(can_chat(load.model, load.options) for load in loads)
         finally:
             work.cancel()
             left.cancel()
@@ -262,17 +252,16 @@ class Fleet:
             hang_timeout=self._hang_timeout,
             on_change=self._note_state,
         )
-        self._workers[replica] = self._make_worker(replica)
+        self.workers[replica] = self._make_worker(replica)
         return replica
 
-    def _make_worker(self, server: Server) -> Worker:
-        worker = Worker(server, on_free=lambda: self._on_change(worker), on_death=self._on_death)
-        return worker
+    def _make_worker(self, server: WatchedServer) -> Worker:
+        return Worker(server, on_free=self._on_change, on_death=self._on_death)
 
-    def _note_state(self, replica: Replica | Remote) -> None:
-        if worker := self._workers.get(replica):
+    def _note_state(self, server: WatchedServer) -> None:
+        if worker := self.workers.get(server):
             worker.note_state()
-            self._on_change(worker)
+            self._on_change()
 
     async def _have_remotes(self, grace: float) -> None:
         """Have the workers of other machines that the configuration says, and no others. Raises why that cannot be."""
@@ -327,25 +316,25 @@ class Fleet:
             hang_timeout=self._hang_timeout,
             on_change=self._note_state,
         )
-        self._workers[remote] = self._make_worker(remote)
+        self.workers[remote] = self._make_worker(remote)
         return remote
 
-    async def _stop(self, replicas: Sequence[Replica | Remote], grace: float) -> None:
+    async def _stop(self, replicas: Sequence[WatchedServer], grace: float) -> None:
         """Drain and stop the replicas, all at the same time, and forget them."""
         await asyncio.gather(*(self._stop_one(replica, grace) for replica in replicas))
-        for worker in [self._workers.pop(replica) for replica in replicas if replica in self._workers]:
+        for worker in [self.workers.pop(replica) for replica in replicas if replica in self.workers]:
             worker.leave()
-            self._on_change(worker)
+            self._on_change()
 
-    async def _stop_one(self, replica: Replica | Remote, grace: float) -> None:
+    async def _stop_one(self, replica: WatchedServer, grace: float) -> None:
         replica.drain()
-        worker = self._workers.get(replica)
+        worker = self.workers.get(replica)
         if worker is not None and replica.state is State.DRAINING:
             await until(lambda: not worker.busy, seconds=grace)
         await replica.stop()
 
 
-async def _try_start(replica: Replica) -> LlcudaError | None:
+async def _try_start(replica: WatchedServer) -> LlcudaError | None:
     try:
         await replica.start()
     except LlcudaError as error:

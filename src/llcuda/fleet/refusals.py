@@ -38,7 +38,6 @@ class RefusedError(Exception):
         headers: Mapping[str, str] | None = None,
         close: bool = False,
     ) -> None:
-        """Keep the facts."""
         self.status = status
         self.message = message
         self.code = code

@@ -16,7 +16,7 @@ from llcuda.fleet.processes.machine_shares import Share
 from llcuda.fleet.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from llcuda.fleet.dispatch.admission import QueueLimits
     from llcuda.fleet.dispatch.worker import Worker
@@ -47,13 +47,13 @@ class ServedModel:
         self._starters = 0
         self.suspects = Suspects(monotonic)
         self.admission = Admission(
-            lambda: self.workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
+            self._find_workers, max_queued=limits.max_queued, max_queued_tokens=limits.max_queued_tokens
         )
         self.fleet = Fleet(
             config,
             share=share,
             hang_timeout=hang_timeout,
-            on_change=lambda _: self.admission.dispatch(),
+            on_change=self.admission.dispatch,
             on_death=self.suspects.suspect_all,
         )
         self._hang_timeout = hang_timeout
@@ -73,7 +73,10 @@ class ServedModel:
     @property
     def workers(self) -> tuple[Worker, ...]:
         """What answers its requests."""
-        return self.fleet.workers
+        return tuple(self.fleet.workers.values())
+
+    def _find_workers(self) -> Collection[Worker]:
+        return self.fleet.workers.values()
 
     @property
     def is_busy(self) -> bool:
@@ -110,13 +113,6 @@ class ServedModel:
         """
         self._starters += 1
         try:
-            await self._start()
-        finally:
-            self._starters -= 1
-            self.last_used = monotonic()
-
-    async def _start(self) -> None:
-        try:
             await self.fleet.ensure_started()
         except OutOfMemoryError:
             idle = [model for model in self._beside.values() if model is not self and model.can_make_room]
@@ -124,9 +120,12 @@ class ServedModel:
                 raise
             oldest = min(idle, key=lambda model: model.last_used)
             getLogger("llcuda").warning("unloading %s to make room for %s", oldest.name, self.name)
-            await oldest.fleet.unload()
+            await oldest.fleet.stop()
             self.fleet.last_error = None
             await self.fleet.ensure_started()
+        finally:
+            self._starters -= 1
+            self.last_used = monotonic()
 
     async def unload_if_idle(self) -> None:
         """Unload it if nobody has asked for it as long as its ``idle_timeout``."""
@@ -135,7 +134,7 @@ class ServedModel:
             self.last_used = monotonic()
         elif limit is not None and self.can_make_room and monotonic() - self.last_used > limit:
             try:
-                await self.fleet.unload()
+                await self.fleet.stop()
             except LlcudaError as error:
                 getLogger("llcuda").warning("the model %s could not be unloaded: %s", self.name, error)
 

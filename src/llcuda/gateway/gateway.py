@@ -45,7 +45,6 @@ class Gateway:
     """
 
     def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; nothing is started yet."""
         self.config = config
         self._running: Running | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -174,12 +173,10 @@ class Gateway:
             ready.set()
 
     def __enter__(self) -> Self:
-        """Start."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop."""
         self.stop()

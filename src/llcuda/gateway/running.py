@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from llcuda.errors import LlcudaError, PortInUseError, UsageError
 from llcuda.fleet.served_model import prepare_models
 from llcuda.fleet.timeouts import until
-from llcuda.gateway.admin.administration import Administration
+from llcuda.gateway.admin.information import Information
+from llcuda.gateway.admin.self_benchmark import SelfBenchmark
+from llcuda.gateway.admin.status import Status
+from llcuda.gateway.admin.upgrade import Upgrade
 from llcuda.gateway.config.checks import load_tls
 from llcuda.gateway.dialects.ollama_listing import Listing
 from llcuda.gateway.http.access import Access
@@ -21,6 +24,7 @@ from llcuda.gateway.http.connection import Connection
 from llcuda.gateway.http.listener import Listener, allow_connections
 from llcuda.gateway.observe.audit_log import AuditLog
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
+from llcuda.gateway.observe.gpu_metrics import GpuMetrics
 from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
 from llcuda.gateway.pages.chat_page import ChatPage
 from llcuda.gateway.relay.service import GatewayService
@@ -43,18 +47,20 @@ class Running:
     """A gateway on the loop that runs: :meth:`start`, :meth:`begin_stop`, :meth:`wait_closed`."""
 
     def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; nothing is started yet."""
         self.config = config
         self.url = ""
         self.port = 0
         self.grpc: GrpcServer | None = None
-        """Calls of the binary protocol, where it is switched on."""
+        """Calls of the binary protocol, if it is switched on."""
         self._loop = asyncio.get_running_loop()
         self.metrics = GatewayMetrics()
         self._audit = AuditLog(config.audit_log) if config.audit_log else None
         self._tracer = _open_tracer(config)
         self.models = prepare_models(config.models, limits=config.limits, hang_timeout=config.hang_timeout)
-        self._administration = Administration(self)
+        self._information, self._status, self._upgrade = Information(self), Status(self), Upgrade(self)
+        self._benchmark = SelfBenchmark(self.models)
+        self._gpus = GpuMetrics()
+        self.metrics.add_gauges(self._gpus.read)
         self._listener: Listener | None = None
         self._service: GatewayService | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -75,7 +81,7 @@ class Running:
                 self.grpc = grpc
                 await self._tell_health()
             listener.start()
-            self._administration.start()
+            self._gpus.start()
         except BaseException:
             await self._end(grace=0.0)
             raise
@@ -112,7 +118,7 @@ class Running:
     async def reload(self, config: GatewayConfig | None = None, *, models: Collection[str] | None = None) -> None:
         """Replace every worker by a new one without losing a request, and open the audit log anew.
 
-        ``models`` names those whose workers are replaced, where it is not all of them. Keys, names, limits and the
+        ``models`` names those whose workers are replaced, if it is not all of them. Keys, names, limits and the
         options of each model follow ``config``, if it is given. Raises UsageError if it has another address, log
         or other models than those that run, and why a new worker does not start; the old ones go on then.
         """
@@ -188,20 +194,21 @@ class Running:
         return GrpcServer(self._service)
 
     def _make_service(self) -> GatewayService:
+        own = (self._information, self._status, self._upgrade, self._benchmark, Listing(self.models))
         chat = ChatPage(binaries_dir() / ARCHIVE_NAME)
         return GatewayService(
             self.config,
             access=Access(self.config, port=self.port),
             models=self.models,
             metrics=self.metrics,
-            own={**self._administration.table, **chat.table, **Listing(self.models).table},
+            own={name: answer for one in (*own, chat) for name, answer in one.table.items()},
             audit=self._audit,
             trace=self._tracer.record if self._tracer else None,
         )
 
     async def _tick(self) -> None:
         while True:
-            self._administration.note_second()
+            self._status.note_second()
             await asyncio.sleep(_TICK_SECONDS)
             if self._service is not None:
                 self._service.check_times()
@@ -218,7 +225,8 @@ class Running:
 
     async def _end(self, *, grace: float) -> None:
         service, listener = self._service, self._listener
-        self._administration.begin_stop()
+        self._upgrade.begin_stop()
+        self._benchmark.begin_stop()
         try:
             if listener is not None:
                 listener.close()
@@ -227,7 +235,8 @@ class Running:
             if self._ticker is not None:
                 self._ticker.cancel()
             await asyncio.gather(*(model.fleet.stop(0.0) for model in self.models.values()))
-            await self._administration.wait_ended()
+            await self._upgrade.wait_ended()
+            await asyncio.to_thread(self._gpus.stop)
         finally:
             if self._audit is not None:
                 self._audit.close()

@@ -27,17 +27,17 @@ def make_model() -> tuple[ServedModel, Any, asyncio.Event]:
     limits = cast("QueueLimits", SimpleNamespace(max_queued=1, max_queued_tokens=1))
     model = ServedModel(ModelConfig("demo", "demo", on_demand=True, idle_timeout=IDLE_SECONDS), limits)
     worker, may_start = SimpleNamespace(busy=0), asyncio.Event()
-    workers = cast("dict[object, object]", model.fleet._workers)
+    workers = cast("dict[object, object]", model.fleet.workers)
 
     async def start() -> None:
         workers[object()] = worker
         await may_start.wait()
 
-    async def unload() -> None:
+    async def stop() -> None:
         workers.clear()
 
     model.fleet.ensure_started = start  # type: ignore[method-assign]
-    model.fleet.unload = unload  # type: ignore[method-assign, assignment]
+    model.fleet.stop = stop  # type: ignore[method-assign, assignment]
     return model, worker, may_start
 
 

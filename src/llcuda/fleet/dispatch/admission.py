@@ -15,7 +15,7 @@ from llcuda.fleet.dispatch.balance import WorkerView, choose_worker
 from llcuda.fleet.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator
 
     from llcuda.fleet.dispatch.balance import Prompt
     from llcuda.fleet.dispatch.worker import Job, Slot, Worker
@@ -46,7 +46,6 @@ class DrainRate:
     _WEIGHT = 0.1
 
     def __init__(self) -> None:
-        """Know nothing yet."""
         self._seconds: float | None = None
 
     def record(self, seconds: float) -> None:
@@ -81,9 +80,7 @@ class Admission:
     or would have by the time of its turn, is not begun. ``workers`` is asked anew each time, so that it may change.
     """
 
-    def __init__(
-        self, workers: Callable[[], Sequence[Worker]], *, max_queued: int, max_queued_tokens: int
-    ) -> None:
+    def __init__(self, workers: Callable[[], Collection[Worker]], *, max_queued: int, max_queued_tokens: int) -> None:
         """Let at most ``max_queued`` jobs wait, of together at most ``max_queued_tokens`` estimated tokens."""
         self._workers = workers
         self.max_queued = max_queued
@@ -94,7 +91,7 @@ class Admission:
         """The worker that is given nothing more, until the first of the suspects can have it to itself."""
         self._numbers = count()
         self._loop = asyncio.get_running_loop()
-        self._rate = DrainRate()
+        self.rate = DrainRate()
         self._given_at = self._loop.time()
 
     @property
@@ -140,12 +137,11 @@ class Admission:
             timer.cancel()
             job.queued += self._loop.time() - entry.since
 
-    def note_answer(self, seconds: float) -> None:
-        """Note how long a request that was answered had its slot."""
-        self._rate.record(seconds)
-
     def dispatch(self) -> None:
         """Give free slots to those who wait; called when a slot or a worker has become free."""
+        if not self._queue and not self._suspects:
+            self._reserved = None
+            return
         self._dispatch_suspects()
         for entry in tuple(self._queue):
             has_left = entry.turn.done()
@@ -168,7 +164,7 @@ class Admission:
 
     def estimate_wait(self) -> float:
         """Return in how many seconds a request that came now would have its turn, by what was measured."""
-        return self._rate.estimate(self.waiting + 1, slots=sum(worker.slots for worker in self._workers()))
+        return self.rate.estimate(self.waiting + 1, slots=sum(worker.slots for worker in self._workers()))
 
     def _entries(self) -> Iterator[_Entry]:
         yield from self._queue
@@ -184,11 +180,10 @@ class Admission:
             index = 0 if candidates[0].is_free else None
         else:
             index = choose_worker([_view(worker, job.prompt) for worker in candidates])
-        return None if index is None else self._give(candidates[index], job, owner)
-
-    def _give(self, worker: Worker, job: Job, owner: asyncio.Task[Any]) -> Slot:
+        if index is None:
+            return None
         self._given_at = self._loop.time()
-        return worker.take(job, owner, now=self._given_at)
+        return candidates[index].take(job, owner, now=self._given_at)
 
     def _dispatch_suspects(self) -> None:
         """Give the first suspect a worker of its own, once that has nothing else to do."""
@@ -206,7 +201,8 @@ class Admission:
         if worker is not None and not worker.busy:
             self._reserved = None
             entry = self._suspects.popleft()
-            entry.turn.set_result(self._give(worker, job, entry.owner))
+            self._given_at = self._loop.time()
+            entry.turn.set_result(worker.take(job, entry.owner, now=self._given_at))
 
     def _is_alone(self, worker: Worker) -> bool:
         return not any(other.is_expected for other in self._workers() if other is not worker)
@@ -242,10 +238,9 @@ class Admission:
         return min(job.deadline, now + _LONGEST_WAIT_FOR_A_WORKER)
 
     def _give_up(self, entry: _Entry) -> None:
-        if entry.turn.done():
-            return
-        no_worker = not any(worker.is_ready for worker in self._workers())
-        entry.turn.set_exception(self._unavailable() if no_worker else self._late("passed before"))
+        if not entry.turn.done():
+            can_answer = any(worker.is_ready for worker in self._workers())
+            entry.turn.set_exception(self._late("passed before") if can_answer else self._unavailable())
 
     def _refuse_all(self) -> None:
         for entry in self._entries():

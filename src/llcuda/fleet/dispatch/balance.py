@@ -32,7 +32,7 @@ class Prompt:
         """Return what it is worth that a worker has seen the first ``matched`` links, from 0 to 1.
 
         A system prompt that the prompt shares with others is worth nothing: every worker has it soon, and to place by
-        it would send all new conversations to one worker, where each pushes another out of the cache.
+        it would send all new conversations to one worker, and each would push another out of its cache.
         """
         if not matched:
             return 0.0
@@ -80,7 +80,6 @@ class PromptMemory:
     __slots__ = ("_links", "_maximum")
 
     def __init__(self, maximum: int = _MAX_LINKS) -> None:
-        """Remember at most ``maximum`` links."""
         self._links: OrderedDict[int, None] = OrderedDict()
         self._maximum = maximum
 
@@ -109,7 +108,7 @@ class PromptMemory:
 def read_prompt(body: dict[str, Any]) -> Prompt:
     """Return the prompt of a request, with a link after each message, or after each 256 characters of a text.
 
-    Two prompts have a link in common where they begin in the same way, tools and system prompt included. The hashes
+    Two prompts have a link in common if they begin in the same way, tools and system prompt included. The hashes
     mean something within one process only.
     """
     room = repeat(None, _MAX_VALUES)

@@ -12,7 +12,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llcuda.fleet.dispatch.worker import fetch
-from llcuda.fleet.processes.process_usage import read_main_thread_seconds
+from llcuda.fleet.processes import heartbeat
+from llcuda.fleet.processes.process_usage import read_main_thread_seconds, read_seconds_without_core
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,14 +32,14 @@ _BATCH_TOKENS = 2048
 """llama-server's ``--batch-size``: of prompts it reads so many tokens, and then looks at what it is asked."""
 _SECONDS_PER_PROMPT_TOKEN = 0.2
 """Two cores read 8 tokens a second of a prompt with a model of seven billion weights."""
-_BUSY_MACHINE = 6
-"""How many times longer than its computing thread computes a server may take, if others have the machine."""
 
 
 class _Moment(NamedTuple):
     at: float
     computed: float
-    """Seconds for which the thread that computes has run."""
+    """Seconds for which the first of the threads that compute has run."""
+    starved: float
+    """Seconds for which its threads could have run and had no core, of all together."""
 
 
 class Progress:
@@ -47,12 +48,12 @@ class Progress:
     That is: it does not look at what it is asked, not counting the time that reading a prompt may take; a slot of it
     makes no token and reads no prompt; or it computes, and nothing of the gateway's is under way there.
 
-    Time counts in which its computing thread runs, and a sixth of the rest: on a machine with much else to do a token
-    takes as long as it takes.
+    Time counts in which it computes and none of its threads waits for a core, and a sixth of the rest: on a machine
+    with much else to do a token takes as long as it takes. That its first thread runs tells nothing by itself: it may
+    spin until another one, which has no core, has done its part.
     """
 
     def __init__(self, worker: Worker) -> None:
-        """Watch nothing yet."""
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._probe: asyncio.Task[None] | None = None
@@ -115,7 +116,7 @@ class Progress:
         has_left = self._loop.time() - worker.left_at < _LEAVING_SECONDS
         if not has_left and sum(step[-1] > 0 for step in steps.values()) >= texts:
             for slot in taken:
-                slot.note_read()
+                slot.prompt_tokens = 0
 
     def _compare(self, steps: dict[int, _Step]) -> None:
         """Judge by how far the slots are that are in use."""
@@ -124,8 +125,8 @@ class Progress:
         # One that has nothing to do does not get on: what is taken of it then is held in vain.
         if any(before.get(number) != step for number, step in steps.items()):
             self._moved = now.at
-        # One that waits for the prompt that it shares with another stands still while that is read.
-        is_reading = any(step[-1] == 0 and before.get(number) != step for number, step in steps.items())
+        # One whose prompt has no place in a batch, or is another's too, stands still while others' prompts are read.
+        is_reading = any(_has_read(before.get(number), step) for number, step in steps.items())
         self._since = {
             number: now if is_reading or before.get(number) != step else self._since.get(number, now)
             for number, step in steps.items()
@@ -144,13 +145,16 @@ class Progress:
 
     def _judge(self, since: _Moment, reason: str, *, patience: float = 0.0) -> None:
         now, worker = self._measure(), self._worker
-        lost = max(now.computed - since.computed, (now.at - since.at) / _BUSY_MACHINE)
+        seconds = now.at - since.at
+        computed = min(now.computed - since.computed, seconds - (now.starved - since.starved))
+        lost = max(computed, seconds / heartbeat.BUSY_MACHINE)
         if lost > worker.server.hang_timeout + patience and worker.is_ready:
-            worker.server.give_up(f"{reason} for {now.at - since.at:.0f} s")
+            worker.server.give_up(f"{reason} for {seconds:.0f} s")
             self._forget()
 
     def _measure(self) -> _Moment:
-        return _Moment(self._loop.time(), read_main_thread_seconds(self._worker.server.pid) or 0.0)
+        pid = self._worker.server.pid
+        return _Moment(self._loop.time(), read_main_thread_seconds(pid) or 0.0, read_seconds_without_core(pid))
 
     def _forget(self) -> None:
         if self._probe is not None:
@@ -163,3 +167,8 @@ def _read_step(slot: dict[str, Any]) -> _Step:
     """Return which task a slot has, and how many tokens it has read of its prompt and made of its answer."""
     token = (slot.get("next_token") or [{}])[0]
     return slot.get("id_task", -1), slot.get("n_prompt_tokens_processed", 0), token.get("n_decoded", 0)
+
+
+def _has_read(before: _Step | None, step: _Step) -> bool:
+    """Tell whether a slot has read some of a prompt since: its answer has not begun, or had not then."""
+    return before is None or before[0] != step[0] or (before != step and 0 in {before[-1], step[-1]})

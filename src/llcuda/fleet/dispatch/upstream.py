@@ -1,4 +1,4 @@
-"""Connections to one llama-server: kept alive, one request on each at a time, answers handed on as they come.
+"""Connections to one server: kept alive, one request on each at a time, answers handed on as they come.
 
 This is not ``transport.aio``, whose streams wake a task for each token: that is 2 callbacks of the loop and 43 calls in
 Python for one, here 1 and 16. llhttp reads a burst of 16 tokens in 6 us; the transport's own reader, which needs no
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from llcuda.transport.address import Address
 
-__all__ = ["AnswerReader", "PlainAnswer", "Reception", "Upstream", "UpstreamFailedError"]
+__all__ = ["AnswerReader", "PlainAnswer", "Upstream", "UpstreamFailedError"]
 
 # llama-server closes a connection after five idle seconds, and after its hundredth request, which it says.
 _MAX_IDLE_SECONDS = 4.0
@@ -32,7 +31,7 @@ _MAX_IDLE_CONNECTIONS = 256
 _CONNECT_TIMEOUT = 2.0
 _MAX_PLAIN_BYTES = 64 << 20
 _MAX_LOOSE_BYTES = 64 << 10
-_FIRST, _FIRST_FINAL = 100, 200
+_FIRST, _FIRST_FINAL, _OK = 100, 200, 200
 
 
 class UpstreamFailedError(Exception):
@@ -42,7 +41,6 @@ class UpstreamFailedError(Exception):
     """
 
     def __init__(self, reason: str, *, was_sent: bool = True) -> None:
-        """Keep the facts."""
         self.was_sent = was_sent
         super().__init__(reason)
 
@@ -57,7 +55,6 @@ class AnswerReader:
     __slots__ = ("_body", "_loose_bytes", "_parser", "complete", "headers", "keep_alive", "started", "status")
 
     def __init__(self) -> None:
-        """Wait for the first byte."""
         # It knows this reader: it is let go of in the end, or both would be kept until garbage is looked for.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
@@ -133,25 +130,16 @@ class AnswerReader:
         """Note the end."""
         if self.status and not self.complete and self._parser is not None:
             self.complete = True
-            # llhttp would go on with HTTP/1.0 too, where the end is known.
+            # llhttp would go on with HTTP/1.0 too, if the end is known.
             self.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
 
 
-class Reception(Protocol):
-    """Who takes an answer as it comes. A RefusedError that it raises ends the request."""
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        """Take status and headers."""
-
-    def on_body(self, data: bytes, *, is_last: bool) -> None:
-        """Take a piece of the body; the last one may be empty."""
-
-
 class PlainAnswer:
-    """An answer that comes whole, an error among them."""
+    """An answer that comes whole, an error among them. A RefusedError that is raised here ends the request."""
 
-    def __init__(self) -> None:
-        """Wait for it."""
+    def __init__(self, on_life: Callable[[], object] | None = None) -> None:
+        self.on_life = on_life
+        """Called whenever some of it comes."""
         self.status = 0
         self.content_type = "application/json"
         self.is_stream = False
@@ -161,11 +149,14 @@ class PlainAnswer:
         self._pieces: list[bytes] = []
         self._bytes = 0
 
+    def on_link(self, transport: asyncio.Transport) -> None:
+        """Take the connection that it comes by, for who wants to stop and go on reading."""
+
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Take status and headers."""
         self.status = status
         self.content_type = headers.get("content-type", self.content_type)
-        self.is_stream = status == HTTPStatus.OK and self.content_type.startswith("text/event-stream")
+        self.is_stream = status == _OK and self.content_type.startswith("text/event-stream")
 
     def on_body(self, data: bytes, *, is_last: bool) -> None:
         """Take a piece."""
@@ -182,18 +173,17 @@ class PlainAnswer:
 
 
 class _Link(asyncio.Protocol):
-    """One connection to a llama-server."""
+    """One connection to a server."""
 
-    __slots__ = ("_done", "_on_life", "_reader", "_reception", "idle_since", "transport", "used")
+    __slots__ = ("_done", "_on_life", "_reader", "_reception", "idle_since", "transport")
 
     def __init__(self) -> None:
         self._on_life: Callable[[], object]
-        self._reception: Reception | None = None
+        self._reception: PlainAnswer | None = None
         self._reader: AnswerReader | None = None
         self._done: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport
         self.idle_since = 0.0
-        self.used = False
 
     @property
     def is_untouched(self) -> bool:
@@ -206,17 +196,17 @@ class _Link(asyncio.Protocol):
         reader = self._reader
         return reader is not None and reader.complete and reader.keep_alive and not self.transport.is_closing()
 
-    def send(
-        self, request: bytes, reception: Reception, *, done: asyncio.Future[None], on_life: Callable[[], object]
-    ) -> None:
-        """Send a request; ``done`` is set at the end of its answer, ``on_life`` called whenever some of it comes."""
-        self._reception, self._done, self._on_life = reception, done, on_life
-        self._reader = AnswerReader()
+    def send(self, request: bytes, reception: PlainAnswer, *, on_life: Callable[[], object]) -> asyncio.Future[None]:
+        """Send a request, and return what is done at the end of its answer."""
+        self._reception, self._reader, self._on_life = reception, AnswerReader(), on_life
+        self._done = done = asyncio.get_running_loop().create_future()
+        reception.on_link(self.transport)
         if self.transport.is_closing():
             # It was lost before anybody listened, and nobody will say so again.
             self._fail(UpstreamFailedError("the connection was closed"))
         else:
             self.transport.write(request)
+        return done
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -227,8 +217,15 @@ class _Link(asyncio.Protocol):
             self.transport.abort()
             return
         self._on_life()
+        had_head = reader.status
         try:
-            self._take(reader, reception, data)
+            body = reader.feed(data)
+            if not had_head and reader.status:
+                reception.on_head(reader.status, reader.headers)
+            if reader.complete:
+                self._end(reception, body)
+            elif body:
+                reception.on_body(body, is_last=False)
         except (UpstreamFailedError, RefusedError) as error:
             self._fail(error)
 
@@ -241,17 +238,7 @@ class _Link(asyncio.Protocol):
         except UpstreamFailedError as failure:
             self._fail(UpstreamFailedError(str(error)) if error else failure)
 
-    def _take(self, reader: AnswerReader, reception: Reception, data: bytes) -> None:
-        had_head = reader.status
-        body = reader.feed(data)
-        if not had_head and reader.status:
-            reception.on_head(reader.status, reader.headers)
-        if reader.complete:
-            self._end(reception, body)
-        elif body:
-            reception.on_body(body, is_last=False)
-
-    def _end(self, reception: Reception, body: bytes) -> None:
+    def _end(self, reception: PlainAnswer, body: bytes) -> None:
         reception.on_body(body, is_last=True)
         self._reception = None
         if self._done is not None and not self._done.done():
@@ -265,7 +252,7 @@ class _Link(asyncio.Protocol):
 
 
 class Upstream:
-    """The connections to one llama-server."""
+    """The connections to one server."""
 
     def __init__(
         self,
@@ -275,10 +262,9 @@ class Upstream:
         on_life: Callable[[], object],
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Open nothing yet; ``on_life`` is called whenever something comes from the server. Of https, give ``tls``."""
+        """Open nothing yet; ``on_life`` is called when something comes that has no such call of its own."""
         self._address = address
         self._tls = tls
-        self._is_unix = address.is_unix
         self._head = build_head(address.authority, user_agent="llcuda", api_key=api_key)
         self._on_life = on_life
         self._idle: deque[_Link] = deque()
@@ -286,36 +272,24 @@ class Upstream:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
-    def build(self, method: str, path: str, body: bytes | None) -> bytes:
-        """Return a request's bytes."""
-        return build_request(method, self._address.base + path, head=self._head, body=body)
-
-    async def exchange(
-        self,
-        request: bytes,
-        reception: Reception,
-        *,
-        on_link: Callable[[asyncio.Transport], object] | None = None,
-        on_life: Callable[[], object] | None = None,
-    ) -> None:
+    async def exchange(self, method: str, path: str, reception: PlainAnswer, *, body: bytes | None = None) -> None:
         """Send a request, hand its answer to ``reception``, and return at its end.
 
-        ``on_link`` is given the transport, for whoever wants to stop and go on reading it; ``on_life`` is called
-        whenever something comes. A request that got not one byte on a connection that was used before is sent once
-        more on a new one: the server may close an idle connection at any moment. Raises UpstreamFailedError, and the
-        reception's RefusedError. Whoever is cancelled here cuts the connection, and the server stops generating.
+        A request that got not one byte on a connection that was used before is sent once more on a new one: the server
+        may close an idle connection at any moment. Raises UpstreamFailedError, and the reception's RefusedError.
+        Whoever is cancelled here cuts the connection, and the server stops generating.
         """
+        request = build_request(method, self._address.base + path, head=self._head, body=body)
         link = self._take()
         was_sent = False
         if link is not None:
             try:
-                return await self._run(link, request, reception=reception, on_link=on_link, on_life=on_life)
+                return await self._run(link, request, reception)
             except UpstreamFailedError:
                 if self._is_closed or not link.is_untouched:
                     raise
                 was_sent = True
-        link = await self._connect(was_sent=was_sent)
-        return await self._run(link, request, reception=reception, on_link=on_link, on_life=on_life)
+        return await self._run(await self._connect(was_sent=was_sent), request, reception)
 
     def close(self) -> None:
         """Cut everything, for good: requests that wait get UpstreamFailedError."""
@@ -324,27 +298,14 @@ class Upstream:
             link.transport.abort()
         self._idle.clear()
 
-    async def _run(
-        self,
-        link: _Link,
-        request: bytes,
-        *,
-        reception: Reception,
-        on_link: Callable[[asyncio.Transport], object] | None,
-        on_life: Callable[[], object] | None,
-    ) -> None:
-        done: asyncio.Future[None] = self._loop.create_future()
+    async def _run(self, link: _Link, request: bytes, reception: PlainAnswer) -> None:
         self._busy[link] = None
         try:
-            if on_link is not None:
-                on_link(link.transport)
-            link.send(request, reception, done=done, on_life=on_life or self._on_life)
-            await done
+            await link.send(request, reception, on_life=reception.on_life or self._on_life)
         finally:
             del self._busy[link]
             if link.can_be_kept and len(self._idle) < _MAX_IDLE_CONNECTIONS:
                 link.idle_since = self._loop.time()
-                link.used = True
                 self._idle.append(link)
             else:
                 link.transport.abort()
@@ -359,16 +320,11 @@ class Upstream:
         return None
 
     async def _connect(self, *, was_sent: bool) -> _Link:
+        address, loop = self._address, self._loop
         try:
             async with timeout(_CONNECT_TIMEOUT):
-                return await self._open()
+                if address.is_unix:
+                    return (await loop.create_unix_connection(_Link, address.host))[1]
+                return (await loop.create_connection(_Link, address.host, address.port, ssl=self._tls))[1]
         except (OSError, asyncio.TimeoutError) as error:
             raise UpstreamFailedError(f"cannot connect: {error}", was_sent=was_sent) from None
-
-    async def _open(self) -> _Link:
-        address = self._address
-        if self._is_unix:
-            _, link = await self._loop.create_unix_connection(_Link, address.host)
-            return link
-        _, link = await self._loop.create_connection(_Link, address.host, address.port, ssl=self._tls)
-        return link

@@ -1,11 +1,11 @@
-"""One replica as the gateway uses it: its connections, its slots, its prompts, and whether it is to be trusted."""
+"""One server as the gateway uses it: its connections, its slots, its prompts, and whether it is to be trusted."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.dispatch.balance import Prompt, PromptMemory
 from llcuda.fleet.dispatch.upstream import PlainAnswer, Upstream, UpstreamFailedError
@@ -13,48 +13,17 @@ from llcuda.fleet.states import DEAD, EXPECTED, GONE, State
 from llcuda.fleet.timeouts import timeout
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
 
-    from llcuda.transport.address import Address
+    from llcuda.fleet.states import WatchedServer
 
-__all__ = ["Job", "Server", "Slot", "Worker", "fetch"]
+__all__ = ["Job", "Slot", "Worker", "fetch"]
 
 _MAX_ABANDONED = 256
 _LONGEST_DEATH = 5.0  # seconds for the kernel to end a process, and write its core
 _FIRST_REST, _LONGEST_REST = 0.5, 10.0  # seconds
-
-
-class Server(Protocol):
-    """What a worker needs to know of its llama-server; :class:`llcuda.fleet.processes.replica.Replica` is one."""
-
-    name: str
-    state: State
-    address: Address
-    slots: int
-    hang_timeout: float
-    heard_at: float
-    """When bytes last came from it, as ``time.monotonic`` counts."""
-    tls: ssl.SSLContext | None
-    is_remote: bool
-    """Whether it is a process of another machine, which is neither started nor ended here."""
-
-    @property
-    def api_key(self) -> str | None:
-        """The key that it asks for."""
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of llama-server, while it runs."""
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether it last ended by a signal that only others send, or fell silent on another machine."""
-
-    def give_up(self, reason: str) -> None:
-        """Kill it and start it anew, if it is a process of this machine."""
 
 
 @dataclass(slots=True)
@@ -82,38 +51,29 @@ class Job:
 class Slot:
     """A slot of a worker in the hands of one task, which gives it back at the end of a ``with`` block."""
 
-    __slots__ = ("_death", "_is_read", "heard_at", "job", "owner", "worker")
+    __slots__ = ("_death", "_loop", "heard_at", "job", "owner", "prompt_tokens", "worker")
 
     def __init__(self, worker: Worker, job: Job, owner: asyncio.Task[Any], *, now: float) -> None:
-        """Belong to ``owner``, from the loop's time ``now`` on."""
+        self._loop = worker.loop
         self.worker = worker
         self.job = job
         self.owner = owner
         self.heard_at = now
         """The loop's time at which bytes of its answer last came, or when it was taken."""
-        self._is_read = False
+        self.prompt_tokens = job.prompt_tokens
+        """Estimated tokens of a prompt that may still be read: 0 once it is known that it has been."""
         self._death = worker.death
 
     def __enter__(self) -> Self:
-        """Hold it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
-        self.release()
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Estimated tokens of a prompt that may still be read: 0 once it is known that it has been."""
-        return 0 if self._is_read else self.job.prompt_tokens
-
-    def note_read(self) -> None:
-        """Take note that its prompt has been read."""
-        self._is_read = True
+        self.worker.give_back(self)
 
     def note_life(self) -> None:
-        """Take note that bytes of its answer have come."""
-        self._is_read, self.heard_at = True, self.worker.note_life()
+        """Take note that bytes of its answer have come, so that its prompt has been read."""
+        self.prompt_tokens = 0
+        self.heard_at = self.worker.server.heard_at = self._loop.time()
 
     @property
     def was_killed(self) -> bool:
@@ -136,7 +96,7 @@ class Slot:
 
 
 class Worker:
-    """A llama-server, and the slots of it that are taken.
+    """A server, and the slots of it that are taken.
 
     It rests after a failure, longer each time until it has answered again: a process that runs and answers its health
     check may still answer nothing else.
@@ -144,7 +104,7 @@ class Worker:
 
     def __init__(
         self,
-        server: Server,
+        server: WatchedServer,
         *,
         on_free: Callable[[], object],
         on_death: Callable[[Iterable[int]], object] = lambda _: None,
@@ -169,11 +129,11 @@ class Worker:
         self._abandoned: dict[int, None] = {}
         self.left_at = -math.inf
         """The loop's time at which somebody last gave up what it was computing."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._upstream: Upstream | None = None
         self._rest = _FIRST_REST
         self._rests_until = 0.0
-        self.death: asyncio.Future[bool] = self._loop.create_future()
+        self.death: asyncio.Future[bool] = self.loop.create_future()
         """Done when its llama-server has ended, with whether it was killed; there is another one for the next."""
 
     @property
@@ -188,23 +148,25 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its llama-server answers."""
+        """Whether its llama-server may be asked."""
         return self.server.state is State.READY and not self.draining
 
     @property
     def is_usable(self) -> bool:
         """Whether it may be asked, be it full or not."""
-        return self.is_ready and self._loop.time() >= self._rests_until
+        return self.is_ready and self.loop.time() >= self._rests_until
 
     @property
     def has_suspect(self) -> bool:
         """Whether it answers a request that nothing else is to be beside."""
-        return any(slot.job.is_suspect for slot in self.taken)
+        return len(self.taken) == 1 and next(iter(self.taken)).job.is_suspect
 
     @property
     def is_free(self) -> bool:
         """Whether it can take a request now."""
-        return self.busy < self.slots and self.is_usable and not self.has_suspect
+        server = self.server
+        is_usable = server.state is State.READY and not self.draining and self.loop.time() >= self._rests_until
+        return is_usable and len(self.taken) < server.slots and not self.has_suspect
 
     @property
     def is_expected(self) -> bool:
@@ -219,10 +181,9 @@ class Worker:
             self._upstream = Upstream(server.address, api_key=server.api_key, on_life=self.note_life, tls=server.tls)
         return self._upstream
 
-    def note_life(self) -> float:
-        """Take note that bytes have come from it, and return when, by the loop's clock."""
-        self.server.heard_at = now = self._loop.time()
-        return now
+    def note_life(self) -> None:
+        """Take note that bytes have come from it."""
+        self.server.heard_at = self.loop.time()
 
     def take(self, job: Job, owner: asyncio.Task[Any], *, now: float) -> Slot:
         """Let ``owner`` have a slot for a job."""
@@ -247,12 +208,12 @@ class Worker:
         """Take back the slots whose tasks have ended, and return how many there were: none, but for a mistake."""
         lost = [slot for slot in self.taken if slot.owner.done()]
         for slot in lost:
-            slot.release()
+            self.give_back(slot)
         return len(lost)
 
     def note_abandoned(self, request: int) -> None:
         """Take note that nobody waits any more for what it may still compute."""
-        self.left_at = self._loop.time()
+        self.left_at = self.loop.time()
         self._abandoned[request] = None
         if len(self._abandoned) > _MAX_ABANDONED:
             del self._abandoned[next(iter(self._abandoned))]
@@ -270,10 +231,10 @@ class Worker:
     def note_failure(self) -> None:
         """Let it rest; what fails while it rests was begun before, and is the same failure."""
         self.failed += 1
-        if self._loop.time() < self._rests_until:
+        if self.loop.time() < self._rests_until:
             return
-        self._rests_until = self._loop.time() + self._rest
-        self._loop.call_later(self._rest, self._on_free)
+        self._rests_until = self.loop.time() + self._rest
+        self.loop.call_later(self._rest, self._on_free)
         self._rest = min(2 * self._rest, _LONGEST_REST)
 
     def forgive(self) -> None:
@@ -294,7 +255,7 @@ class Worker:
                 self._on_death(tuple(self._abandoned))
             self._abandoned.clear()
             self.death.set_result(self.server.was_killed)
-            self.death = self._loop.create_future()
+            self.death = self.loop.create_future()
 
     def drop(self) -> None:
         """Cut its connections; requests on them are answered elsewhere."""
@@ -313,10 +274,9 @@ class Worker:
 async def fetch(worker: Worker, path: str, *, patience: float | None = 2.0) -> PlainAnswer | None:
     """Return a worker's answer to a GET, None if it has none within so many seconds."""
     reception = PlainAnswer()
-    upstream = worker.upstream
     try:
         async with timeout(patience):
-            await upstream.exchange(upstream.build("GET", path, None), reception)
+            await worker.upstream.exchange("GET", path, reception)
     except (UpstreamFailedError, asyncio.TimeoutError):
         return None
     return reception

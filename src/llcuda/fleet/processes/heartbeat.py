@@ -1,7 +1,7 @@
-"""Ask one llama-server for its health, again and again, and say when it falls silent and when it is back.
+"""Ask one server for its health, again and again, and say when it falls silent and when it is back.
 
-Its health check is answered by another thread than the one that computes, so it is answered in the midst of a long
-prompt, too. What it does not show is a computation that never ends; that shows in the requests alone.
+llama-server answers its health check on another thread than the one that computes, so in the midst of a long prompt,
+too. A computation that never ends shows in the requests alone: see :mod:`llcuda.fleet.dispatch.progress`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llcuda.errors import ConnectionFailedError, RequestTimeoutError
-from llcuda.fleet.states import State
+from llcuda.fleet.processes.process_usage import read_seconds_without_core
 from llcuda.transport.aio import AsyncTransport
 from llcuda.transport.deadline import Deadline
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
+    from llcuda.fleet.states import WatchedServer
 
-    from llcuda.transport.address import Address
-
-__all__ = ["Heartbeat", "Pulse", "WatchedServer"]
+__all__ = ["Heartbeat", "Pulse"]
 
 PROBE_INTERVAL = 0.25
 _LATE = 0.1
@@ -34,6 +31,8 @@ SILENT_AFTER = 0.75
 _ASKED_FOR = 0.4
 """Seconds for which a question must have been open, so that it is not the asking that was late."""
 _GOOD_IN_A_ROW = 2
+BUSY_MACHINE = 6
+"""How many times longer a server may take that has no core, because others have the machine."""
 
 
 @dataclass(slots=True)
@@ -71,61 +70,51 @@ class Pulse:
         if self.asked is not None:
             self.asked += seconds
 
-    def judge(self, now: float) -> bool:
-        """Look again whether it is silent, and return whether it is to be given up."""
+    def judge(self, now: float, *, starved: float = 0.0) -> bool:
+        """Look again whether it is silent, and return whether it is to be given up.
+
+        ``starved`` seconds since the last sign of life do not count for that, but a sixth of the whole time always
+        does: a server that has no core does not answer, and has not ended.
+        """
         if self.asked is None:
             return False
         if now >= self._silent_at(self.asked):
             self.is_silent, self.good_in_a_row = True, 0
-        return now >= self._lost_at(self.asked)
+        silence = now - self.last_life
+        counted = max(silence - starved, silence / BUSY_MACHINE) if starved else silence
+        return counted >= self.hang_timeout and now >= self.asked + _ASKED_FOR
 
     def next_look(self, now: float) -> float:
-        """Return the seconds after which it would have to be judged again, while a question is open."""
+        """Return the seconds after which it has to be judged again, while a question is open."""
         asked = now if self.asked is None else self.asked
-        due = self._lost_at(asked)
-        return max(0.0, (due if self.is_silent else min(due, self._silent_at(asked))) - now)
+        return PROBE_INTERVAL if self.is_silent else max(0.0, self._silent_at(asked) - now)
 
     def _silent_at(self, asked: float) -> float:
         return max(self.last_life + SILENT_AFTER, asked + _ASKED_FOR)
-
-    def _lost_at(self, asked: float) -> float:
-        return max(self.last_life + self.hang_timeout, asked + _ASKED_FOR)
 
 
 class Heartbeat:
     """The watch over one server, from when it is ready until it is given up."""
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        hang_timeout: float,
-        find_life: Callable[[], float],
-        on_silence: Callable[[bool], object],
-        ends_if_refused: bool = False,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        """Prepare; ``on_silence`` is called with True when it falls silent, and with False when it is back.
-
-        ``find_life`` says when others have last heard of it. ``ends_if_refused`` is for a process that nobody else
-        watches: it has ended if nobody listens any more.
-        """
-        self._transport = AsyncTransport(address, api_key=None, user_agent="llcuda", tls=tls)
-        self._find_life = find_life
-        self._pulse = Pulse(monotonic(), hang_timeout)
-        self._on_silence = on_silence
+    def __init__(self, server: WatchedServer) -> None:
+        self._server = server
+        self._transport = AsyncTransport(server.address, api_key=None, user_agent="llcuda", tls=server.tls)
+        self._pulse = Pulse(monotonic(), server.hang_timeout)
         self._was_silent = False
-        self._ends_if_refused = ends_if_refused
+        self._life = self._starved = 0.0
         self.was_refused = False
         """Whether nobody listens there."""
 
     async def run(self) -> None:
-        """Watch, and return when the server has given no sign of life for ``hang_timeout`` seconds."""
+        """Watch, and return when the server has given no sign of life for its ``hang_timeout``.
+
+        Of another machine, it has also ended if nobody listens any more; here, its process is watched.
+        """
         try:
-            while True:
-                if await self._ask():
-                    return
-                await self._pause()
+            while not await self._ask():
+                due = monotonic() + PROBE_INTERVAL
+                await asyncio.sleep(PROBE_INTERVAL)
+                self._was_late(due)
         finally:
             self._transport.close()
 
@@ -139,7 +128,7 @@ class Heartbeat:
                     return True
             if probe.result():
                 self._pulse.note_answer(monotonic())
-            elif self.was_refused and self._ends_if_refused:
+            elif self.was_refused and self._server.is_remote:
                 return True
         finally:
             probe.cancel()
@@ -148,17 +137,12 @@ class Heartbeat:
     async def _wait(self, probe: asyncio.Future[bool]) -> bool:
         """Wait until the answer is there or the server must be judged, and return whether it is to be given up."""
         now = monotonic()
-        self._pulse.note_life(self._find_life())
+        self._pulse.note_life(self._server.heard_at)
         patience = self._pulse.next_look(now)
         await asyncio.wait({probe}, timeout=patience)
         if probe.done() or self._was_late(now + patience):
             return False
         return self._judge()
-
-    async def _pause(self) -> None:
-        due = monotonic() + PROBE_INTERVAL
-        await asyncio.sleep(PROBE_INTERVAL)
-        self._was_late(due)
 
     def _was_late(self, due: float) -> bool:
         """Return whether this process did not run when it was due; nothing that it missed counts then."""
@@ -178,42 +162,20 @@ class Heartbeat:
         return exchange.status == _HTTP_OK
 
     def _judge(self) -> bool:
-        self._pulse.note_life(self._find_life())
-        is_lost = self._pulse.judge(monotonic())
-        if self._pulse.is_silent is not self._was_silent:
-            self._was_silent = self._pulse.is_silent
-            self._on_silence(self._was_silent)
+        pulse = self._pulse
+        pulse.note_life(self._server.heard_at)
+        is_lost = pulse.judge(monotonic(), starved=self._count_starved())
+        if pulse.is_silent is not self._was_silent:
+            self._was_silent = pulse.is_silent
+            self._count_starved()
+            self._server.note_silence(is_silent=pulse.is_silent)
         return is_lost
 
-
-class WatchedServer:
-    """A llama-server in a :class:`~llcuda.fleet.states.State`, here or on another machine."""
-
-    tls: ssl.SSLContext | None = None
-    """What connections to it are made with, if it is behind TLS."""
-
-    def __init__(self, on_change: Callable[[Any], object]) -> None:
-        """Be stopped; ``on_change`` is called on the loop at each change of the state."""
-        self.state = State.STOPPED
-        self.heard_at = 0.0
-        """When bytes last came from it, as ``time.monotonic`` counts."""
-        self._on_change = on_change
-
-    def give_up(self, reason: str) -> None:
-        """End it and start it anew, if it is a process of this machine."""
-
-    def drain(self) -> None:
-        """Let it be asked no more. What it has begun goes on until it is stopped."""
-        if self.state in {State.READY, State.SILENT}:
-            self._set(State.DRAINING)
-
-    def _note_silence(self, is_silent: bool) -> None:  # noqa: FBT001 - a callback
-        if is_silent and self.state is State.READY:
-            self._set(State.SILENT)
-        elif not is_silent and self.state is State.SILENT:
-            self._set(State.READY)
-
-    def _set(self, state: State) -> None:
-        if state is not self.state:
-            self.state = state
-            self._on_change(self)
+    def _count_starved(self) -> float:
+        """Return the seconds for which it had no core since its last sign of life, or since it fell silent after it."""
+        if not self._pulse.is_silent:
+            return 0.0
+        starved = read_seconds_without_core(self._server.pid)
+        if self._life != self._pulse.last_life:
+            self._life, self._starved = self._pulse.last_life, starved
+        return starved - self._starved

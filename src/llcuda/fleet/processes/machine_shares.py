@@ -4,10 +4,10 @@ llama-server divides ``--ctx-size`` among its slots and rounds each part up to 2
 one pool of it, from which one slot can take what the others were promised. So it is given as many times the context of
 a slot as there are slots, and no pool.
 
-Workers of one thread each are kept to a core of their own where there is one for each: two of them with the demo model
-made 9,200 tokens/s together instead of 7,200 on two busy cores, and 7,900 instead of 5,900 where another program took
-one of the two cores (medians of six; the scheduler moves a thread that sleeps between tokens from core to core). More
-threads than one are the scheduler's: that was not measured.
+Workers of one thread each are kept to a core of their own if there is one for each: two of them with the demo model
+made 9,200 tokens/s together instead of 7,200 on two busy cores, and 7,900 instead of 5,900 with another program on one
+of the two (medians of six; the scheduler moves a thread that sleeps between tokens from core to core). More threads
+than one are the scheduler's: that was not measured.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Place:
     gpu: int | None
     """The number of its GPU among those that were chosen; None leaves it all of them, or the CPU."""
     threads: int | None
-    """CPU threads, where neither the user nor the size of the model says how many; None leaves them to llama-server."""
+    """CPU threads, if neither the user nor the size of the model says how many; None leaves them to llama-server."""
     core: int | None = None
     """The core that is its alone, if it has one thread; None if there are not enough."""
 
@@ -72,7 +72,7 @@ def turn(cores: Sequence[int], number: int) -> tuple[int, ...]:
 
 
 def choose_places(config: ModelConfig, *, gpus: int, cores: Sequence[int]) -> tuple[Place, ...]:
-    """Return a place for each worker, where ``gpus`` were chosen for the model and this process has ``cores``.
+    """Return a place for each worker, if ``gpus`` were chosen for the model and this process has ``cores``.
 
     Several workers take the GPUs in turn; a single one has them all, as an :class:`llcuda.InferenceEngine` has. The
     cores are shared out evenly, unless there is one worker: llama-server then takes the physical ones.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["read_main_thread_seconds", "read_resident"]
+__all__ = ["read_main_thread_seconds", "read_resident", "read_seconds_without_core"]
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -30,3 +31,15 @@ def read_main_thread_seconds(pid: int | None, *, root: Path = Path("/proc")) -> 
         return (int(figures[11]) + int(figures[12])) / _TICKS_PER_SECOND
     except (OSError, ValueError, IndexError):
         return None
+
+
+def read_seconds_without_core(pid: int | None, *, root: Path = Path("/proc")) -> float:
+    """Return the seconds for which threads of the process could have run and had no core, of all together.
+
+    That is 0 if there is no such process, or if its kernel does not count them.
+    """
+    nanoseconds = 0
+    for file in root.glob(f"{pid}/task/*/schedstat") if pid else ():
+        with suppress(OSError, ValueError, IndexError):  # a thread may end meanwhile
+            nanoseconds += int(file.read_text(encoding="ascii").split()[1])
+    return nanoseconds / 1e9

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from logging import getLogger
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llcuda.engine.load import start
 from llcuda.engine.placement import settle
@@ -24,8 +24,8 @@ from llcuda.errors import (
     ServerNotReadyError,
     UsageError,
 )
-from llcuda.fleet.processes.heartbeat import Heartbeat, WatchedServer
-from llcuda.fleet.states import State
+from llcuda.fleet.processes.heartbeat import Heartbeat
+from llcuda.fleet.states import State, WatchedServer
 from llcuda.fleet.timeouts import timeout
 from llcuda.server import ServerManager
 from llcuda.transport.address import unix_address
@@ -83,15 +83,13 @@ class Replica(WatchedServer):
     All methods are for one event loop; nothing in them blocks it.
 
     A server that ends by itself is started anew: after 0.1 s, and each time after twice as long, up to 10 s. With five
-    starts within a minute it has failed. It has failed at once where a second try would find the same, and where it was
-    not ready once since :meth:`start`.
+    starts within a minute it has failed. It fails at once if a second try would find the same, and if it was not ready
+    once since :meth:`start`.
 
     One that computes on the CPU is a batch job for the kernel. Its threads then do not interrupt the gateway whenever
     they wake: with two workers of the demo model and eight streams on two cores the first token came after 21 ms
     instead of 39, and 81 answers were given in a second instead of 78 (medians of four).
     """
-
-    is_remote = False
 
     def __init__(
         self,
@@ -100,25 +98,19 @@ class Replica(WatchedServer):
         *,
         socket_path: Path,
         hang_timeout: float = 10.0,
-        on_change: Callable[[Replica], object] = lambda _: None,
+        on_change: Callable[[Any], object] = lambda _: None,
     ) -> None:
-        """Prepare; nothing is started yet. ``on_change`` is called on the loop at each change of the state."""
-        super().__init__(on_change)
-        self.name = name
+        # The key is the same after each start.
+        super().__init__(
+            name,
+            unix_address(str(socket_path)),
+            slots=load.options.get("n_parallel") or 1,
+            api_key=os.urandom(24).hex(),
+            hang_timeout=hang_timeout,
+            on_change=on_change,
+        )
         self.load = load
         self.socket_path = socket_path
-        self.address = unix_address(str(socket_path))
-        self.slots: int = load.options.get("n_parallel") or 1
-        self.api_key = os.urandom(24).hex()
-        """The key that the server asks for, the same after each start."""
-        self.device_report: DeviceReport | None = None
-        self.restarts = 0
-        """How often it was started anew after it had ended or did not answer."""
-        self.last_error: LlcudaError | None = None
-        """Why it last ended or did not start; kept when it runs again."""
-        self.failed_at: float | None = None
-        """When it failed, as ``time.monotonic`` counts; None if it has not since it was last ready."""
-        self.hang_timeout = hang_timeout
         self._server = ServerManager(on_exit=self._tell_exit, is_batch=True)
         # One for a start, which may hang, and one for the stop that ends it.
         self._threads: ThreadPoolExecutor | None = None
@@ -205,7 +197,9 @@ class Replica(WatchedServer):
             if delay is None:
                 return error
             self._await_another()
-            await self._sleep(delay)
+            with suppress(asyncio.TimeoutError):
+                async with timeout(delay):
+                    await self._left.wait()
             if not self._left.is_set():
                 self.restarts += 1
                 self._set(State.STARTING)
@@ -262,14 +256,8 @@ class Replica(WatchedServer):
         """Wait until the server has ended, is given up, or is to be stopped, and return why it ended."""
         if self._left.is_set():
             return None
-        heartbeat = Heartbeat(
-            self.address,
-            hang_timeout=self.hang_timeout,
-            find_life=lambda: self.heard_at,
-            on_silence=self._note_silence,
-        )
         ended = asyncio.ensure_future(self._wait_for_end())
-        watchers = {ended, asyncio.ensure_future(heartbeat.run()), asyncio.ensure_future(self._lost.wait())}
+        watchers = {ended, asyncio.ensure_future(Heartbeat(self).run()), asyncio.ensure_future(self._lost.wait())}
         await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
         is_lost = not ended.done()
         for watcher in watchers:
@@ -304,11 +292,6 @@ class Replica(WatchedServer):
         except LlcudaError as error:
             return error
         return ServerError("llama-server was stopped by somebody else", log_tail=self._server.log_tail)
-
-    async def _sleep(self, seconds: float) -> None:
-        with suppress(asyncio.TimeoutError):
-            async with timeout(seconds):
-                await self._left.wait()
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

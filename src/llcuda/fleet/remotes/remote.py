@@ -11,8 +11,8 @@ from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import LlcudaError, ResponseError, ServerNotReadyError
-from llcuda.fleet.processes.heartbeat import Heartbeat, WatchedServer
-from llcuda.fleet.states import State
+from llcuda.fleet.processes.heartbeat import Heartbeat
+from llcuda.fleet.states import State, WatchedServer
 from llcuda.transport.aio import AsyncTransport
 from llcuda.transport.deadline import Deadline
 
@@ -41,8 +41,8 @@ class Remote(WatchedServer):
     """
 
     is_remote = True
-    pid: int | None = None
-    """It is a process of another machine."""
+    was_killed = False
+    """Whether it was last lost because it fell silent, and not because nobody listens there."""
 
     def __init__(
         self,
@@ -52,28 +52,15 @@ class Remote(WatchedServer):
         model: str,
         slots: int = 1,
         hang_timeout: float = 10.0,
-        on_change: Callable[[Remote], object] = lambda _: None,
+        on_change: Callable[[Any], object] = lambda _: None,
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Ask nothing yet. ``config`` is what led to it, and ``model`` what a gateway there calls the model.
 
-        ``slots`` holds if it does not say itself how many requests it answers at a time. ``model`` is what a gateway
-        there calls it. ``on_change`` is called on the loop at each change of the state.
+        ``slots`` holds if it does not say itself how many requests it answers at a time.
         """
-        super().__init__(on_change)
-        self.name = f"{model}@{address.authority}"
+        name = f"{model}@{address.authority}"
+        super().__init__(name, address, slots=slots, api_key=config.key, hang_timeout=hang_timeout, on_change=on_change)
         self.config = config
-        """What led to it."""
-        self.address = address
-        self.api_key = config.key
-        self.slots = slots
-        self.hang_timeout = hang_timeout
-        self.restarts = 0
-        """How often it was lost and came back."""
-        self.last_error: LlcudaError | None = None
-        self.device_report: None = None
-        """It is not told what it runs on."""
-        self.was_killed = False
-        """Whether it was last lost because it fell silent, and not because nobody listens there."""
         self._model = model
         self._usual_slots = slots
         self._greeted = asyncio.Event()
@@ -142,14 +129,7 @@ class Remote(WatchedServer):
 
     async def _watch(self) -> None:
         """Return when it is lost."""
-        heartbeat = Heartbeat(
-            self.address,
-            hang_timeout=self.hang_timeout,
-            find_life=lambda: self.heard_at,
-            on_silence=self._note_silence,
-            ends_if_refused=True,
-            tls=self.tls,
-        )
+        heartbeat = Heartbeat(self)
         self._set(State.READY)
         await heartbeat.run()
         self.was_killed = not heartbeat.was_refused

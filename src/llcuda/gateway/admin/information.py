@@ -60,7 +60,6 @@ class Information:
     """The addresses that only tell something, and the reload."""
 
     def __init__(self, site: Site) -> None:
-        """Tell of the ``site``."""
         self._site = site
         self._models = site.models
         self._reloading: asyncio.Task[None] | None = None
@@ -88,19 +87,19 @@ class Information:
         answering = [model.name for model in self._models.values() if model.can_answer]
         missing = [name for name in self._models if name not in answering]
         if answering:
-            _respond(exchange, {"status": "ok", **({"unavailable": missing} if missing else {})})
+            exchange.respond_json({"status": "ok", **({"unavailable": missing} if missing else {})})
         else:
             raise RefusedError(503, "no model can answer now", code="unavailable", headers={"Retry-After": "5"})
 
     async def _list_models(self, exchange: Exchange) -> None:
         known = ((model.name, () if _is_of_page(exchange) else model.config.aliases) for model in self._models.values())
         names = (name for own, aliases in known for name in (own, *aliases))
-        _respond(exchange, {"object": "list", "data": [self._describe(name) for name in names]})
+        exchange.respond_json({"object": "list", "data": [self._describe(name) for name in names]})
 
     async def _show_model(self, exchange: Exchange) -> None:
         name = unquote(exchange.path.removeprefix(MODEL_PREFIX))
         find_model(self._models, name)
-        _respond(exchange, self._describe(name))
+        exchange.respond_json(self._describe(name))
 
     def _describe(self, name: str) -> dict[str, Any]:
         """Return a model as OpenAI does, and for the chat page as llama-server's router: it starts with a request."""
@@ -122,19 +121,19 @@ class Information:
         if answer is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
         props = _read_object(answer.body)
-        # Where the file lies is nobody's business who asks over a network.
+        # The file's folder is nobody's business who asks over a network.
         props["model_path"] = model.name
         if _is_of_page(exchange):
             props["ui"] = True  # or it would hide the model, whose own page is switched off
             if name is None and len(self._models) > 1:
                 props["role"] = "router"  # at which it lets people choose a model
-        _respond(exchange, props, status=answer.status)
+        exchange.respond_json(props, status=answer.status)
 
     async def _slots(self, exchange: Exchange) -> None:
         slots: list[dict[str, Any]] = []
         for worker, answer in await self._ask_all("/slots"):
             slots += [{"worker": worker.server.name, **slot} for slot in json.loads(answer)]
-        _respond(exchange, slots)
+        exchange.respond_json(slots)
 
     async def _page(self, exchange: Exchange) -> None:
         names = {id(worker): model.name for model in self._models.values() for worker in model.workers}
@@ -145,24 +144,23 @@ class Information:
         exchange.respond(_OK, self._site.metrics.render(pages), content_type=CONTENT_TYPE)
 
     async def _capabilities(self, exchange: Exchange) -> None:
-        told = {
+        exchange.respond_json({
             "version": __version__,
             "devices": dict(await asyncio.to_thread(check_gpu_compatibility)),
             "models": [describe_model(model) for model in self._models.values()],
             "limits": asdict(self._site.config.limits),
             "grpc_port": self._site.grpc_port,
-        }
-        _respond(exchange, told)
+        })  # fmt: skip
 
     async def _allow(self, exchange: Exchange) -> None:
-        """Answer a browser's question; what it may do stands in the headers, where it may do anything."""
+        """Answer a browser's question; the headers say what it may do."""
         exchange.respond(_OK, b"", content_type="text/plain")
 
     async def _start_reload(self, exchange: Exchange) -> None:
         if self._reloading is not None and not self._reloading.done():
             raise RefusedError(409, "a reload is under way already", code="reload_under_way")
         self._reloading = asyncio.ensure_future(self._site.reload_logged())
-        _respond(exchange, {"status": "reloading"}, status=202)
+        exchange.respond_json({"status": "reloading"}, status=202)
 
     async def _ask_all(self, path: str) -> list[tuple[Worker, bytes]]:
         """Return the answers of the workers of this machine that have one, all asked at the same time."""
@@ -181,12 +179,12 @@ class Information:
             yield "llcuda_queue_waiting", "Requests that wait for a slot.", labels, model.admission.waiting
             tokens = model.admission.waiting_tokens
             yield "llcuda_queue_waiting_tokens", "Estimated tokens of the requests that wait.", labels, tokens
-            for replica, worker in zip(model.fleet.replicas, model.workers, strict=True):
-                labels = {"model": model.name, "worker": worker.server.name}
+            for worker in model.workers:
+                server, labels = worker.server, {"model": model.name, "worker": worker.server.name}
                 yield "llcuda_worker_up", "Whether the worker answers.", labels, float(worker.is_ready)
                 yield "llcuda_worker_slots", "Requests that the worker answers at a time.", labels, worker.slots
                 yield "llcuda_worker_busy", "Slots of the worker that are in use.", labels, worker.busy
-                yield "llcuda_worker_restarts_total", "How often the worker was started anew.", labels, replica.restarts
+                yield "llcuda_worker_restarts_total", "How often the worker was started anew.", labels, server.restarts
                 yield "llcuda_worker_failures", "Requests that the worker failed at.", labels, worker.failed
 
 
@@ -211,7 +209,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
 
 
 def _describe_report(worker: Worker) -> dict[str, Any] | None:
-    report = getattr(worker.server, "device_report", None)
+    report = worker.server.device_report
     if report is None:
         return None
     names = ("device", "backend", "layers_on_gpu", "layers", "offload", "reason")
@@ -228,7 +226,3 @@ def _read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RefusedError(502, "the worker's answer is no object", code="worker_failed")
     return value
-
-
-def _respond(exchange: Exchange, value: object, *, status: int = _OK) -> None:
-    exchange.respond(status, json.dumps(value, ensure_ascii=False).encode())

@@ -119,9 +119,9 @@ def describe_plan(
     carried: str | None = None,
     is_own_server: bool = False,
 ) -> dict[str, Any]:
-    """Return what an upgrade would do, and why none is possible where none is.
+    """Return what an upgrade would do, and why none is possible if none is.
 
-    ``carried`` is the backend of the package that this machine's GPUs run with, where it has one.
+    ``carried`` is the backend of the package that this machine's GPUs run with, if it has one.
     """
     bundle = plan.bundle if plan else None
     reason = reason or (_find_obstacle(bundle, installed, carried, is_own_server=is_own_server) if bundle else "")

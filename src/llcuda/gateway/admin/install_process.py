@@ -26,7 +26,7 @@ _MAX_LINE_BYTES = 1 << 20
 _HUB_TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 _KILL_AFTER = 3.0
 """Seconds that it is given to clear up."""
-# With -I no folder of the user's comes before the standard library; then everything is found where it is found here.
+# With -I no folder of the user's comes before the standard library; then everything is found as it is here.
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
+    _Piece = tuple[float, bytes]
+    """When it came, of the monotonic clock, and what it was."""
+
 __all__ = ["LOWEST", "Sample", "measure", "summarise"]
 
 LOWEST = Caller("benchmark", priority=-101)
@@ -34,14 +37,6 @@ _LONGEST = 600.0
 _LOOK_INTERVAL = 0.01
 _EVENT = b"data: "
 _TIMINGS = re.compile(rb'"timings":(\{[^{}]*\})')
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some bytes of a stream, and when they came, of the monotonic clock."""
-
-    at: float
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +88,11 @@ class _Measured(Exchange):
     """A request without a connection: what is written is kept, with the time."""
 
     __slots__ = ("pieces",)
+    is_gone = is_slow = False
 
     def __init__(self, body: bytes) -> None:
         super().__init__()
-        self.pieces: list[Piece] = []
+        self.pieces: list[_Piece] = []
         self.method, self.path, self.caller, self.route = _ROUTE.method, _ROUTE.path, LOWEST, _ROUTE
         self.add_body(body)
 
@@ -117,37 +113,27 @@ class _Measured(Exchange):
         """Keep a piece of it."""
         self.started, self.finished = True, is_last
         if data:
-            self.pieces.append(Piece(monotonic(), data))
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has gone, which it has not."""
-        return False
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether the source is to wait, which it is not."""
-        return False
+            self.pieces.append((monotonic(), data))
 
     def explain(self) -> str:
         """Return what went wrong, from an answer that is an error."""
-        data = self.pieces[-1].data if self.pieces else b""
+        data = self.pieces[-1][1] if self.pieces else b""
         try:
             return str(json.loads(data.removeprefix(b"data: "))["error"]["message"])
         except (ValueError, KeyError, TypeError):
             return "the worker's answer is not whole"
 
 
-def _read_sample(pieces: Sequence[Piece], *, began: float) -> Sample | None:
+def _read_sample(pieces: Sequence[_Piece], *, began: float) -> Sample | None:
     """Return what the pieces of a stream of ``/completion`` tell; None if they are no whole answer."""
-    ends = b"".join(piece.data for piece in pieces[-4:])
+    ends = b"".join(data for _, data in pieces[-4:])
     prompt, completion = read_usage(ends)
     if not pieces or not completion:
         return None
     gaps = _find_gaps(pieces)
     return Sample(
-        latency=pieces[-1].at - began,
-        first=pieces[0].at - began,
+        latency=pieces[-1][0] - began,
+        first=pieces[0][0] - began,
         gaps=gaps,
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -156,12 +142,12 @@ def _read_sample(pieces: Sequence[Piece], *, began: float) -> Sample | None:
     )
 
 
-def _find_gaps(pieces: Sequence[Piece]) -> tuple[float, ...]:
+def _find_gaps(pieces: Sequence[_Piece]) -> tuple[float, ...]:
     gaps: list[float] = []
-    for before, piece in pairwise(pieces):
+    for (before, _), (at, data) in pairwise(pieces):
         # The event that ends the stream has no token, and comes with the last one or by itself.
-        count = piece.data.count(_EVENT) - piece.data.count(b'"stop":true')
-        gaps += [(piece.at - before.at) / count] * count if count else []
+        count = data.count(_EVENT) - data.count(b'"stop":true')
+        gaps += [(at - before) / count] * count if count else []
     return tuple(gaps)
 
 

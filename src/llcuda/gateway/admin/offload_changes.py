@@ -30,7 +30,7 @@ class Choice:
     model: str
     offload: str
     """``full``: all layers on the GPU, or as many as fit, as llama-server finds. ``mixed``: so many. ``cpu``: none.
-    ``auto``: like ``full`` where there is a GPU, else like ``cpu``."""
+    ``auto``: like ``full`` if there is a GPU, else like ``cpu``."""
     gpu_layers: int | None = None
 
     def apply(self, config: ModelConfig, *, gpu: str) -> ModelConfig:
@@ -53,7 +53,6 @@ class Offloads:
     """Changes models one at a time, and keeps what came of it."""
 
     def __init__(self, site: Site) -> None:
-        """Have nothing changed yet."""
         self._site = site
         self._models = site.models
         self._changes: dict[str, _Change] = {}
@@ -65,8 +64,8 @@ class Offloads:
     async def begin(self, body: bytes) -> dict[str, Any]:
         """Take the body of a request, begin the change, and return what was begun.
 
-        Raises RefusedError, and nothing has changed then: 400 for what is no choice, 404 for another model, 409 where
-        it cannot work on this machine, and while another change is under way.
+        Raises RefusedError, and nothing has changed then: 400 for what is no choice, 404 for another model, 409 if it
+        cannot work on this machine, and while another change is under way.
         """
         choice = parse_choice(body)
         fleet = find_model(self._models, choice.model).fleet
@@ -106,13 +105,13 @@ class Offloads:
             change.state = "done"
 
     async def _serve(self, config: ModelConfig, *, is_anew: bool = True) -> None:
-        """Serve a model as ``config`` says, with new workers where ``is_anew``. Raises why one does not start."""
+        """Serve a model as ``config`` says, with new workers if ``is_anew``. Raises why one does not start."""
         models = tuple(config if one.name == config.name else one for one in self._site.config.models)
         changed = replace(self._site.config, models=models)
         await self._site.reload(changed, models=(config.name,) if is_anew else ())
 
     async def _go_back(self, config: ModelConfig, *, is_whole: bool) -> None:
-        """Serve as before, with new workers where those before are not there any more."""
+        """Serve as before, with new workers if those before are not there any more."""
         if not self._site.is_stopping:
             try:
                 await self._serve(config, is_anew=not is_whole)
@@ -146,11 +145,11 @@ def describe_choice(config: ModelConfig) -> dict[str, Any]:
 
 
 def _describe_change(change: _Change, *, is_admin: bool) -> dict[str, Any]:
-    told = change.error if is_admin else None
+    told, choice = change.error if is_admin else None, change.choice
     return {
         "number": change.number,
-        "offload": change.choice.offload,
-        "gpu_layers": change.choice.gpu_layers,
+        "offload": choice.offload,
+        "gpu_layers": choice.gpu_layers,
         "state": change.state,
         "message": told.message if told else None,
         "hint": told.hint if told else None,

@@ -23,7 +23,7 @@ from llcuda.gateway.http.event_stream import Feed, fail
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
@@ -68,16 +68,13 @@ def parse_asked(body: bytes) -> Asked:
         raise _refuse("concurrency", f"a list of up to {_MAX_LEVELS} different whole numbers")
     return Asked(
         model=model,
-        prompts=_take_count(fields, "prompts", default=8, most=_MAX_PROMPTS),
-        max_tokens=_take_count(fields, "max_tokens", default=64, most=_MAX_TOKENS),
-        concurrency=tuple(
-            _take_count({"concurrency": level}, "concurrency", default=1, most=_MAX_AT_ONCE) for level in levels
-        ),
+        prompts=_check_count("prompts", fields.get("prompts", 8), most=_MAX_PROMPTS),
+        max_tokens=_check_count("max_tokens", fields.get("max_tokens", 64), most=_MAX_TOKENS),
+        concurrency=tuple(_check_count("concurrency", level, most=_MAX_AT_ONCE) for level in levels),
     )
 
 
-def _take_count(fields: Mapping[str, Any], name: str, *, default: int, most: int) -> int:
-    value = fields.get(name, default)
+def _check_count(name: str, value: Any, *, most: int) -> int:
     if type(value) is not int or not 1 <= value <= most:
         raise _refuse(name, f"a whole number from 1 to {most}")
     return value
@@ -101,11 +98,15 @@ class SelfBenchmark:
     """At most one measurement at a time, which ends when its client goes away."""
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        """Measure one of ``models``."""
         self._models = models
         self._task: asyncio.Task[None] | None = None
 
-    async def answer(self, exchange: Exchange) -> None:
+    @property
+    def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
+        """The endpoint of :mod:`llcuda.gateway.http.routes` that is answered here."""
+        return {"benchmark": self._answer}
+
+    async def _answer(self, exchange: Exchange) -> None:
         """Measure, and answer with a stream of what is going on, and the figures at its end. Raises RefusedError."""
         asked = parse_asked(exchange.body)
         if self._task is not None and not self._task.done():
@@ -198,14 +199,9 @@ class _Run:
 
     async def _ask(self, tokens: int) -> Sample:
         self._number += 1
-        fields = {
-            "prompt": f"{self._number}. {_TEXT}",
-            "n_predict": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "cache_prompt": False,
-        }
-        return await measure(self._model, fields, metrics=self._metrics)
+        prompt = f"{self._number}. {_TEXT}"
+        fixed = {"ignore_eos": True, "temperature": 0, "cache_prompt": False}
+        return await measure(self._model, {"prompt": prompt, "n_predict": tokens, **fixed}, metrics=self._metrics)
 
     def _tell(self, step: str, done: int, total: int, *, message: str = "") -> None:
         now = monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,8 @@ from llcuda.server.free_memory import read_free_memory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from llcuda.engine import DeviceReport
     from llcuda.fleet.dispatch.worker import Worker
-    from llcuda.fleet.processes.replica import Replica
-    from llcuda.fleet.remotes.remote import Remote
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.admin.information import Site
     from llcuda.gateway.http.exchange import Exchange
@@ -28,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Status"]
 
 _MIB = 1 << 20
+_NOT_KEPT = ("Cache-Control: no-store",)
 
 
 class Status:
     """The page's own addresses."""
 
     def __init__(self, site: Site) -> None:
-        """Show what runs, and change it."""
         self._models = site.models
         self._metrics = site.metrics
         self._offloads = Offloads(site)
@@ -49,21 +47,21 @@ class Status:
 
     def note_second(self) -> None:
         """Take the figures for the charts; to be called once a second."""
-        self._figures = read_figures(self._metrics.registry)
+        self._figures = read_figures(self._metrics)
         busy = sum(worker.busy for model in self._models.values() for worker in model.workers)
         waiting = sum(model.admission.waiting for model in self._models.values())
         self._history.note(self._figures, now=monotonic(), busy=busy, waiting=waiting)
 
     async def _answer(self, exchange: Exchange) -> None:
-        _respond(exchange, self._describe(exchange))
+        exchange.respond_json(self._describe(exchange), headers=_NOT_KEPT)
 
     async def _begin_offload(self, exchange: Exchange) -> None:
-        _respond(exchange, await self._offloads.begin(exchange.body), status=202)
+        exchange.respond_json(await self._offloads.begin(exchange.body), status=202, headers=_NOT_KEPT)
 
     def _describe(self, exchange: Exchange) -> dict[str, Any]:
         caller = exchange.caller
         is_admin = caller is not None and caller.is_admin
-        free = read_free_memory()
+        free, figures = read_free_memory(), self._figures
         return {
             "version": __version__,
             "uptime_seconds": round(monotonic() - self._began),
@@ -73,7 +71,7 @@ class Status:
                 "available_bytes": None if free is None else free * _MIB,
             },
             "models": [self._describe_model(model, is_admin=is_admin) for model in self._models.values()],
-            "counted": _describe_figures(self._figures),
+            "counted": {"requests": figures.requests, "rejected": figures.rejected, **figures.totals},
             "recent": self._history.to_plain(),
         }
 
@@ -84,42 +82,30 @@ class Status:
             "waiting": model.admission.waiting,
             "waiting_tokens": model.admission.waiting_tokens,
             "offload": self._offloads.describe(model.name, is_admin=is_admin),
-            "workers": [
-                _describe_worker(replica, worker, is_admin=is_admin)
-                for replica, worker in zip(model.fleet.replicas, model.workers, strict=True)
-            ],
+            "workers": [_describe_worker(worker, is_admin=is_admin) for worker in model.workers],
         }
 
 
-def _describe_worker(replica: Replica | Remote, worker: Worker, *, is_admin: bool) -> dict[str, Any]:
-    error = replica.last_error
+def _describe_worker(worker: Worker, *, is_admin: bool) -> dict[str, Any]:
+    server = worker.server
+    error = server.last_error
     told = None if error is None else error.message if is_admin else to_refusal(error).message
     return {
-        "name": replica.name,
-        "state": replica.state,
-        "slots": replica.slots,
+        "name": server.name,
+        "state": server.state,
+        "slots": server.slots,
         "busy": worker.busy,
         "failures": worker.failed,
-        "restarts": replica.restarts,
-        "memory_bytes": read_resident(replica.pid),
+        "restarts": server.restarts,
+        "memory_bytes": read_resident(server.pid),
         "last_error": told,
-        "device": _describe_device(replica),
+        "device": _describe_device(server.device_report),
     }
 
 
-def _describe_device(replica: Replica | Remote) -> dict[str, Any] | None:
-    report = replica.device_report
+def _describe_device(report: DeviceReport | None) -> dict[str, Any] | None:
     if report is None:
         return None
     names = ("asked", "device", "backend", "offload", "reason", "remedy", "layers", "layers_on_gpu", "limits", "steps")
     uses = [{"device": use.device, "name": use.name, "bytes": use.total_bytes} for use in report.devices]
     return {**{name: getattr(report, name) for name in names}, "memory": uses}
-
-
-def _describe_figures(figures: Figures) -> dict[str, Any]:
-    return {"requests": dict(figures.requests), "rejected": dict(figures.rejected), **figures.totals}
-
-
-def _respond(exchange: Exchange, value: object, *, status: int = 200) -> None:
-    body = json.dumps(value, ensure_ascii=False).encode()
-    exchange.respond(status, body, headers=("Cache-Control: no-store",))

@@ -1,11 +1,11 @@
-"""Give a gateway that runs a CUDA backend: plan it, install it, replace the workers, and go back where they fail.
+"""Give a gateway that runs a CUDA backend: plan it, install it, replace the workers, and go back if they fail.
 
 ==========  ==============================================  =====================================================
 state       it means                                        it becomes
 ==========  ==============================================  =====================================================
 idle        nothing is under way                            installing, with an administrator's consent
 installing  another process downloads and proves a bundle   reloading; idle, by a failure or the gateway's end
-reloading   the workers are replaced one after the other    idle; returning, where a new one does not start
+reloading   the workers are replaced one after the other    idle; returning, if a new one does not start
 returning   the install is taken back                       idle
 ==========  ==============================================  =====================================================
 """
@@ -25,7 +25,7 @@ from llcuda.gateway.api.fields import read_known
 from llcuda.gateway.http.event_stream import Feed, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from llcuda.fleet.fleet import Fleet
     from llcuda.gateway.admin.information import Site
@@ -47,7 +47,6 @@ class Upgrade:
     """At most one change of the backend at a time, and what would come of one."""
 
     def __init__(self, site: Site) -> None:
-        """Change the backend of the ``site``."""
         self._site = site
         self._task: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[dict[str, Any]]] = set()
@@ -57,11 +56,29 @@ class Upgrade:
         self._is_stopping = False
 
     @property
+    def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
+        """The endpoints of :mod:`llcuda.gateway.http.routes` that are answered here."""
+        return {"upgrade_plan": self._answer_plan, "upgrade": self._answer, "rollback": self._answer}
+
+    @property
     def is_running(self) -> bool:
         """Whether a change is under way."""
         return self._task is not None and not self._task.done()
 
-    async def find_plan(self) -> dict[str, Any]:
+    async def _answer_plan(self, exchange: Exchange) -> None:
+        exchange.respond_json(await self._find_plan())
+
+    async def _answer(self, exchange: Exchange) -> None:
+        """Begin to install or to roll back, and tell of it until its end. Raises RefusedError."""
+        check_consent(exchange.body)
+        if self.is_running:
+            raise RefusedError(409, "a change of the backend is under way already", code="upgrade_under_way")
+        feed = Feed()
+        action = "install" if exchange.route and exchange.route.endpoint == "upgrade" else "rollback"
+        self._task = asyncio.ensure_future(self._run(action, feed))
+        await feed.send_to(exchange)
+
+    async def _find_plan(self) -> dict[str, Any]:
         """Return what an upgrade would do, without doing any of it."""
         if self.is_running:
             known = self._plan or {"possible": False, **_NO_PLAN}
@@ -71,15 +88,6 @@ class Upgrade:
             if self._plan is None or now - self._planned_at > _PLAN_LIFETIME:
                 self._plan, self._planned_at = await self._ask_for_plan(), now
         return {**self._plan, "running": False}
-
-    def begin(self, exchange: Exchange, *, action: str) -> Feed:
-        """Begin to ``install`` or to ``rollback``, and return what is told of it. Raises RefusedError."""
-        check_consent(exchange.body)
-        if self.is_running:
-            raise RefusedError(409, "a change of the backend is under way already", code="upgrade_under_way")
-        feed = Feed()
-        self._task = asyncio.ensure_future(self._run(action, feed))
-        return feed
 
     def begin_stop(self) -> None:
         """End what is under way in order: an install that was not finished has changed nothing."""
@@ -127,7 +135,7 @@ class Upgrade:
     async def _run_child(
         self, action: str, *, on_step: Callable[[dict[str, Any]], object] | None = None, seconds: float | None = None
     ) -> dict[str, Any]:
-        """Let the other process do it. Raises LlcudaError, also where the gateway is stopped meanwhile."""
+        """Let the other process do it. Raises LlcudaError, also if the gateway is stopped meanwhile."""
         if self._is_stopping:
             raise LlcudaError(_STOPPED)
         source = self._site.config.gpu_bundle

@@ -40,9 +40,8 @@ _OWN = {
 def check_config(config: GatewayConfig) -> None:
     """Raise UsageError for the first thing that stands in the way of serving with this configuration."""
     if not config.models:
-        raise UsageError(
-            "no model is named", hint="Add -m demo, set LLCUDA_SERVE_MODEL, or write [[models]] in the file."
-        )
+        hint = "Add -m demo, set LLCUDA_SERVE_MODEL, or write [[models]] in the file."
+        raise UsageError("no model is named", hint=hint)
     names = (name for model in config.models for name in (model.name, *model.aliases))
     _check_twins("models", names, hint="Name each: --model a=… --model b=….")
     for model in config.models:
@@ -84,11 +83,9 @@ def load_tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | Non
         # A password would be asked for at the terminal.
         context.load_cert_chain(certificate, key, password=_refuse_password)
     except ssl.SSLError as error:
-        reason = error.reason or "no certificate, or no key"
-        raise UsageError(
-            f"{certificate} and {key} cannot be used: {reason.replace('_', ' ').lower()}",
-            hint="Name a chain of certificates and the key of the first, both PEM.",
-        ) from None
+        reason = (error.reason or "no certificate, or no key").replace("_", " ").lower()
+        hint = "Name a chain of certificates and the key of the first, both PEM."
+        raise UsageError(f"{certificate} and {key} cannot be used: {reason}", hint=hint) from None
     return context
 
 
@@ -109,9 +106,8 @@ def _check_model(model: ModelConfig) -> None:
         if len(name) > _MAX_NAME_LENGTH:
             raise UsageError(f"the name of the model {name[:40]}… is too long", hint="Name it: --model NAME=MODEL.")
     if not _DEVICE.fullmatch(model.device):
-        raise UsageError(
-            f"{model.device!r} is not a device (model {model.name})", hint="It is auto, cuda, cuda:N or cpu."
-        )
+        hint = "It is auto, cuda, cuda:N or cpu."
+        raise UsageError(f"{model.device!r} is not a device (model {model.name})", hint=hint)
     for name in model.server_options:
         if own := _OWN.get(name):
             raise UsageError(f"{name} is not a server option here (model {model.name})", hint=f"Set {own} instead.")
@@ -126,10 +122,8 @@ def _check_keys(config: GatewayConfig) -> None:
     if len({key.key for key in config.keys}) < len(config.keys):
         raise UsageError("two names have the same key", hint="Give each a key of its own.")
     if not config.keys and not is_loopback(config.host):
-        raise UsageError(
-            f"other machines can reach {config.host}, and there is no key",
-            hint="Set LLCUDA_SERVE_API_KEY, add --api-key-file FILE, or listen on 127.0.0.1.",
-        )
+        hint = "Set LLCUDA_SERVE_API_KEY, add --api-key-file FILE, or listen on 127.0.0.1."
+        raise UsageError(f"other machines can reach {config.host}, and there is no key", hint=hint)
 
 
 def _check_names(config: GatewayConfig) -> None:
@@ -138,14 +132,11 @@ def _check_names(config: GatewayConfig) -> None:
             raise UsageError(f"{host!r} is not an allowed host", hint="Write a name, or NAME:PORT, without http://.")
     for origin in config.allowed_origins:
         if not _ORIGIN.fullmatch(origin):
-            raise UsageError(
-                f"{origin!r} is not an origin", hint="Write https://app.example.com, with the port if it has one."
-            )
+            hint = "Write https://app.example.com, with the port if it has one."
+            raise UsageError(f"{origin!r} is not an origin", hint=hint)
     if config.otlp_endpoint is not None and not _COLLECTOR.fullmatch(config.otlp_endpoint):
-        raise UsageError(
-            "otlp_endpoint is not the address of a collector",
-            hint="Write http://127.0.0.1:4318; what it asks for besides goes into OTEL_EXPORTER_OTLP_HEADERS.",
-        )
+        hint = "Write http://127.0.0.1:4318; what it asks for besides goes into OTEL_EXPORTER_OTLP_HEADERS."
+        raise UsageError("otlp_endpoint is not the address of a collector", hint=hint)
 
 
 def _check_twins(what: str, names: Iterable[str], *, hint: str) -> None:

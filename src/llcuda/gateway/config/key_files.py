@@ -38,13 +38,13 @@ def parse_keys(text: str, *, place: str) -> tuple[KeyConfig, ...]:
 
 
 def _parse_line(line: str, number: int, place: str) -> KeyConfig:
-    where = f"{place}, line {number}"
+    place = f"{place}, line {number}"
     name, colon, key = line.partition(":")
     if not colon:
-        return KeyConfig(f"key{number}", check_key(line, place=where))
+        return KeyConfig(f"key{number}", check_key(line, place=place))
     if not name.strip():
-        raise UsageError(f"{where}: the name is empty", hint="Write KEY or NAME:KEY.")
-    return KeyConfig(name.strip(), check_key(key.strip(), place=where))
+        raise UsageError(f"{place}: the name is empty", hint="Write KEY or NAME:KEY.")
+    return KeyConfig(name.strip(), check_key(key.strip(), place=place))
 
 
 def check_key(key: str, *, place: str) -> str:
@@ -52,10 +52,8 @@ def check_key(key: str, *, place: str) -> str:
     if key == MASK:
         raise UsageError(f"{place}: the key is masked", hint="Put the key in its place, or name its key_file.")
     if not key or not key.isascii() or not key.isprintable() or set(key) & set(' ,"') or len(key) > MAX_KEY_LENGTH:
-        raise UsageError(
-            f"{place}: a key is printable ASCII without spaces, commas and quotes, at most {MAX_KEY_LENGTH} characters",
-            hint="`openssl rand -hex 24` makes one.",
-        )
+        what = f"printable ASCII without spaces, commas and quotes, at most {MAX_KEY_LENGTH} characters"
+        raise UsageError(f"{place}: a key is {what}", hint="`openssl rand -hex 24` makes one.")
     return key
 
 

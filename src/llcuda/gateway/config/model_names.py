@@ -1,4 +1,4 @@
-"""What requests call a model that was not given a name, and where the path of one leads."""
+"""What requests call a model that was not given a name, and the path that leads to one."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def name_model(model: str) -> str:
 
 
 def place_model(model: str, folder: Path) -> str:
-    """Return the model with a path made to start at ``folder``, where it is one that starts nowhere."""
+    """Return the model; a path that does not start at the root starts at ``folder``."""
     name = parse_name(model)
     return str(folder.absolute() / Path(name.path).expanduser()) if isinstance(name, PathName) else model

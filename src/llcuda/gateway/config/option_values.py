@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,34 +27,33 @@ _OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 def parse_flag(option: Option, given: Any) -> Any:
     """Return the value of what argparse has: a text, a boolean, or a list of texts."""
-    if option.kind == "server_options":
-        return check_value(option, dict(_parse_pair(option.flag, pair) for pair in given), option.flag)
-    return check_value(option, _parse(option, given), option.flag)
+    return check_value(option, _parse(option, given, option.flag), option.flag)
 
 
 def parse_variable(option: Option, text: str) -> Any:
     """Return the value of the variable's ``text``; several texts are separated as a shell would."""
-    if option.kind not in {"list", "server_options"}:
-        return check_value(option, _parse(option, text), option.variable)
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise UsageError(f"{option.variable}: {error}", hint="Separate by spaces, and quote as in a shell.") from None
-    if option.kind == "server_options":
-        return check_value(option, dict(_parse_pair(option.variable, pair) for pair in words), option.variable)
-    return check_value(option, words, option.variable)
+    given: str | list[str] = text
+    if option.kind in {"list", "server_options"}:
+        try:
+            given = shlex.split(text)
+        except ValueError as error:
+            hint = "Separate by spaces, and quote as in a shell."
+            raise UsageError(f"{option.variable}: {error}", hint=hint) from None
+    return check_value(option, _parse(option, given, option.variable), option.variable)
 
 
 def check_value(option: Option, value: Any, place: str) -> Any:
-    """Return the value as the configuration has it; ``place`` is where it stands.
+    """Return the value as the configuration has it; ``place`` says where it stands.
 
     Raises UsageError for one of the wrong type or out of range.
     """
     return _CHECKS[option.kind](option, value, place)
 
 
-def _parse(option: Option, text: Any) -> Any:
+def _parse(option: Option, text: Any, place: str) -> Any:
     """Return what TOML would have for the text; what cannot be parsed is left for the check to refuse."""
+    if option.kind == "server_options":
+        return dict(_parse_pair(place, pair) for pair in text)
     if not isinstance(text, str):
         return text
     if option.kind == "workers":
@@ -61,11 +61,8 @@ def _parse(option: Option, text: Any) -> Any:
     if option.kind == "switch":
         word = text.strip().lower()
         return True if word in _TRUE else False if word in _FALSE else text
-    if option.kind in {"count", "seconds"}:
-        try:
-            return int(text) if option.kind == "count" else float(text)
-        except ValueError:
-            return text
+    with suppress(ValueError, KeyError):
+        return {"count": int, "seconds": float}[option.kind](text)
     return text
 
 
@@ -74,27 +71,26 @@ def _parse_pair(place: str, pair: str) -> tuple[str, Any]:
     if not name:
         raise UsageError(f"{place}: {pair!r} has no name", hint="Write NAME=VALUE, such as cache-type-k=q8_0.")
     value: Any = text if separator else True
-    try:
+    with suppress(ValueError, RecursionError):
         parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = None
-    return name.replace("-", "_"), parsed if isinstance(parsed, (bool, int, float)) else value
+        value = parsed if isinstance(parsed, (bool, int, float)) else value
+    return name.replace("-", "_"), value
 
 
 def _check_count(option: Option, value: Any, place: str) -> int:
     if not _is_number(value) or isinstance(value, float):
-        raise UsageError(
-            f"{place}: {show(value)} is not a whole number", hint=_example(option, "a number without a unit")
-        )
-    _check_range(option, value, place)
+        hint = _example(option, "a number without a unit")
+        raise UsageError(f"{place}: {show(value)} is not a whole number", hint=hint)
+    if not option.low <= value <= option.high:
+        ends = f"at least {option.low:g}" if option.high == math.inf else f"from {option.low:g} to {option.high:.0f}"
+        raise UsageError(f"{place}: {value} is out of range", hint=f"{option.name} is {ends}.")
     return int(value)
 
 
 def _check_seconds(option: Option, value: Any, place: str) -> float:
-    if not _is_number(value):
-        raise UsageError(f"{place}: {show(value)} is not a time", hint=_example(option, "a number of seconds"))
-    if value <= 0:
-        raise UsageError(f"{place}: {value} is not more than nothing", hint=_example(option, "a number of seconds"))
+    if not _is_number(value) or value <= 0:
+        what = f"{value} is not more than nothing" if _is_number(value) else f"{show(value)} is not a time"
+        raise UsageError(f"{place}: {what}", hint=_example(option, "a number of seconds"))
     return float(value)
 
 
@@ -103,12 +99,6 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
-
-
-def _check_range(option: Option, value: float, place: str) -> None:
-    if not option.low <= value <= option.high:
-        ends = f"at least {option.low:g}" if option.high == math.inf else f"from {option.low:g} to {option.high:.0f}"
-        raise UsageError(f"{place}: {value} is out of range", hint=f"{option.name} is {ends}.")
 
 
 def _example(option: Option, kind: str) -> str:
@@ -161,9 +151,8 @@ def _check_server_option(entry: Any, place: str) -> None:
         for one in entry:
             _check_server_option(one, place)
     elif not isinstance(entry, (str, bool)) and not _is_number(entry):
-        raise UsageError(
-            f"{place}: {show(entry)} is no value of an option", hint="It is a text, a number, true or false."
-        )
+        hint = "It is a text, a number, true or false."
+        raise UsageError(f"{place}: {show(entry)} is no value of an option", hint=hint)
     elif isinstance(entry, str) and not entry.isprintable():
         raise UsageError(f"{place} has characters that cannot be printed", hint="Write it without.")
 

@@ -28,12 +28,8 @@ def to_plain(given: Given, config: GatewayConfig) -> dict[str, Any]:
     if file := given.values.get("api_key_file"):
         plain["api_key_file"] = _to_value(file)
     plain["models"] = [
-        {
-            **_to_table(model, MODEL_OPTIONS),
-            "workers": _describe_workers(model),
-            "model": place_model(model.model, Path()),
-        }
-        for model in config.models
+        {**_to_table(one, MODEL_OPTIONS), "workers": _list_workers(one), "model": place_model(one.model, Path())}
+        for one in config.models
     ]
     plain["keys"] = [_mask(table) for table in given.keys]
     return plain
@@ -59,7 +55,7 @@ def _to_table(holder: GatewayConfig | Limits | ModelConfig, options: Iterable[Op
     return {name: _to_value(value) for name, value in values.items() if value is not None and value != {}}
 
 
-def _describe_workers(model: ModelConfig) -> Any:
+def _list_workers(model: ModelConfig) -> Any:
     """Return the count, or a list with the workers of other machines and the count beside them."""
     urls = [
         remote.url if remote.key_file is None else {"url": remote.url, "key_file": _to_value(remote.key_file)}

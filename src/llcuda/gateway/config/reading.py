@@ -42,7 +42,7 @@ class Given:
 def read_config(flags: Mapping[str, Any], *, environment: Mapping[str, str]) -> GatewayConfig:
     """Return the configuration; ``flags`` are by names of options, and ``config`` names the file.
 
-    Raises UsageError, which says where what is wrong stands, and what to do.
+    Raises UsageError, which says what is wrong, where it stands, and what to do.
     """
     return make_config(read_given(flags, environment=environment))
 
@@ -108,9 +108,10 @@ def _read_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_variables(environment: Mapping[str, str]) -> dict[str, Any]:
     known = {one.variable: one for one in OPTIONS}
+    names = (*known, CONFIG_VARIABLE, KEY_VARIABLE)
     for name in environment:
-        if name.startswith(PREFIX) and name not in {*known, CONFIG_VARIABLE, KEY_VARIABLE}:
-            endings = [one.removeprefix(PREFIX) for one in (*known, CONFIG_VARIABLE, KEY_VARIABLE)]
+        if name.startswith(PREFIX) and name not in names:
+            endings = [one.removeprefix(PREFIX) for one in names]
             raise _unknown(f"the variable {name}", name.removeprefix(PREFIX), endings, prefix=PREFIX)
     # A variable that is empty is one that is not set, as everywhere in llcuda.
     return {one.name: parse_variable(one, environment[key]) for key, one in known.items() if environment.get(key)}
@@ -224,6 +225,5 @@ def _read_key(table: Mapping[str, Any]) -> KeyConfig:
 def _unknown(what: str, name: str, known: list[str], *, prefix: str = "") -> UsageError:
     near = [prefix + one for one in suggest_names(name, known)]
     everything = ", ".join(prefix + one for one in known)
-    return UsageError(
-        f"{what} is not known", hint=f"Did you mean {' or '.join(near)}?" if near else f"There are {everything}."
-    )
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {everything}."
+    return UsageError(f"{what} is not known", hint=hint)

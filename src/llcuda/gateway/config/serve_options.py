@@ -34,7 +34,7 @@ class Option:
     high: float = math.inf
     metavar: str = ""
     field: str = ""
-    """The field of ``scope``, where it has another name."""
+    """The field of ``scope``, if it has another name."""
     singular: str = ""
     """What the flag is called that gives one of a list."""
     short: str = ""
@@ -61,7 +61,7 @@ class Option:
 
     @property
     def default(self) -> Any:
-        """What holds where nothing is said; None for what has to be said."""
+        """What holds if nothing is said; None for what has to be said."""
         found = [one for one in fields(self.scope) if one.name == self.target]
         return found[0].default if found and found[0].default is not MISSING else None
 

@@ -1,7 +1,7 @@
 """Who may ask: the checks of a request's head against rebound names, pages of other sites, and wrong keys.
 
-Host is checked against DNS rebinding, where a page makes its own name point to this address: whoever uses an IP address
-or ``localhost`` cannot have been led here by a name. Origin, ``Sec-Fetch-Site`` and the content type are checked
+Host is checked against DNS rebinding: a page makes its own name point to this address. Whoever uses an IP address or
+``localhost`` cannot have been led here by a name. Origin, ``Sec-Fetch-Site`` and the content type are checked
 against pages that make a visitor's browser ask: a form, an image or a ``fetch`` without CORS sends them all the same.
 """
 
@@ -60,7 +60,7 @@ class Access:
     """
 
     def __init__(self, config: GatewayConfig, *, port: int) -> None:
-        """Take the configuration, and the ``port`` that is listened on, also where the configuration says 0."""
+        """Take the configuration, and the ``port`` that is listened on, even if the configuration says 0."""
         self._callers = tuple((_digest(key.key), _to_caller(key)) for key in config.keys)
         self._port = str(port)
         self._scheme = "https" if config.tls_certificate else "http"
@@ -81,7 +81,7 @@ class Access:
         self._check(headers.get("host"), headers.get("origin"), is_foreign)
 
     def cors_headers(self, headers: Mapping[str, str], *, preflight: bool = False) -> dict[str, str]:
-        """Return what the answer carries for its page to see it, where the page's origin is one that is allowed.
+        """Return what the answer carries for its page to see it, if the page's origin is one that is allowed.
 
         ``preflight`` is for the answer to OPTIONS, which a browser sends before, and without a key.
         """
@@ -95,7 +95,7 @@ class Access:
     def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Return whose key the request carries, as ``Authorization: Bearer`` or ``X-Api-Key``.
 
-        Raises RefusedError: 401 where it carries none that is known, 400 where it carries several.
+        Raises RefusedError: 401 if it carries none that is known, 400 if it carries several.
         """
         if not self._callers:
             return _ANYONE
@@ -181,7 +181,7 @@ def _find_key(headers: Mapping[str, str]) -> str:
 
 def _parse_bearer(value: str) -> str:
     scheme, _, key = value.partition(" ")
-    # What came several times is left for the caller to see, also where the first is of another scheme.
+    # What came several times is left for the caller to see, even if the first is of another scheme.
     return key.strip(" ") if scheme.lower() == "bearer" else value if "," in value else ""
 
 

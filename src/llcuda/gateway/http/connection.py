@@ -1,4 +1,4 @@
-"""One client's connection: llhttp reads the requests, one is answered at a time, answers are written as they come."""
+"""One client's connection: requests are read, one is answered at a time, answers are written as they come."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from enum import Enum
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, cast
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.http.exchange import HttpExchange
-from llcuda.gateway.http.request_reader import RequestReader
+from llcuda.gateway.http.exchange import Exchange
+from llcuda.gateway.http.request_reader import Bounded, RequestReader
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
-    from llcuda.gateway.config.configuration import Limits
-    from llcuda.gateway.http.exchange import Exchange
-
-__all__ = ["Connection", "Service"]
+__all__ = ["Connection", "HttpExchange", "Service"]
 
 _WRITE_BUFFER_BYTES = 64 << 10
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -30,11 +29,17 @@ _PROBE_SECONDS = 0.01
 _TCP_CLOSE = 7  # of <netinet/tcp.h>
 _LINGER_SECONDS = 0.5  # for a refusal to arrive before the rest of a request that nobody reads resets the connection
 
+_NOT_MODIFIED = 304
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+# `nosniff`: an answer may hold whatever a model says, and a browser must not take it for a page.
+_ALWAYS = "Server: llcuda\r\nX-Content-Type-Options: nosniff\r\n"
 
-class Service(Protocol):
+_State = Enum("_State", "IDLE HEAD BODY BUSY REFUSED CLOSING")
+
+
+class Service(Bounded, Protocol):
     """What a connection needs of the gateway."""
 
-    limits: Limits
     draining: bool
     connections: set[Connection]
     holding: dict[Connection, None]
@@ -55,7 +60,75 @@ class Service(Protocol):
         """Count a client that was cut because it took nothing of what it was sent."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class HttpExchange(Exchange):
+    """One whose answer is written as HTTP/1 has it."""
+
+    __slots__ = ("_client", "_held")
+
+    def __init__(self, client: Connection) -> None:
+        super().__init__()
+        self._client = client
+        self._held = b""
+
+    def respond(
+        self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()
+    ) -> None:
+        """Write a whole answer; ``headers`` are lines without their ends."""
+        self.status = status
+        self.started = self.finished = True
+        self._held = b""
+        head = self._head(status, content_type, "\r\n".join((*headers, f"Content-Length: {len(body)}", "")))
+        data = head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body
+        self.bytes_out += len(data)
+        self._client.write(data)
+
+    def start_stream(self, status: int, content_type: str) -> None:
+        """Begin an answer that comes in pieces; nothing is sent before the first."""
+        self.status = status
+        # Proxies such as nginx would collect a stream before they pass it on.
+        more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+        self.keep_alive = self.keep_alive and self._chunked
+        chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
+        self._held = self._head(status, content_type, more + chunked)
+
+    def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, even if it is cut."""
+        self.status = 200
+        self.keep_alive = self._chunked = False
+        self._held = self._head(200, content_type, "\r\n".join((*headers, f"Content-Length: {length}", "")))
+
+    def write(self, data: bytes, *, is_last: bool = False) -> None:
+        """Write a piece of a stream; the head goes with the first, the end with the last."""
+        self.started = True
+        head, self._held = self._held, b""
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+        end = b"0\r\n\r\n" if is_last and self._chunked else b""
+        self.finished = is_last
+        data = head if self.method == "HEAD" else head + piece + end
+        self.bytes_out += len(data)
+        self._client.write(data)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has gone."""
+        return self._client.is_gone
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the client does not take what it is sent."""
+        return self._client.is_paused
+
+    def _head(self, status: int, content_type: str, more: str) -> bytes:
+        if self._client.is_last:
+            self.keep_alive = False
+        close = "" if self.keep_alive else "Connection: close\r\n"
+        identity = f"X-Request-Id: {self.request_id}\r\n" if self.request_id else ""
+        line = _STATUS_LINES[status]
+        text = f"{line}Content-Type: {content_type}\r\n{_ALWAYS}{identity}{self.extra_headers}{close}{more}\r\n"
+        return text.encode("latin-1")
+
+
+class Connection(RequestReader, asyncio.BufferedProtocol):
     """One client.
 
     =========  =====================================  =======================================================
@@ -72,25 +145,24 @@ class Connection(asyncio.BufferedProtocol):
     Requests that come while one is answered, or while its answer is not taken, wait, and nothing more is read then.
 
     A client that ends its side has gone, or waits for the answer all the same: TCP does not tell which, before
-    something is sent. Where nothing of the answer has been, it is sent ``100 Continue``, which means nothing: who has
+    something is sent. If nothing of the answer has been, it is sent ``100 Continue``, which means nothing: who has
     gone resets the connection then, and who waits passes over it (RFC 9110, 15.2). Clients of HTTP/1.0 and of TLS, and
     those whose answer has begun, are taken for gone at once.
 
-    A client is a stranger until it has shown a key that is right, or asked for something that takes one where there
-    are none. Little is held for strangers, and they are the first to go if there are too many connections.
+    A client is a stranger until it has shown a key that is right, or, if there are no keys, asked for what would take
+    one. Little is held for strangers, and they are the first to go if there are too many connections.
     """
 
     __slots__ = (
-        "_drained_bytes", "_exchange", "_is_known", "_loop", "_paused_since", "_reader", "_service", "_since", "_state",
-        "_task", "_transport", "_waiting",
+        "_drained_bytes", "_exchange", "_is_known", "_loop", "_paused_since", "_service", "_since", "_state", "_task",
+        "_transport", "_waiting", "write",
     )  # fmt: skip
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for the client."""
+        super().__init__(service)
         self._service = service
         self._loop = loop
-        self._reader = RequestReader(self)
-        self._state = "idle"
+        self._state = _State.IDLE
         self._since = loop.time()
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -98,12 +170,15 @@ class Connection(asyncio.BufferedProtocol):
         self._paused_since = 0.0
         self._is_known = False
         self._drained_bytes = 0
+        self.write: Callable[[bytes], None]
+        """Send bytes to the client."""
 
     # The transport's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
         self._transport = transport = cast("asyncio.Transport", transport)
+        self.write = transport.write
         transport.set_write_buffer_limits(high=0)
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family != socket.AF_UNIX:
@@ -118,12 +193,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Read requests."""
-        if self._state == "idle":
-            self._enter("head")
-        self._reader.feed(bytes(self._service.buffer[:nbytes]))
-        if self._reader.has_unread:
+        if self._state is _State.IDLE:
+            self._enter(_State.HEAD)
+        self.read(bytes(self._service.buffer[:nbytes]))
+        if self._unread:
             self._transport.pause_reading()
-        if self._state == "refused" and not self._is_known:
+        if self._state is _State.REFUSED and not self._is_known:
             self._drained_bytes += nbytes
             if self._drained_bytes > _DRAINED_BYTES:
                 self._transport.pause_reading()
@@ -142,7 +217,7 @@ class Connection(asyncio.BufferedProtocol):
         """Give up what is being answered: nobody waits for it."""
         self._service.connections.discard(self)
         self._service.holding.pop(self, None)
-        self._reader.close()
+        self.stop_reading()
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -160,17 +235,12 @@ class Connection(asyncio.BufferedProtocol):
         self._note_held()
         if self._exchange is not None:
             self._exchange.resume()
-        elif self._state == "busy":
+        elif self._state is _State.BUSY:
             self._go_on()
         else:
             self._read_on()
 
     # The reader's side.
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of what is read."""
-        return self._service.limits
 
     @property
     def has_room(self) -> bool:
@@ -179,8 +249,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def begin_request(self) -> Exchange:
         """Return what a request that begins is kept in."""
-        if self._state == "idle":
-            self._enter("head")
+        if self._state is _State.IDLE:
+            self._enter(_State.HEAD)
         return HttpExchange(self)
 
     def take_head(self, exchange: Exchange) -> None:
@@ -189,10 +259,10 @@ class Connection(asyncio.BufferedProtocol):
         if exchange.caller is not None and not self._is_known:
             self._is_known = True
             self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        if self._state == "head":
-            self._enter("body")
+        if self._state is _State.HEAD:
+            self._enter(_State.BODY)
         if exchange.headers.get("expect", "").lower() == "100-continue" and exchange.has_body:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def take_request(self, exchange: Exchange) -> None:
         """Answer a request, or let it wait for the one before."""
@@ -204,9 +274,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def refuse(self, error: RefusedError) -> None:
         """Answer what cannot be read to its end, and close."""
-        reading = self._reader.exchange
-        self._reader.close()
-        self._enter("refused")
+        reading = self.reading
+        self.stop_reading()
+        self._enter(_State.REFUSED)
         self._waiting.clear()
         if self._exchange is not None:
             # The answer that is being written comes first; what follows it was never a request.
@@ -231,10 +301,6 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the gateway ends, and nothing more is read."""
         return self._service.draining
 
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        self._transport.write(data)
-
     @property
     def is_paused(self) -> bool:
         """Whether the client does not take what it is sent."""
@@ -243,7 +309,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered, or read."""
-        return self._exchange is not None or self._reader.exchange is not None
+        return self._exchange is not None or self.reading is not None
 
     @property
     def is_lost(self) -> bool:
@@ -254,7 +320,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def rank(self) -> tuple[bool, float] | None:
         """Which goes first if there are too many: the lowest, strangers before others; None for who is to stay."""
-        if self._transport.is_closing() or (self._is_known and self._state != "idle"):
+        if self._transport.is_closing() or (self._is_known and self._state is not _State.IDLE):
             return None
         return self._is_known, self._since
 
@@ -262,7 +328,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close a connection that has no request, or let the one that is read or answered be the last."""
         if self._exchange is not None:
             self._exchange.keep_alive = False
-        elif self._reader.exchange is None:
+        elif self.reading is None:
             self._close()
 
     def give_up(self) -> None:
@@ -279,26 +345,21 @@ class Connection(asyncio.BufferedProtocol):
 
     def check_time(self, now: float) -> None:
         """End what takes too long; called once a second."""
-        limits = self.limits
+        limits, exchange = self._service.limits, self._exchange
         waited = now - self._since
         if self._paused_since and now - self._paused_since > limits.write_timeout:
             self._service.note_slow_reader()
             self.cut()
-        elif self._state == "closing" and waited > limits.write_timeout:
+        elif self._state is _State.CLOSING and waited > limits.write_timeout:
             self.cut()
-        elif self._state == "idle" and waited > limits.idle_timeout:
+        elif self._state is _State.IDLE and waited > limits.idle_timeout:
             self._close()
-        elif self._state == "head" and waited > limits.header_timeout:
+        elif self._state is _State.HEAD and waited > limits.header_timeout:
             self.refuse(RefusedError(408, "the head of the request did not come", code="too_slow", close=True))
-        elif self._state == "body" and waited > limits.body_timeout:
+        elif self._state is _State.BODY and waited > limits.body_timeout:
             self.refuse(RefusedError(408, "the body of the request did not come", code="too_slow", close=True))
-        elif self._state == "busy" and waited > limits.request_timeout:
-            self._end_late()
-
-    def _end_late(self) -> None:
-        if self._exchange is not None and self._task is not None and not self._exchange.is_untimed:
-            self._exchange.is_late = True
-            self._task.cancel()
+        elif self._state is _State.BUSY and waited > limits.request_timeout and exchange and not exchange.is_untimed:
+            self.give_up()
 
     def _can_probe(self, exchange: Exchange) -> bool:
         connected, tls = (self._transport.get_extra_info(name) for name in ("socket", "ssl_object"))
@@ -309,7 +370,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._exchange is not exchange or exchange.started or self._transport.is_closing():
             return
         if waited == _PROBE_SECONDS:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         connected = self._transport.get_extra_info("socket")
         if connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
             self._transport.abort()
@@ -317,9 +378,9 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_later(waited, self._probe, exchange, min(2 * waited, 1.0))
 
     def _note_held(self) -> None:
-        """Let the one that has held most for longest go, of the strangers, where too many hold much."""
+        """Let the one that has held most for longest go, of the strangers, if too many hold much."""
         holding = self._service.holding
-        if self._is_known or not (self._paused_since or self._reader.held_bytes > _SMALL_HEAD_BYTES):
+        if self._is_known or not (self._paused_since or len(self._unread) + self._loose_bytes > _SMALL_HEAD_BYTES):
             holding.pop(self, None)
             return
         holding.setdefault(self)
@@ -329,7 +390,7 @@ class Connection(asyncio.BufferedProtocol):
             first.cut()
 
     def _close(self) -> None:
-        self._enter("closing")
+        self._enter(_State.CLOSING)
         self._transport.close()
 
     def cut(self) -> None:
@@ -340,7 +401,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def _begin(self, exchange: Exchange) -> None:
-        self._enter("busy")
+        self._enter(_State.BUSY)
         self._exchange = exchange
         if exchange.refusal is not None:
             self._service.refuse(exchange, exchange.refusal)
@@ -359,7 +420,7 @@ class Connection(asyncio.BufferedProtocol):
         elif not exchange.keep_alive or self._service.draining:
             self._close()
         elif not self._paused_since:
-            if self._is_known or not (self._waiting or self._reader.has_unread):
+            if self._is_known or not (self._waiting or self._unread):
                 self._go_on()
             else:
                 self._loop.call_later(_STRANGERS_PAUSE, self._go_on)
@@ -371,14 +432,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting:
             self._begin(self._waiting.popleft())
         else:
-            self._enter("head" if self._reader.exchange is not None else "idle")
+            self._enter(_State.HEAD if self.reading is not None else _State.IDLE)
         self._read_on()
 
     def _read_on(self) -> None:
-        self._reader.read_on()
-        if self.has_room and not self._reader.has_unread:
+        self.read()
+        if self.has_room and not self._unread:
             self._transport.resume_reading()
 
-    def _enter(self, state: str) -> None:
+    def _enter(self, state: _State) -> None:
         self._state = state
         self._since = self._loop.time()

@@ -22,13 +22,12 @@ _HEARTBEAT = b": still at it\n\n"
 
 
 class Feed:
-    """What is told is sent as it comes, with a comment in between where nothing comes.
+    """What is told is sent as it comes, and a comment if nothing comes for some seconds.
 
     The work never waits for the client: what is told when there is none is forgotten.
     """
 
     def __init__(self) -> None:
-        """Have told nothing yet."""
         self._events: deque[Mapping[str, Any]] = deque()
         self._news = asyncio.Event()
         self._has_ended = self._is_left = False
@@ -48,7 +47,7 @@ class Feed:
         """Answer with everything that is told, and return after the last."""
         exchange.is_untimed = True
         exchange.start_stream(200, "text/event-stream")
-        exchange.write(_HEARTBEAT)  # the head is sent at once, also where the first event takes its time
+        exchange.write(_HEARTBEAT)  # the head is sent at once, even if the first event takes its time
         try:
             while not exchange.finished:
                 await self._wait()

@@ -1,11 +1,11 @@
-"""One request of a client, by whichever way it came, and its answer: as HTTP/1 writes it, or a subclass."""
+"""One request of a client, by whichever way it came, and its answer."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from codecs import BOM_UTF8
-from http import HTTPStatus
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -19,18 +19,15 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.access import Caller
     from llcuda.gateway.http.routes import Route
 
-__all__ = ["Client", "Exchange", "HttpExchange", "Source"]
+__all__ = ["Exchange", "Source"]
 
 _MAX_TARGET = 1024
 _MAX_ID = 64
 _LENGTH = re.compile("[0-9]{1,20}")
+# A line without a version, which llhttp calls 0.9, would have headers and a body for us alone.
+_VERSIONS = frozenset({"1.0", "1.1"})
 _PREFIX = os.urandom(6).hex()
 _numbers = count(1)
-_NOT_MODIFIED = 304
-
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-# `nosniff`: an answer may hold whatever a model says, and a browser must not take it for a page.
-_ALWAYS = "Server: llcuda\r\nX-Content-Type-Options: nosniff\r\n"
 
 
 class Source(Protocol):
@@ -46,20 +43,19 @@ class Source(Protocol):
 class Exchange:
     """One request, and what has been written of its answer.
 
-    An answer is one :meth:`respond`, or :meth:`start_stream` and some :meth:`write`, the last of which says so. Where
-    it is written is a subclass's to say.
+    An answer is one :meth:`respond`, or :meth:`start_stream` and some :meth:`write`, the last of which says so. A
+    subclass says where it is written.
     """
 
     __slots__ = (
-        "_body", "_chunked", "_refusal", "_source", "arrived", "asked_path", "body_bytes",
+        "_body", "_chunked", "_source", "arrived", "asked_path", "body_bytes",
         "bytes_out", "caller", "content_length", "extra_headers", "finished", "first_at", "has_body",
-        "head_complete", "header_bytes", "header_count", "headers", "is_late", "is_untimed", "keep_alive",
-        "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "request_id", "route",
-        "started", "status", "turn_at", "usage", "worker",
+        "head_complete", "header_bytes", "header_count", "headers", "ignored_fields", "is_late", "is_untimed",
+        "keep_alive", "keeps_body", "method", "model", "path", "query", "queue_seconds", "queued_at", "refusal",
+        "request_id", "route", "started", "status", "turn_at", "usage", "worker",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        """Wait for the head."""
         # One piece: a body that comes in two million chunks would otherwise be kept in as many objects.
         self._body = bytearray()
         self._source: Source | None = None
@@ -79,11 +75,13 @@ class Exchange:
         self.started = self.finished = self.is_late = False
         self.is_untimed = False
         """Whether the answer may take longer than ``request_timeout``."""
-        self._refusal: RefusedError | None = None
+        self.refusal: RefusedError | None = None
+        """What it was refused with, without the frames that it passed through."""
         self.route: Route | None = None
         self.caller: Caller | None = None
         # What is known at its end, for whoever counts.
         self.model = self.worker = ""
+        self.ignored_fields = 0
         self.usage = (0, 0)
         self.queue_seconds = 0.0
         # Of the monotonic clock, and of the last worker that was asked; 0 if it was not come to.
@@ -105,8 +103,10 @@ class Exchange:
         is_usable = 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable()
         self.request_id = given if is_usable else f"{_PREFIX}{next(_numbers):x}"
 
-    def check_head(self) -> None:
+    def check_head(self, version: str) -> None:
         """Raise RefusedError for a request line that is none of ours, whatever it asks for."""
+        if version not in _VERSIONS:
+            raise RefusedError(505, "the request is not of HTTP/1.0 or HTTP/1.1", code="bad_request", close=True)
         if len(self.path) + len(self.query) > _MAX_TARGET:
             raise RefusedError(414, "the target is too long", code="bad_request", close=True)
         if not _LENGTH.fullmatch(self.headers.get("content-length", "0")):
@@ -135,20 +135,15 @@ class Exchange:
         """Forget the body, once it has been passed on."""
         self._body = bytearray()
 
-    @property
-    def refusal(self) -> RefusedError | None:
-        """What it was refused with."""
-        return self._refusal
-
-    @refusal.setter
-    def refusal(self, error: RefusedError) -> None:
-        self._refusal = error.without_frames()
-
     def respond(
         self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()
     ) -> None:
         """Write a whole answer; ``headers`` are lines without their ends."""
         raise NotImplementedError
+
+    def respond_json(self, value: object, *, status: int = 200, headers: Iterable[str] = ()) -> None:
+        """Write a whole answer of JSON."""
+        self.respond(status, json.dumps(value, ensure_ascii=False).encode(), headers=headers)
 
     def refuse(self, error: RefusedError) -> None:
         """Write an error."""
@@ -163,7 +158,7 @@ class Exchange:
         raise NotImplementedError
 
     def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
-        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
+        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, even if it is cut."""
         raise NotImplementedError
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
@@ -200,95 +195,5 @@ class Exchange:
 
     @property
     def is_newest(self) -> bool:
-        """Whether it is of HTTP/1.1, where an answer may have others before it that mean nothing."""
+        """Whether it is of HTTP/1.1: its answer may have others before it that mean nothing."""
         return self._chunked
-
-
-class Client(Protocol):
-    """Who is written to."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether it does not take what it is sent."""
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it has left."""
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing is read of it after this answer."""
-
-    def write(self, data: bytes) -> None:
-        """Send it bytes."""
-
-
-class HttpExchange(Exchange):
-    """One request, and what has been written of its answer."""
-
-    __slots__ = ("_client", "_held")
-
-    def __init__(self, client: Client) -> None:
-        """Wait for the head."""
-        super().__init__()
-        self._client = client
-        self._held = b""
-
-    def respond(
-        self, status: int, body: bytes, *, content_type: str = "application/json", headers: Iterable[str] = ()
-    ) -> None:
-        """Write a whole answer; ``headers`` are lines without their ends."""
-        self.status = status
-        self.started = self.finished = True
-        self._held = b""
-        more = "".join(f"{line}\r\n" for line in headers)
-        head = self._head(status, content_type, f"{more}Content-Length: {len(body)}\r\n")
-        self._write(head if self.method == "HEAD" or status == _NOT_MODIFIED else head + body)
-
-    def start_stream(self, status: int, content_type: str) -> None:
-        """Begin an answer that comes in pieces; nothing is sent before the first."""
-        self.status = status
-        # Proxies such as nginx would collect a stream before they pass it on.
-        more = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-        self.keep_alive = self.keep_alive and self._chunked
-        chunked = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
-        self._held = self._head(status, content_type, more + chunked)
-
-    def start_file(self, content_type: str, *, length: int, headers: Iterable[str] = ()) -> None:
-        """Begin an answer of so many bytes that comes in pieces; the connection ends with it, also where it is cut."""
-        self.status = 200
-        self.keep_alive = self._chunked = False
-        more = "".join(f"{line}\r\n" for line in headers)
-        self._held = self._head(200, content_type, f"{more}Content-Length: {length}\r\n")
-
-    def write(self, data: bytes, *, is_last: bool = False) -> None:
-        """Write a piece of a stream; the head goes with the first, the end with the last."""
-        self.started = True
-        head, self._held = self._held, b""
-        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
-        end = b"0\r\n\r\n" if is_last and self._chunked else b""
-        self.finished = is_last
-        self._write(head if self.method == "HEAD" else head + piece + end)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has gone."""
-        return self._client.is_gone
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether the client does not take what it is sent."""
-        return self._client.is_paused
-
-    def _head(self, status: int, content_type: str, more: str) -> bytes:
-        if self._client.is_last:
-            self.keep_alive = False
-        close = "" if self.keep_alive else "Connection: close\r\n"
-        identity = f"X-Request-Id: {self.request_id}\r\n" if self.request_id else ""
-        line = _STATUS_LINES[status]
-        text = f"{line}Content-Type: {content_type}\r\n{_ALWAYS}{identity}{self.extra_headers}{close}{more}\r\n"
-        return text.encode("latin-1")
-
-    def _write(self, data: bytes) -> None:
-        self.bytes_out += len(data)
-        self._client.write(data)

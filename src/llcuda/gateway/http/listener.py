@@ -68,7 +68,6 @@ class Listener:
         tls: ssl.SSLContext | None,
         max_connections: int,
     ) -> None:
-        """Take over ``sockets``; nothing is taken yet."""
         self._sockets = tuple(sockets)
         self._service = service
         self._connect = connect
@@ -131,14 +130,11 @@ class Listener:
         taken.setblocking(False)
         task = self._loop.create_task(self._finish(taken))
         self._opening[task] = None
-        task.add_done_callback(self._forget)
+        task.add_done_callback(lambda done: self._opening.pop(done, None))
         if self._tls is not None and len(self._opening) > _MAX_HANDSHAKES:
             first = next(iter(self._opening))
             del self._opening[first]
             first.cancel()
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._opening.pop(task, None)
 
     async def _finish(self, taken: socket.socket) -> None:
         seconds = _HANDSHAKE_SECONDS if self._tls is not None else None

@@ -12,57 +12,34 @@ if TYPE_CHECKING:
     from llcuda.gateway.config.configuration import Limits
     from llcuda.gateway.http.exchange import Exchange
 
-__all__ = ["Audience", "RequestReader"]
+__all__ = ["Bounded", "RequestReader"]
 
 # What a second one of would leave open which of the two is meant.
 _ONCE = frozenset({
     "authorization", "content-encoding", "content-length", "content-type", "expect", "host", "origin",
     "transfer-encoding", "x-api-key",
 })  # fmt: skip
-# A line without a version, which llhttp calls 0.9, would have headers and a body for us alone.
-_VERSIONS = frozenset({"1.0", "1.1"})
 # What llhttp is given at a time, but for bodies of known length: within it, nothing can stop requests from beginning.
 _PIECE_BYTES = 1 << 10
 
 
-class Audience(Protocol):
-    """Who is told of requests as they are read."""
+class Bounded(Protocol):
+    """What bounds the requests; a reload may change the limits."""
 
-    @property
-    def limits(self) -> Limits:
-        """The bounds of what is read."""
-
-    @property
-    def has_room(self) -> bool:
-        """Whether more requests may be read; what has come waits meanwhile."""
-
-    def begin_request(self) -> Exchange:
-        """Return what a request that begins is kept in."""
-
-    def take_head(self, exchange: Exchange) -> None:
-        """Take a request whose head is whole. Raises RefusedError if it is not worth its body."""
-
-    def take_request(self, exchange: Exchange) -> None:
-        """Take a request that is whole."""
-
-    def refuse(self, error: RefusedError) -> None:
-        """Answer what cannot be read to its end."""
+    limits: Limits
 
 
 class RequestReader:
-    """Reads the requests of one connection. After :meth:`close`, or a refusal, what comes is thrown away.
+    """Reads the requests of one connection; a subclass takes them. After :meth:`stop_reading` all is thrown away.
 
     The methods that begin with ``on_`` are llhttp's to call. An exception in one of them would come out as a parser's
     error, so none is raised there.
     """
 
-    __slots__ = (
-        "_audience", "_fields", "_loose_bytes", "_parser", "_unread", "_upgrading", "_url", "exchange",
-    )  # fmt: skip
+    __slots__ = ("_bounded", "_fields", "_loose_bytes", "_parser", "_unread", "_upgrading", "_url", "reading")
 
-    def __init__(self, audience: Audience) -> None:
-        """Tell ``audience`` of what is read."""
-        self._audience = audience
+    def __init__(self, bounded: Bounded) -> None:
+        self._bounded = bounded
         # It knows this reader: it is let go of in the end, or both would be kept until garbage is looked for.
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._url = self._unread = b""
@@ -70,48 +47,51 @@ class RequestReader:
         self._fields = bytearray()
         self._loose_bytes = 0
         self._upgrading: Exchange | None = None
-        self.exchange: Exchange | None = None
+        self.reading: Exchange | None = None
         """The request that is being read; None between two."""
 
     @property
-    def has_unread(self) -> bool:
-        """Whether something has come that the audience had no room for."""
-        return bool(self._unread)
+    def has_room(self) -> bool:
+        """Whether more requests may be read; what has come waits meanwhile."""
+        return True
 
-    @property
-    def held_bytes(self) -> int:
-        """What has come and is no request yet, nor part of a body."""
-        return len(self._unread) + self._loose_bytes
+    def begin_request(self) -> Exchange:
+        """Return what a request that begins is kept in."""
+        raise NotImplementedError
 
-    def feed(self, data: bytes) -> None:
-        """Take what has come."""
-        self._unread += data
-        self.read_on()
+    def take_head(self, exchange: Exchange) -> None:
+        """Take a request whose head is whole. Raises RefusedError if it is not worth its body."""
+        raise NotImplementedError
 
-    def read_on(self) -> None:
-        """Read what has come, as far as the audience has room for it."""
-        data, self._unread = self._unread, b""
+    def take_request(self, exchange: Exchange) -> None:
+        """Take a request that is whole."""
+        raise NotImplementedError
+
+    def refuse(self, error: RefusedError) -> None:
+        """Answer what cannot be read to its end."""
+        raise NotImplementedError
+
+    def read(self, data: bytes = b"") -> None:
+        """Read what has come, and ``data`` after it, as far as there is room for requests."""
+        data, self._unread = self._unread + data, b""
         at = 0
-        while at < len(data) and self._parser is not None and self._audience.has_room:
-            piece = data[at : at + self._choose_length()]
-            at += len(piece) - self._read(self._parser, piece)
+        while at < len(data) and self._parser is not None and self.has_room:
+            exchange, length = self.reading, _PIECE_BYTES
+            if exchange is not None and exchange.head_complete and "transfer-encoding" not in exchange.headers:
+                length = max(1, exchange.content_length - exchange.body_bytes)
+            piece = data[at : at + length]
+            at += len(piece) - self._parse(self._parser, piece)
         if self._parser is not None:
             self._unread = data[at:]
 
-    def close(self) -> None:
+    def stop_reading(self) -> None:
         """Read no more."""
-        self._parser = self._upgrading = self.exchange = None
+        self._parser = self._upgrading = self.reading = None
         self._unread = b""
         self._fields.clear()
         self._loose_bytes = 0
 
-    def _choose_length(self) -> int:
-        exchange = self.exchange
-        if exchange is None or not exchange.head_complete or "transfer-encoding" in exchange.headers:
-            return _PIECE_BYTES
-        return max(1, exchange.content_length - exchange.body_bytes)
-
-    def _read(self, parser: httptools.HttpRequestParser, piece: bytes) -> int:
+    def _parse(self, parser: httptools.HttpRequestParser, piece: bytes) -> int:
         """Give llhttp a piece, and return how many bytes at its end are for another parser."""
         self._loose_bytes += len(piece)
         try:
@@ -122,7 +102,7 @@ class RequestReader:
         except httptools.HttpParserError as error:
             self._refuse(RefusedError(400, f"this is not HTTP: {error}", code="bad_request", close=True))
         # llhttp keeps what it was given of a header, and counts neither that nor what frames chunks.
-        if self._loose_bytes > self._audience.limits.max_header_bytes:
+        if self._loose_bytes > self._bounded.limits.max_header_bytes:
             self._refuse(self._head_too_large())
         return 0
 
@@ -131,7 +111,7 @@ class RequestReader:
         if self._upgrading is None and self._parser is not None:
             self._url = b""
             self._fields.clear()
-            self.exchange = self._audience.begin_request()
+            self.reading = self.begin_request()
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
@@ -139,7 +119,7 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those after the body count, and mean nothing here."""
-        exchange, limits = self.exchange, self._audience.limits
+        exchange, limits = self.reading, self._bounded.limits
         if exchange is None:
             return
         if not exchange.head_complete:
@@ -150,8 +130,8 @@ class RequestReader:
             self._refuse(self._head_too_large())
 
     def on_headers_complete(self) -> None:
-        """Let the audience decide whether the body is worth reading."""
-        exchange, parser = self.exchange, self._parser
+        """Decide whether the body is worth reading."""
+        exchange, parser = self.reading, self._parser
         if exchange is None or parser is None or self._upgrading is not None:
             return
         self._loose_bytes = 0
@@ -164,37 +144,36 @@ class RequestReader:
             self._upgrading = exchange
             exchange.keep_alive = False
         try:
-            _check_version(version)
-            exchange.check_head()
-            if exchange.content_length > self._audience.limits.max_body_bytes:
+            exchange.check_head(version)
+            if exchange.content_length > self._bounded.limits.max_body_bytes:
                 raise self._body_too_large()
-            self._audience.take_head(exchange)
+            self.take_head(exchange)
         except RefusedError as error:
             error.close = error.close or exchange.has_body
             if error.close:
                 self._refuse(error)
             else:
-                exchange.refusal = error
+                exchange.refusal = error.without_frames()
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body."""
-        exchange = self.exchange
+        exchange = self.reading
         if exchange is None:
             return
         self._loose_bytes = 0
         exchange.add_body(data)
-        if exchange.body_bytes > self._audience.limits.max_body_bytes:
+        if exchange.body_bytes > self._bounded.limits.max_body_bytes:
             self._refuse(self._body_too_large())
 
     def on_message_complete(self) -> None:
         """Hand the request on."""
-        exchange, parser = self.exchange, self._parser
+        exchange, parser = self.reading, self._parser
         if exchange is None or parser is None or (exchange is self._upgrading and parser.should_upgrade()):
             return  # the body of one that offers an upgrade is still to come
-        self.exchange = self._upgrading = None
+        self.reading = self._upgrading = None
         self._loose_bytes = 0
         exchange.keep_alive = exchange.keep_alive and parser.should_keep_alive()
-        self._audience.take_request(exchange)
+        self.take_request(exchange)
 
     def _take_fields(self, headers: dict[str, str]) -> None:
         for line in self._fields.decode("latin-1").split("\n")[:-1]:
@@ -225,20 +204,15 @@ class RequestReader:
 
     def _refuse(self, error: RefusedError) -> None:
         if self._parser is not None:
-            self._audience.refuse(error)
-            self.close()
+            self.refuse(error)
+            self.stop_reading()
 
     def _head_too_large(self) -> RefusedError:
-        limits = self._audience.limits
+        limits = self._bounded.limits
         most = f"{limits.max_header_bytes} bytes or {limits.max_headers} headers"
         message = f"the head of the request, or what frames its body, has more than {most}"
         return RefusedError(431, message, code="head_too_large", close=True)
 
     def _body_too_large(self) -> RefusedError:
-        limit = self._audience.limits.max_body_bytes
+        limit = self._bounded.limits.max_body_bytes
         return RefusedError(413, f"the body is larger than {limit} bytes", code="body_too_large", close=True)
-
-
-def _check_version(version: str) -> None:
-    if version not in _VERSIONS:
-        raise RefusedError(505, "the request is not of HTTP/1.0 or HTTP/1.1", code="bad_request", close=True)

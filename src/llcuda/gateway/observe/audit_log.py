@@ -31,7 +31,7 @@ _STOP, _REOPEN = "stop", "reopen"
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One request. What is None is not known, or was never come to: a request that was refused has no worker."""
+    """One request. What is None is not known: a request that was refused has no worker."""
 
     time: float
     """Seconds since the epoch when its head had come."""
@@ -101,7 +101,7 @@ class AuditLog:
             self._dropped += 1
 
     def reopen(self) -> None:
-        """Go on in the file that has the name now, for log rotation; stay with the old one where that fails."""
+        """Go on in the file that has the name now, for log rotation; stay with the old one if that fails."""
         self._queue.put(_REOPEN)
 
     def close(self, timeout: float = 2.0) -> None:

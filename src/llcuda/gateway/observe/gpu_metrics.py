@@ -35,13 +35,12 @@ _FIGURES = (
 
 
 class GpuMetrics:
-    """Looks at the GPUs of this machine every few seconds; where there is no driver, it never does.
+    """Looks at the GPUs of this machine every few seconds; without a driver, it never does.
 
     A driver that hangs keeps its thread and nothing else: figures that are too old are not shown.
     """
 
     def __init__(self, machine: Machine | None = None) -> None:
-        """Prepare; nothing is asked yet."""
         self._machine = machine or Machine()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -51,14 +50,14 @@ class GpuMetrics:
         self._looked_at = 0.0
 
     def start(self) -> None:
-        """Look for the first time, where there is a driver to ask."""
+        """Look for the first time, if there is a driver to ask."""
         if has_driver(self._machine):
             self._note_interest()
             self._thread = threading.Thread(target=self._run, name="llcuda-gpu-metrics", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Look no more, and return when the last look is over; it takes a few seconds where the driver hangs."""
+        """Look no more, and return when the last look is over; it takes a few seconds if the driver hangs."""
         self._stopped.set()
         self._asked.set()
         if self._thread is not None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from prometheus_client import CollectorRegistry
-    from prometheus_client.metrics_core import Metric
+    from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 __all__ = ["Figures", "History", "TokenCount", "find_quantile", "read_figures"]
 
@@ -22,6 +21,7 @@ _LONG_WINDOW = 60
 _STEADY = 3
 """Seconds of which the figure beside the chart is the mean."""
 _P50, _P95 = 0.5, 0.95
+_TOTALS = ("prompt_tokens", "completion_tokens", "retries", "cancelled")
 
 
 @dataclass(slots=True)
@@ -40,52 +40,19 @@ class Figures:
     """Requests by the seconds to their first token: how many took at most so long, the last bound infinite."""
 
 
-def read_figures(registry: CollectorRegistry) -> Figures:
-    """Return what the ``registry`` of :class:`llcuda.gateway.observe.gateway_metrics.GatewayMetrics` has now."""
-    figures = Figures()
-    for family in registry.collect():
-        read = _READERS.get(family.name)
-        if read is not None:
-            read(figures, family)
-    return figures
-
-
-def _read_requests(figures: Figures, family: Metric) -> None:
-    for sample in family.samples:
-        # What the gateway answers itself names no model: this page's own questions, for one.
-        if sample.name.endswith("_total") and sample.labels["model"]:
-            figures.requests[sample.labels["status"]] += int(sample.value)
-
-
-def _read_rejected(figures: Figures, family: Metric) -> None:
-    for sample in family.samples:
-        if sample.name.endswith("_total"):
-            figures.rejected[sample.labels["reason"]] += int(sample.value)
-
-
-def _read_total(figures: Figures, family: Metric) -> None:
-    name = family.name.removeprefix("llcuda_")
-    figures.totals[name] += sum(int(sample.value) for sample in family.samples if sample.name.endswith("_total"))
-
-
-def _read_pieces(figures: Figures, family: Metric) -> None:
-    figures.pieces = sum(int(sample.value) for sample in family.samples if sample.name.endswith("_count"))
-
-
-def _read_first_tokens(figures: Figures, family: Metric) -> None:
-    buckets = [sample for sample in family.samples if sample.name.endswith("_bucket")]
-    figures.first_tokens = {float(sample.labels["le"]): int(sample.value) for sample in buckets}
-
-
-_READERS: dict[str, Callable[[Figures, Metric], None]] = {
-    "llcuda_requests": _read_requests,
-    "llcuda_rejected": _read_rejected,
-    "llcuda_inter_token_seconds": _read_pieces,
-    "llcuda_time_to_first_token_seconds": _read_first_tokens,
-    **dict.fromkeys(
-        ("llcuda_prompt_tokens", "llcuda_completion_tokens", "llcuda_retries", "llcuda_cancelled"), _read_total
-    ),
-}
+def read_figures(metrics: GatewayMetrics) -> Figures:
+    """Return what ``metrics`` has counted until now."""
+    requests: Counter[str] = Counter()
+    for (_, model, status), number in metrics.requests.counts.items():
+        if model:  # what the gateway answers itself names none: this page's own questions, for one
+            requests[status] += int(number)
+    return Figures(
+        requests=requests,
+        rejected=Counter({reason: int(number) for (reason,), number in metrics.rejected.counts.items()}),
+        totals=Counter({name: int(getattr(metrics, name).counts[()]) for name in _TOTALS}),
+        pieces=metrics.intervals.read()[math.inf],
+        first_tokens=metrics.first_token_seconds.read(),
+    )
 
 
 def find_quantile(share: float, before: Mapping[float, int], after: Mapping[float, int]) -> float | None:

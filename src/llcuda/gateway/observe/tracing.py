@@ -5,7 +5,6 @@ It is sent on a thread of its own: a collector that is slow or dead loses spans 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 from logging import LogRecord, getLogger
@@ -21,6 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llcuda import __version__
+from llcuda.fleet.timeouts import until
 from llcuda.gateway.http.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ __all__ = ["Tracer"]
 
 _TRACES = "/v1/traces"  # what OTLP adds to the address of a collector
 _CLOSE_SECONDS = 3.0
-_LOOK_SECONDS = 0.02
 _SERVER_ERROR = 500
 _MAX_TEXT = 256
 """Characters of what a client has chosen; whole requests do not belong into a trace."""
@@ -84,7 +83,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def record(self, exchange: Exchange) -> None:
-        """Take a request that has ended; it continues the trace of the client, where it named one."""
+        """Take a request that has ended; it continues the trace of the client, if it named one."""
         now = monotonic()
         epoch = time.time_ns() - int(now * 1e9)
         parent = self._propagator.extract(exchange.headers)
@@ -102,9 +101,7 @@ class Tracer:
         # A thread of the loop's pool would hold up the end of the process for as long as the collector does.
         thread = Thread(target=self._provider.shutdown, name="llcuda-traces-end", daemon=True)
         thread.start()
-        end = monotonic() + _CLOSE_SECONDS
-        while thread.is_alive() and monotonic() < end:  # noqa: ASYNC110 - a look at an end that comes once
-            await asyncio.sleep(_LOOK_SECONDS)
+        await until(lambda: not thread.is_alive(), seconds=_CLOSE_SECONDS)
         if thread.is_alive():
             self._exporter.shutdown()
 
@@ -173,7 +170,7 @@ def _describe_request(exchange: Exchange, end: float) -> _Span:
 
 
 def _describe_parts(exchange: Exchange, end: float) -> list[_Span]:
-    """Return the spans within it: the wait for the turn, the prompt, and the answer, as far as each was come to."""
+    """Return the spans within it: the wait for the turn, the prompt, and the answer, those of them that it came to."""
     queued, turn, first = exchange.queued_at, exchange.turn_at, exchange.first_at
     # One that waits for a second worker has had its turn with the first.
     stop = queued if turn < queued else end

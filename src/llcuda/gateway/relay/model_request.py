@@ -67,11 +67,8 @@ class _Attempt:
     """What went wrong with the worker; None if it answered, be it with an error."""
     is_suspect: bool
     """Whether the request may be what ended the worker."""
-
-    @property
-    def is_failure(self) -> bool:
-        """Whether another worker should be asked."""
-        return self.problem is not None or self.reception.status >= _SERVER_ERROR
+    is_failure: bool
+    """Whether another worker should be asked."""
 
 
 class ModelRequest:
@@ -88,7 +85,9 @@ class ModelRequest:
         given = parse_body(self._body)
         self.fields, ignored = leave_out_unknown(route.endpoint, given, is_strict=is_strict)
         if ignored:
-            self._name_ignored(ignored)
+            exchange.ignored_fields = len(ignored)
+            shown = ", ".join(quote(name[:_MAX_NAME], safe="") for name in ignored)
+            exchange.extra_headers += f"X-Llcuda-Ignored: {shown}\r\n"
         if route.endpoint in OLLAMA_FIELDS:
             check_fields(route.endpoint, self.fields)
             self._translate()
@@ -109,11 +108,6 @@ class ModelRequest:
         self._ollama = OllamaAnswer(self._endpoint, self.fields["model"])
         asked = translate(self._endpoint, self.fields)
         self._endpoint, self._path, self.fields = asked.endpoint, asked.path, asked.fields
-
-    def _name_ignored(self, names: tuple[str, ...]) -> None:
-        self._metrics.ignored_fields.labels(self._route.endpoint).inc(len(names))
-        shown = ", ".join(quote(name[:_MAX_NAME], safe="") for name in names)
-        self._exchange.extra_headers += f"X-Llcuda-Ignored: {shown}\r\n"
 
     @classmethod
     async def read(
@@ -151,18 +145,17 @@ class ModelRequest:
 
     async def send(self, slot: Slot) -> None:
         """Let the worker of a slot answer; a stream is passed on as it comes, anything else kept for :meth:`finish`."""
-        exchange, worker, upstream = self._exchange, slot.worker, slot.worker.upstream
+        exchange, worker = self._exchange, slot.worker
         exchange.turn_at = monotonic()
         exchange.worker = worker.server.name
         self._metrics.queue_seconds.observe(slot.job.queued - exchange.queue_seconds)
         exchange.queue_seconds = slot.job.queued
         stream = self._receive_stream() if self._streams else None
         reception = stream or PlainAnswer()
+        reception.on_life = slot.note_life
         problem, was_sent = None, True
         try:
-            request = upstream.build("POST", self._path, self._body)
-            on_link = exchange.follow if stream else None
-            await upstream.exchange(request, reception, on_link=on_link, on_life=slot.note_life)
+            await worker.upstream.exchange("POST", self._path, reception, body=self._body)
             if stream and stream.is_stream and not stream.is_complete:
                 problem = "the worker ended the stream before its end"
         except UpstreamFailedError as error:
@@ -171,15 +164,18 @@ class ModelRequest:
             worker.note_abandoned(self._identity)
             raise
         finally:
-            exchange.follow(None)
-            exchange.first_at = stream.first_at if stream else 0.0
+            exchange.first_at = 0.0
+            if stream:
+                exchange.follow(None)
+                exchange.first_at = stream.first_at
         # Before the slot is free: it is not to be given to somebody else at a worker that has just failed.
         if problem is not None:
             worker.note_failure()
         else:
-            self._model.admission.note_answer(monotonic() - exchange.turn_at)
+            self._model.admission.rate.record(monotonic() - exchange.turn_at)
         is_suspect = problem is not None and was_sent and not slot.was_cut_off
-        self._attempts.append(_Attempt(worker, reception, problem, is_suspect))
+        is_failure = problem is not None or reception.status >= _SERVER_ERROR
+        self._attempts.append(_Attempt(worker, reception, problem, is_suspect, is_failure))
 
     async def judge(self, slot: Slot) -> Job | None:
         """Note what came of the slot, and return the job for another worker; None if this was the last.
@@ -208,7 +204,7 @@ class ModelRequest:
                 failed.worker.note_failure()
             job.excluded = failed.worker
             job.is_suspect = job.is_suspect or failed.is_suspect
-            self._metrics.retries.inc()
+            self._metrics.retries.add()
         elif len(self._attempts) > _WORKERS_ASKED or failed.problem is None or failed.is_suspect:
             return None  # else it went to a worker that had just died, and that did not read it
         self._exchange.queued_at = monotonic()
@@ -222,11 +218,13 @@ class ModelRequest:
         return OpenaiEvents(self._openai) if self._openai.is_needed else None
 
     def _receive_stream(self) -> StreamedAnswer:
-        meter = self._metrics.meter(self._exchange.arrived)
-        endpoint, texts = self._endpoint, count_texts(self.fields)
-        is_checked = endpoint in STREAMS and asked_schema(endpoint, self.fields) is not None
         return StreamedAnswer(
-            self._exchange, endpoint, meter, texts=texts, is_checked=is_checked, events=self._make_events()
+            self._exchange,
+            self._endpoint,
+            self._metrics.intervals,
+            texts=count_texts(self.fields),
+            is_checked=self._endpoint in STREAMS and asked_schema(self._endpoint, self.fields) is not None,
+            events=self._make_events(),
         )
 
     async def finish(self) -> None:
@@ -245,8 +243,9 @@ class ModelRequest:
             if reception.end:
                 await self._end_stream(reception)
         else:
-            if self._route.kind is Kind.GENERATE and reception.status == _OK:
-                await self._check(reception.body)
+            if reception.status == _OK and asked_schema(self._endpoint, self.fields) is not None:
+                # A large answer takes up to a second to be held against its schema.
+                await asyncio.to_thread(check_answer, self._endpoint, self.fields, reception.body)
             figures = find_figures(reception.body)
             exchange.usage, seconds = read_usage(figures), read_prompt_seconds(figures)
             if seconds is not None:
@@ -259,10 +258,9 @@ class ModelRequest:
         worker, reception = model.choose_any(), PlainAnswer()
         if worker is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
-        upstream = worker.upstream
         self._exchange.worker = worker.server.name
         try:
-            await upstream.exchange(upstream.build("POST", self._path, self._body), reception)
+            await worker.upstream.exchange("POST", self._path, reception, body=self._body)
         except UpstreamFailedError as error:
             worker.note_failure()
             if error.was_sent:
@@ -283,12 +281,6 @@ class ModelRequest:
             write_error_event(self._exchange, error.message, code=error.code or "")
         else:
             self._exchange.write(stream.end, is_last=True)
-
-    async def _check(self, body: bytes) -> None:
-        """Hold a whole answer against the schema that was asked for. Raises RefusedError."""
-        if asked_schema(self._endpoint, self.fields) is not None:
-            # A large answer takes up to a second to be held against its schema.
-            await asyncio.to_thread(check_answer, self._endpoint, self.fields, body)
 
     def _note_first(self) -> None:
         exchange = self._exchange
@@ -338,7 +330,8 @@ def write_error_event(exchange: Exchange, message: str, *, code: str = "worker_f
         event = _named_event({**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
-    exchange.refusal = exchange.refusal or RefusedError(502, message, code=code)
+    if exchange.refusal is None:
+        exchange.refusal = RefusedError(502, message, code=code)
     exchange.write(event.encode(), is_last=True)
 
 

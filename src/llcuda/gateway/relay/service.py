@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
-from logging import getLogger
+from logging import INFO, getLogger
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.access import Access, Caller
     from llcuda.gateway.http.connection import Connection
     from llcuda.gateway.http.exchange import Exchange
-    from llcuda.gateway.http.routes import Route
     from llcuda.gateway.observe.audit_log import AuditLog
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
@@ -38,6 +37,8 @@ __all__ = ["Callers", "GatewayService"]
 _CLIENT_GONE = 499  # nginx's status for it, in the log and the metrics only
 _READ_BYTES = 64 << 10
 _MAX_TIMEOUT = 86400.0
+_access = getLogger("llcuda.access")
+"""A line for each request, for whoever listens."""
 
 
 class Callers:
@@ -46,7 +47,6 @@ class Callers:
     __slots__ = ("_under_way",)
 
     def __init__(self) -> None:
-        """Start with none."""
         self._under_way: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
 
     @contextmanager
@@ -55,12 +55,8 @@ class Callers:
         name, maximum = (caller.name, caller.max_in_flight) if caller else ("", None)
         mine = self._under_way[name]
         if maximum is not None and len(mine) >= maximum:
-            raise RefusedError(
-                429,
-                f"this key may have {maximum} requests at a time",
-                code="too_many_in_flight",
-                headers={"Retry-After": "1"},
-            )
+            message, headers = f"this key may have {maximum} requests at a time", {"Retry-After": "1"}
+            raise RefusedError(429, message, code="too_many_in_flight", headers=headers)
         owner = current_task()
         mine.add(owner)
         try:
@@ -80,9 +76,6 @@ class Callers:
         mine.discard(owner)
         if not mine:
             del self._under_way[name]
-
-_access = getLogger("llcuda.access")
-"""A line for each request, for whoever listens."""
 
 
 class GatewayService:
@@ -126,7 +119,11 @@ class GatewayService:
         if self.config.allowed_origins:
             lines = self._access.cors_headers(exchange.headers, preflight=is_preflight).items()
             exchange.extra_headers = "".join(f"{name}: {value}\r\n" for name, value in lines)
-        exchange.route = route = self._find_route(exchange)
+        if is_preflight and "access-control-request-method" in exchange.headers:
+            exchange.route = route = PREFLIGHT
+        else:
+            exchange.path = resolve_path(exchange.path)
+            exchange.route = route = find_route(exchange.method, exchange.path)
         exchange.keeps_body = route.who is not Who.PUBLIC
         if route.who is not Who.PUBLIC:
             exchange.caller = caller = self._access.authenticate(exchange.headers)
@@ -175,7 +172,7 @@ class GatewayService:
 
     def note_slow_reader(self) -> None:
         """Count a client that was cut because it took nothing of what it was sent."""
-        self.metrics.slow_readers.inc()
+        self.metrics.slow_readers.add()
 
     def check_times(self) -> None:
         """End what takes too long; to be called once a second."""
@@ -190,19 +187,12 @@ class GatewayService:
             lost.update(model.drop_lost())
         for what, number in (+lost).items():
             getLogger("llcuda.gateway").error("%d of what is counted as %s belonged to nobody", number, what)
-            self.metrics.repairs.labels(what).inc(number)
+            self.metrics.repairs.add(what, number=number)
 
     def _drop_lost_connections(self) -> int:
         lost = {connection for connection in self.connections if connection.is_lost}
         self.connections -= lost
         return len(lost)
-
-    @staticmethod
-    def _find_route(exchange: Exchange) -> Route:
-        if exchange.method == "OPTIONS" and "access-control-request-method" in exchange.headers:
-            return PREFLIGHT
-        exchange.path = resolve_path(exchange.path)
-        return find_route(exchange.method, exchange.path)
 
     def find_model(self, name: object) -> ServedModel:
         """Return the model that a request names; the first one if it names none. Raises RefusedError (404)."""
@@ -210,7 +200,7 @@ class GatewayService:
 
     async def _start_model(self, exchange: Exchange, name: object) -> ServedModel:
         """Return the model that a request names, started if it is on demand. Raises why it cannot be."""
-        model = self.find_model(name)
+        model = find_model(self._models, name)
         exchange.model = model.name
         try:
             await model.ensure_started()
@@ -238,8 +228,8 @@ class GatewayService:
         return self._loop.time() + seconds - (monotonic() - exchange.arrived)
 
     def _refuse(self, exchange: Exchange, error: RefusedError) -> None:
-        self.metrics.rejected.labels(error.code or str(error.status)).inc()
-        exchange.refusal = error
+        self.metrics.rejected.add(error.code or str(error.status))
+        exchange.refusal = error.without_frames()
         if exchange.is_gone or exchange.finished:
             return
         if exchange.started:
@@ -255,7 +245,7 @@ class GatewayService:
             self._refuse(exchange, RefusedError(504, f"the answer took longer than {seconds:g} s", code="too_slow"))
         else:
             exchange.status = _CLIENT_GONE
-            self.metrics.cancelled.inc()
+            self.metrics.cancelled.add()
 
     def _record(self, exchange: Exchange) -> None:
         route = exchange.route
@@ -264,13 +254,14 @@ class GatewayService:
         self.metrics.count(endpoint, model=exchange.model, status=exchange.status, seconds=seconds)
         prompt, completion = exchange.usage
         if prompt or completion:
-            self.metrics.prompt_tokens.inc(prompt)
-            self.metrics.completion_tokens.inc(completion)
-        _access.info(
-            "%s %s %d %s %.0f ms, %d + %d tokens",
-            exchange.method, exchange.asked_path.partition("?")[0].encode("ascii", "backslashreplace").decode(),
-            exchange.status, exchange.model or "-", 1000 * seconds, prompt, completion,
-        )
+            self.metrics.prompt_tokens.add(number=prompt)
+            self.metrics.completion_tokens.add(number=completion)
+        if exchange.ignored_fields:
+            self.metrics.ignored_fields.add(endpoint, number=exchange.ignored_fields)
+        if _access.isEnabledFor(INFO):
+            path = exchange.asked_path.partition("?")[0].encode("ascii", "backslashreplace").decode()
+            told = exchange.method, path, exchange.status, exchange.model or "-", 1000 * seconds, prompt, completion
+            _access.info("%s %s %d %s %.0f ms, %d + %d tokens", *told)
         if self._audit is not None:
             self._audit.write(_describe(exchange, seconds))
         if self._trace is not None:

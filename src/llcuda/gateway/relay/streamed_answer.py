@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from llcuda.fleet.dispatch.upstream import PlainAnswer
 
 if TYPE_CHECKING:
+    import asyncio
+
     from llcuda.gateway.dialects.event_writer import EventWriter
     from llcuda.gateway.http.exchange import Exchange
-    from llcuda.gateway.observe.gateway_metrics import StreamMeter
+    from llcuda.gateway.observe.gateway_metrics import Distribution
 
 __all__ = ["StreamedAnswer", "find_figures", "read_prompt_seconds", "read_usage"]
 
@@ -102,20 +105,22 @@ class StreamedAnswer(PlainAnswer):
         self,
         exchange: Exchange,
         endpoint: str,
-        meter: StreamMeter,
+        intervals: Distribution,
         *,
         texts: int = 1,
         is_checked: bool = False,
         events: EventWriter | None = None,
     ) -> None:
-        """Write to ``exchange``, and tell ``meter`` when; ``texts`` is how many the request asks for.
+        """Write to ``exchange``, and note the ``intervals``; ``texts`` is how many the request asks for.
 
         Of one that ``is_checked``, everything is kept, and the end is not passed on: see :attr:`kept` and :attr:`end`.
         ``events`` writes them anew for the APIs that have others than llama-server.
         """
         super().__init__()
         self._exchange = exchange
-        self._meter = meter
+        self._intervals = intervals
+        self.first_at = self._last_at = 0.0
+        """When the first piece came, of the monotonic clock; 0 before."""
         self._has_several_texts = texts > 1
         self._events = events
         self._marks = _Ends(_ENDS[endpoint], _NAMED_ERROR if endpoint == "messages" else _ERROR)
@@ -131,6 +136,10 @@ class StreamedAnswer(PlainAnswer):
         self.end = b""
         """What is still to be passed on of it."""
 
+    def on_link(self, transport: asyncio.Transport) -> None:
+        """Let the worker wait while the client is slow."""
+        self._exchange.follow(transport)
+
     def on_head(self, status: int, headers: dict[str, str]) -> None:
         """Pass on a stream's head; keep that of an error, which another worker may spare the client."""
         super().on_head(status, headers)
@@ -143,12 +152,17 @@ class StreamedAnswer(PlainAnswer):
             super().on_body(data, is_last=is_last)
             return
         if self._has_several_texts:
-            # With each prompt but the first llama-server sends null, which clients do not expect where objects come.
+            # With each prompt but the first llama-server sends null, which clients do not expect instead of objects.
             data = data.replace(b"data: null\n\n", b"")
         if not data and not is_last:
             return
         if data:
-            self._meter.note()
+            now = monotonic()
+            if self._last_at:
+                self._intervals.observe(now - self._last_at)
+            else:
+                self.first_at = now
+            self._last_at = now
             self._first = self._first or data
             self._last.append(data)
             self._marks.feed(data)
@@ -168,11 +182,6 @@ class StreamedAnswer(PlainAnswer):
     def is_complete(self) -> bool:
         """Whether the stream came to the end that its kind has, or to an error of its own."""
         return self._marks.ends >= self._ends or self._marks.errors > 0
-
-    @property
-    def first_at(self) -> float:
-        """When the first piece came, of the monotonic clock; 0 before."""
-        return self._meter.first_at
 
     @property
     def usage(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from llcuda.fleet.dispatch import progress
+from llcuda.fleet.processes import heartbeat
 from llcuda.gateway import GatewayConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from tests.processes import wait_until
@@ -33,7 +34,7 @@ def find_replica(gateway: Gateway) -> Any:
 
 def test_a_worker_that_stands_still_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_SECONDS_PER_PROMPT_TOKEN", 0.01)
-    monkeypatch.setattr(progress, "_BUSY_MACHINE", 1)
+    monkeypatch.setattr(heartbeat, "BUSY_MACHINE", 1)
     monkeypatch.setenv("LLAMA_SERVER_PATH", str(write_executable(tmp_path / "llama-server")))
     config = GatewayConfig(models=(ModelConfig("demo", "demo"),), port=0, hang_timeout=1.0)
     with Gateway(config) as gateway, httpx.Client(base_url=gateway.url, timeout=60) as client:
@@ -49,7 +50,7 @@ def test_a_worker_that_stands_still_in_a_whole_answer_need_not_read_its_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_SECONDS_PER_PROMPT_TOKEN", 1000.0)
-    monkeypatch.setattr(progress, "_BUSY_MACHINE", 1)
+    monkeypatch.setattr(heartbeat, "BUSY_MACHINE", 1)
     monkeypatch.setenv("LLAMA_SERVER_PATH", str(write_executable(tmp_path / "llama-server")))
     config = GatewayConfig(models=(ModelConfig("demo", "demo"),), port=0, hang_timeout=1.0)
     with Gateway(config) as gateway, ThreadPoolExecutor() as threads:
@@ -64,7 +65,7 @@ def test_a_worker_that_stands_still_in_a_whole_answer_need_not_read_its_prompt(
 
 
 def test_a_worker_that_computes_for_nobody_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_BUSY_MACHINE", 1)
+    monkeypatch.setattr(heartbeat, "BUSY_MACHINE", 1)
     monkeypatch.setenv("LLAMA_SERVER_PATH", str(write_executable(tmp_path / "llama-server")))
     config = GatewayConfig(models=(ModelConfig("demo", "demo", slots=2),), port=0, hang_timeout=1.0)
     with Gateway(config) as gateway, httpx.Client(base_url=gateway.url, timeout=60) as client:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.fleet.dispatch.upstream import Upstream, UpstreamFailedError
+from llcuda.fleet.dispatch.upstream import PlainAnswer, Upstream, UpstreamFailedError
 from llcuda.transport.address import unix_address
 from tests.processes import PATIENCE
 
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
-
-
-class Taken:
-    def __init__(self) -> None:
-        self.status = 0
-        self.body = b""
-        self.ended = False
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        assert headers
-        self.status = status
-
-    def on_body(self, data: bytes, *, is_last: bool) -> None:
-        self.body += data
-        self.ended = is_last
 
 
 class Server:
@@ -81,9 +66,9 @@ def with_server(tmp_path: Path, server: Callable[[], Server], scenario: Callable
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
-async def ask(upstream: Upstream) -> Taken:
-    taken = Taken()
-    await upstream.exchange(upstream.build("GET", "/x", None), taken)
+async def ask(upstream: Upstream) -> PlainAnswer:
+    taken = PlainAnswer()
+    await upstream.exchange("GET", "/x", taken)
     return taken
 
 
@@ -91,7 +76,7 @@ def test_a_connection_is_used_again_until_the_server_says_that_it_closes(tmp_pat
     async def scenario(server: Server, upstream: Upstream) -> None:
         for _ in range(4):
             taken = await ask(upstream)
-            assert (taken.status, taken.body, taken.ended) == (200, b"ok", True)
+            assert (taken.status, taken.body) == (200, b"ok")
         assert (server.requests, server.connections) == (4, 2)
 
     with_server(tmp_path, lambda: Server(ANSWER, ANSWER, CLOSING, ANSWER), scenario)
@@ -142,7 +127,7 @@ def test_a_connection_that_is_lost_before_the_request_is_sent_is_a_failure_and_n
         link = await upstream._connect(was_sent=False)
         link.transport.abort()
         await asyncio.sleep(0.01)
-        running = upstream._run(link, b"GET / HTTP/1.1\r\n\r\n", reception=Taken(), on_link=None, on_life=None)
+        running = upstream._run(link, b"GET / HTTP/1.1\r\n\r\n", PlainAnswer())
         with pytest.raises(UpstreamFailedError, match="closed"):
             await asyncio.wait_for(running, PATIENCE)
 

@@ -17,7 +17,7 @@ import pytest
 from llcuda.client import AsyncInferenceClient
 from llcuda.errors import ModelFormatError, ModelNotFoundError, NoDeviceError, ServerError, ServerExitedError
 from llcuda.fleet.dispatch.admission import current_task
-from llcuda.fleet.dispatch.worker import Job, Worker
+from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.fleet import Fleet
 from llcuda.fleet.processes.machine_shares import Share, prepare_loads
 from llcuda.fleet.processes.replica import Replica
@@ -29,7 +29,7 @@ from tests.processes import PATIENCE, children_of, is_gone, killed_at_the_end, p
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
 
-    from llcuda.fleet.remotes.remote import Remote
+    from llcuda.fleet.states import WatchedServer
 
 DEMO = ModelConfig("demo", "demo", device="cpu", slots=2, ctx_size=512)
 
@@ -61,7 +61,7 @@ async def running(
     assert not replica.socket_path.exists()
 
 
-async def answer(replica: Replica | Remote) -> str:
+async def answer(replica: WatchedServer) -> str:
     async with AsyncInferenceClient(url=replica.address.url, api_key=replica.api_key) as client:
         return (await client.infer("What is 2+2?", temperature=0)).text
 
@@ -259,7 +259,7 @@ def test_a_fleet_is_replaced_without_one_replica_less() -> None:
     ready: list[int] = []
 
     async def test() -> None:
-        fleet = Fleet(TWO, on_change=lambda _: ready.append(count()))
+        fleet = Fleet(TWO, on_change=lambda: ready.append(count()))
 
         def count() -> int:
             return sum(one.state is State.READY for one in fleet.replicas)
@@ -267,7 +267,7 @@ def test_a_fleet_is_replaced_without_one_replica_less() -> None:
         await fleet.start()
         old = fleet.replicas
         pids = [replica.pid or 0 for replica in old]
-        slots = [worker.take(Job(), current_task(), now=0.0) for worker in fleet.workers]
+        slots = [worker.take(Job(), current_task(), now=0.0) for worker in fleet.workers.values()]
         ready.clear()
         reload = asyncio.ensure_future(fleet.reload())
         for replica, slot in zip(old, slots, strict=True):
@@ -291,7 +291,7 @@ def test_without_room_for_one_more_the_old_one_goes_first(monkeypatch: pytest.Mo
     ready: list[int] = []
 
     async def test() -> None:
-        fleet = Fleet(TWO, on_change=lambda _: ready.append(sum(one.state == "ready" for one in fleet.replicas)))
+        fleet = Fleet(TWO, on_change=lambda: ready.append(sum(one.state == "ready" for one in fleet.replicas)))
         await fleet.start()
         ready.clear()
         await fleet.reload()
@@ -321,12 +321,11 @@ def test_a_reload_that_fails_leaves_the_old_ones(tmp_path: Path, tiny_model: Pat
 
 
 def test_whoever_asks_at_the_same_time_shares_one_start() -> None:
-    starts: list[str] = []
+    starts: set[str] = set()
 
     async def test() -> None:
-        def note(worker: Worker) -> None:
-            if worker.server.state is State.STARTING:
-                starts.append(worker.server.name)
+        def note() -> None:
+            starts.update(replica.name for replica in fleet.replicas)
 
         fleet = Fleet(TWO, on_change=note)
         impatient = asyncio.ensure_future(fleet.ensure_started())
@@ -336,11 +335,11 @@ def test_whoever_asks_at_the_same_time_shares_one_start() -> None:
         await asyncio.gather(*others)
         assert fleet.is_ready
         assert sorted(starts) == ["demo/0", "demo/1"]
-        await fleet.unload()
+        await fleet.stop()
         assert not fleet.replicas
         await asyncio.gather(*(fleet.ensure_started() for _ in range(4)), fleet.ensure_started())
         assert len(starts) == 4
-        await asyncio.gather(fleet.unload(), fleet.unload())
+        await asyncio.gather(fleet.stop(), fleet.stop())
 
     run(test())
 
@@ -383,7 +382,7 @@ def test_a_drain_that_takes_too_long_is_cut() -> None:
     async def test() -> None:
         fleet = Fleet(DEMO)
         await fleet.start()
-        fleet.workers[0].take(Job(), current_task(), now=0.0)
+        next(iter(fleet.workers.values())).take(Job(), current_task(), now=0.0)
         await fleet.stop(grace=0.05)
         assert fleet.replicas == ()
 

@@ -616,7 +616,7 @@ def cancel_once(scenario: Scenario, at: int, how: str) -> Step:
             assert step.task is not None
             if step.lines and not step.task.cancelled():
                 # The gateway has counted that this client has gone; a cancellation that was lost it has not.
-                assert site.service.metrics.cancelled._value.get() == 1 + step.holder_is_cancelled
+                assert site.service.metrics.cancelled.counts[()] == 1 + step.holder_is_cancelled
                 assert coroutine is None
             await play.is_answered()
             await site.close()

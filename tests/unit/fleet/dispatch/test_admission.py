@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,32 +9,22 @@ from llcuda.fleet.dispatch.admission import Admission, DrainRate
 from llcuda.fleet.dispatch.balance import read_prompt
 from llcuda.fleet.dispatch.worker import Job, Slot, Worker
 from llcuda.fleet.refusals import RefusedError
-from llcuda.fleet.states import State
+from llcuda.fleet.states import State, WatchedServer
 from llcuda.gateway.http.access import Caller
 from llcuda.gateway.relay.service import Callers
-from llcuda.transport.address import Address, unix_address
+from llcuda.transport.address import unix_address
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Coroutine
 
 
-@dataclass
-class FakeServer:
-    name: str = "w0"
-    slots: int = 1
-    state: State = State.READY
-    api_key: str = "key"
-    address: Address = field(default_factory=lambda: unix_address("/nonesuch.sock"))
-    is_remote: bool = False
-    hang_timeout: float = 10.0
-    heard_at: float = 0.0
-    tls: ssl.SSLContext | None = None
-    pid: int | None = None
-    was_killed: bool = False
+class FakeServer(WatchedServer):
+    was_killed = False
 
-    def give_up(self, reason: str) -> None:
-        """Nothing is watched here."""
+    def __init__(self, name: str = "w0", slots: int = 1) -> None:
+        address = unix_address("/nonesuch.sock")
+        super().__init__(name, address, slots=slots, api_key="key", hang_timeout=10.0, on_change=lambda _: None)
+        self.state = State.READY
 
 
 class Queue:
@@ -132,7 +121,7 @@ def test_beyond_the_bound_the_answer_is_429_with_the_time_that_the_queue_takes()
     async def scenario() -> None:
         queue = Queue(1, max_queued=2)
         (await queue.admission.acquire(Job())).release()
-        queue.admission.note_answer(7.0)
+        queue.admission.rate.record(7.0)
         await queue.admission.acquire(Job())
         waiting = [queue.ask() for _ in range(2)]
         await turn()
@@ -210,7 +199,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
         await asyncio.wait([late])
         assert (refusal_of(late).status, refusal_of(late).code) == (504, "deadline")
         slot.release()
-        queue.admission.note_answer(30.0)
+        queue.admission.rate.record(30.0)
         await queue.admission.acquire(Job())
         with pytest.raises(RefusedError, match="would pass"):
             await queue.admission.acquire(Job(deadline=asyncio.get_running_loop().time() + 10))

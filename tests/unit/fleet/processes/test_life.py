@@ -11,9 +11,10 @@ import pytest
 
 from llcuda.engine import DeviceReport, DeviceUse
 from llcuda.errors import UsageError
-from llcuda.fleet.processes import socket_folder
+from llcuda.fleet.processes import heartbeat, socket_folder
 from llcuda.fleet.processes.heartbeat import Pulse
 from llcuda.fleet.processes.machine_shares import has_room
+from llcuda.fleet.processes.process_usage import read_seconds_without_core
 from llcuda.fleet.processes.replica import Restarts
 from llcuda.fleet.processes.socket_folder import SocketFolder, choose_parent, parse_owner, remove_leftovers
 
@@ -95,13 +96,38 @@ def test_it_is_given_up_after_the_time_for_that() -> None:
     assert one.judge(103.0)
 
 
+@pytest.mark.parametrize(
+    ("silence", "starved", "is_lost"),
+    [
+        (9.9, 0.0, False), (10.0, 0.0, True), (14.0, 4.1, False), (14.0, 4.0, True),
+        (59.9, 99.0, False), (60.0, 99.0, True),
+    ],
+)  # fmt: skip
+def test_a_server_that_has_no_core_is_given_up_after_six_times_as_long(
+    silence: float, starved: float, *, is_lost: bool
+) -> None:
+    one = pulse()
+    one.note_question(100.25)
+    one.judge(101.0)
+    assert one.judge(100.0 + silence, starved=starved) is is_lost
+
+
+def test_the_time_without_a_core_is_that_of_all_threads(tmp_path: Path) -> None:
+    for number, told in enumerate(("1 2000000000 3", "5 500000000 7", "nonsense", "")):
+        (tmp_path / f"42/task/{number}").mkdir(parents=True)
+        (tmp_path / f"42/task/{number}/schedstat").write_text(told)
+    assert read_seconds_without_core(42, root=tmp_path) == 2.5
+    assert read_seconds_without_core(43, root=tmp_path) == 0
+    assert read_seconds_without_core(None, root=tmp_path) == 0
+
+
 def test_the_next_look_is_when_the_judgement_changes() -> None:
     one = pulse(hang_timeout=3.0)
     one.note_question(100.25)
     assert one.next_look(100.25) == pytest.approx(0.5)
-    one.judge(100.75)
-    assert one.next_look(100.75) == pytest.approx(2.25)
-    assert one.next_look(200.0) == 0
+    assert one.next_look(100.8) == 0
+    one.judge(100.8)
+    assert one.next_look(100.8) == heartbeat.PROBE_INTERVAL
 
 
 def test_the_delays_double_and_the_budget_ends_them() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from llcuda.gateway.http import static_files
-from llcuda.gateway.http.exchange import HttpExchange
+from llcuda.gateway.http.connection import HttpExchange
 from llcuda.gateway.http.routes import PAGES, ROUTES, Who
 from llcuda.gateway.http.static_files import read_pages, serve_page
+
+if TYPE_CHECKING:
+    from llcuda.gateway.http.connection import Connection
 
 FOLDER = Path(static_files.__file__).parents[1] / "pages"
 SCRIPTS = sorted(FOLDER.glob("*.js"))
@@ -30,7 +33,7 @@ class Client:
 
 def ask(path: str, **headers: str) -> tuple[str, bytes]:
     client = Client()
-    exchange = HttpExchange(client)
+    exchange = HttpExchange(cast("Connection", client))
     exchange.headers = {"host": "localhost", **headers}
     exchange.read_head("GET", path, "1.1")
     asyncio.run(serve_page(exchange))

@@ -27,15 +27,14 @@ def test_what_is_read_is_what_was_counted() -> None:
     metrics.count("chat", model="demo", status=200, seconds=0.1)
     metrics.count("completion", model="other", status=503, seconds=0.1)
     metrics.count("status", model="", status=200, seconds=0.1)
-    metrics.rejected.labels("queue_full").inc()
-    metrics.prompt_tokens.inc(7)
-    metrics.completion_tokens.inc(5)
-    metrics.retries.inc()
+    metrics.rejected.add("queue_full")
+    metrics.prompt_tokens.add(number=7)
+    metrics.completion_tokens.add(number=5)
+    metrics.retries.add()
     metrics.first_token_seconds.observe(0.02)
-    meter = metrics.meter(0.0)
-    for _ in range(4):
-        meter.note()
-    read = read_figures(metrics.registry)
+    for _ in range(3):
+        metrics.intervals.observe(0.01)
+    read = read_figures(metrics)
     assert read.requests == {"200": 2, "503": 1}
     assert read.rejected == {"queue_full": 1}
     assert read.totals == {"prompt_tokens": 7, "completion_tokens": 5, "retries": 1, "cancelled": 0}
@@ -44,7 +43,7 @@ def test_what_is_read_is_what_was_counted() -> None:
 
 
 def test_a_gateway_that_was_not_asked_has_counted_nothing() -> None:
-    read = read_figures(GatewayMetrics().registry)
+    read = read_figures(GatewayMetrics())
     assert (read.requests, read.rejected, read.pieces, set(read.first_tokens.values())) == ({}, {}, 0, {0})
 
 

@@ -61,7 +61,7 @@ WHOLE: list[tuple[str, int, bytes, bytes]] = [
 def receive(endpoint: str, texts: int, stream: bytes, *, size: int) -> tuple[StreamedAnswer, Written]:
     written: Any = Written()
     events = ResponseEvents("demo") if endpoint == "responses" else None
-    answer = StreamedAnswer(written, endpoint, GatewayMetrics().meter(0.0), texts=texts, events=events)
+    answer = StreamedAnswer(written, endpoint, GatewayMetrics().intervals, texts=texts, events=events)
     answer.on_head(200, HEADERS)
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     for number, piece in enumerate(pieces):
@@ -173,7 +173,7 @@ def test_a_number_of_very_many_digits_is_no_failure_of_the_gateway() -> None:
 def test_of_a_stream_that_is_checked_no_more_is_kept_than_of_a_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llcuda.fleet.dispatch.upstream._MAX_PLAIN_BYTES", 100)
     written: Any = Written()
-    answer = StreamedAnswer(written, "chat", GatewayMetrics().meter(0), is_checked=True)
+    answer = StreamedAnswer(written, "chat", GatewayMetrics().intervals, is_checked=True)
     answer.on_head(200, HEADERS)
     answer.on_body(b"data: " + 94 * b"x", is_last=False)
     with pytest.raises(RefusedError, match="larger than 100 bytes"):
