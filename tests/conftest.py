@@ -30,8 +30,9 @@ def pytest_configure() -> None:
 
 
 _LONGEST = (
-    "test_schemathesis", "test_soak", "test_install", "test_upgrade", "test_faults", "test_demo_model", "test_page",
-    "test_sdist", "test_docs", "test_memory", "test_docs_serving", "test_serving", "test_remotes", "test_ladder",
+    "test_schemathesis", "test_soak", "test_install", "test_upgrade", "test_sdist", "test_docs", "test_memory",
+    "test_docs_serving", "test_page", "test_chat_page", "test_faults", "test_ladder", "test_demo_model", "test_remotes",
+    "test_hosts", "test_isolation", "test_serving", "test_affinity", "test_listening", "test_body_fuzz",
 )  # fmt: skip
 """The files that take longest: they begin first, so that no core waits for one of them at the end."""
 
