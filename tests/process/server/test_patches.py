@@ -7,11 +7,13 @@ import json
 import os
 import re
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llcuda.server import ServerManager
+from tests.inputs.grammar_texts import Grammar
 from tests.processes import PATIENCE, read_peak, wait_until
 
 if TYPE_CHECKING:
@@ -243,3 +245,27 @@ def test_a_message_holds_to_its_schema(manager: ServerManager) -> None:
     assert status == 200
     assert json.loads(answer["content"][0]["text"]).keys() == {"answer"}
     assert post(manager, "/v1/messages", **{**asked, "output_config": {"effort": "low"}})[0] == 200
+
+
+def write_values(manager: ServerManager, schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return objects of the grammar that is made of a schema."""
+    status, answer = post(manager, "/completion", prompt="Say:", n_predict=1, json_schema=schema)
+    assert status == 200
+    grammar, chance = Grammar(answer["generation_settings"]["grammar"]), Random(3)
+    return [json.loads(grammar.write(chance)) for _ in range(500)]
+
+
+def test_names_that_a_schema_does_not_list_are_json(manager: ServerManager) -> None:
+    listed = ("a", "ab", "é", "]", "^", "-", "*", '"', "\\", "\n", "")
+    properties = {name: {"type": "null"} for name in listed}
+    values = write_values(manager, {"type": "object", "properties": properties, "additionalProperties": {"const": 1}})
+    pairs = {pair for value in values for pair in value.items()}
+    assert pairs >= {(name, None) for name in listed}
+    assert {value for name, value in pairs if name not in listed} == {1}
+    assert {value for name, value in pairs if name in listed} == {None}
+
+
+def test_names_hold_to_property_names(manager: ServerManager) -> None:
+    names = {"type": "string", "pattern": "^[a-z]{2}$"}
+    values = write_values(manager, {"type": "object", "propertyNames": names, "additionalProperties": {"const": 1}})
+    assert {len(name) for value in values for name in value} == {2}

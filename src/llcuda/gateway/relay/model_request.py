@@ -15,7 +15,7 @@ from llcuda.fleet.dispatch.suspects import refuse
 from llcuda.fleet.dispatch.upstream import PlainAnswer, UpstreamFailedError
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.answer_schema import STREAMS, asked_schema, check_answer, check_stream
+from llcuda.gateway.api.answer_schema import check_answer, check_stream, is_checked
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
@@ -224,10 +224,8 @@ class ModelRequest:
     def _receive_stream(self) -> StreamedAnswer:
         meter = self._metrics.meter(self._exchange.arrived)
         endpoint, texts = self._endpoint, count_texts(self.fields)
-        is_checked = endpoint in STREAMS and asked_schema(endpoint, self.fields) is not None
-        return StreamedAnswer(
-            self._exchange, endpoint, meter, texts=texts, is_checked=is_checked, events=self._make_events()
-        )
+        is_held, events = is_checked(endpoint, self.fields), self._make_events()
+        return StreamedAnswer(self._exchange, endpoint, meter, texts=texts, is_checked=is_held, events=events)
 
     async def finish(self) -> None:
         """Write what is left of the answer. Raises RefusedError."""
@@ -286,7 +284,7 @@ class ModelRequest:
 
     async def _check(self, body: bytes) -> None:
         """Hold a whole answer against the schema that was asked for. Raises RefusedError."""
-        if asked_schema(self._endpoint, self.fields) is not None:
+        if is_checked(self._endpoint, self.fields):
             # A large answer takes up to a second to be held against its schema.
             await asyncio.to_thread(check_answer, self._endpoint, self.fields, body)
 
