@@ -180,10 +180,9 @@ class _Writer:
     def _write_object(self, flat: dict[str, Any]) -> Any:
         properties, patterns = dict(flat.get("properties", {})), flat.pop("patternProperties", {})
         more = flat.get("additionalProperties", flat.pop("unevaluatedProperties", None))
-        required, names = flat.get("required", []), {"type": "string"}
-        if "propertyNames" in flat:
-            names = self.write(_both(names, flat.pop("propertyNames")))
-        listed = [] if names is False or flat.get("maxProperties") == 0 else names.get("enum")
+        required, names = flat.get("required", []), flat.pop("propertyNames", None)
+        named = {} if names is None else self.write(_both({"type": "string"}, names))
+        listed = [] if named is False or flat.get("maxProperties") == 0 else named.get("enum")
         if listed is None and more is None and "properties" not in flat and required:
             more = True
         for name in required if listed is None else listed:
@@ -194,14 +193,10 @@ class _Writer:
             written, more = {name: written[name] for name in listed if name in written}, False
         elif patterns:
             more = {"anyOf": [*patterns.values(), *([more] if isinstance(more, dict) else [])]}
-            if len(more["anyOf"]) == 1 and len(names) == 1:
-                names = self._write_string({**names, "pattern": next(iter(patterns))})
         if set(required) - set(written):
             return False
         if written or "properties" in flat or listed is not None:
             flat["properties"] = written
-        elif len(names) > 1:
-            flat["propertyNames"] = names
         rest = None if more is None else self.write(more)
         return flat if rest is None else {**flat, "additionalProperties": True if rest == {} else rest}
 

@@ -263,9 +263,3 @@ def test_names_that_a_schema_does_not_list_are_json(manager: ServerManager) -> N
     assert pairs >= {(name, None) for name in listed}
     assert {value for name, value in pairs if name not in listed} == {1}
     assert {value for name, value in pairs if name in listed} == {None}
-
-
-def test_names_hold_to_property_names(manager: ServerManager) -> None:
-    names = {"type": "string", "pattern": "^[a-z]{2}$"}
-    values = write_values(manager, {"type": "object", "propertyNames": names, "additionalProperties": {"const": 1}})
-    assert {len(name) for value in values for name in value} == {2}

@@ -92,7 +92,7 @@ class SchemaCosts:
                 raise _refuse(f"{place}/properties has a name of {len(name)} characters", MAX_NAME_CHARACTERS)
             self._visit(part, f"{place}/properties/{name}")
         self._count_optional(len(properties) - sum(name in required for name, _ in properties), f"{place}/properties")
-        for keyword in ("additionalProperties", "items", "propertyNames"):
+        for keyword in ("additionalProperties", "items"):
             if type(schema.get(keyword)) is dict:
                 self._visit(schema[keyword], f"{place}/{keyword}")
         for at, part in enumerate(_list(schema.get("prefixItems"))):
