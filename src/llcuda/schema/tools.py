@@ -40,7 +40,7 @@ def _constrain_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 def find_strict(tools: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the schemas of the tools that are ``strict``, by their names: calls of them have to hold to these."""
     found = filter(None, map(_find_parameters, tools))
-    return {function["name"]: function[key] for function, key in found if function.get("strict") is True}
+    return {str(function.get("name")): function[key] for function, key in found if function.get("strict") is True}
 
 
 def check_tools(tools: Iterable[Mapping[str, Any]]) -> None:

@@ -160,6 +160,24 @@ def test_a_range_that_cannot_be_is_refused(manager: ServerManager) -> None:
     assert (status, answer["error"]["message"]) == (400, "Failed to initialize samplers: failed to parse grammar")
 
 
+def write_values(manager: ServerManager, schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return objects of the grammar that is made of a schema."""
+    status, answer = post(manager, "/completion", prompt="Say:", n_predict=1, json_schema=schema)
+    assert status == 200
+    grammar, chance = Grammar(answer["generation_settings"]["grammar"]), Random(3)
+    return [json.loads(grammar.write(chance)) for _ in range(500)]
+
+
+def test_names_that_a_schema_does_not_list_are_json(manager: ServerManager) -> None:
+    listed = ("a", "ab", "é", "]", "^", "-", "*", '"', "\\", "\n", "")
+    properties = {name: {"type": "null"} for name in listed}
+    values = write_values(manager, {"type": "object", "properties": properties, "additionalProperties": {"const": 1}})
+    pairs = {pair for value in values for pair in value.items()}
+    assert pairs >= {(name, None) for name in listed}
+    assert {value for name, value in pairs if name not in listed} == {1}
+    assert {value for name, value in pairs if name in listed} == {None}
+
+
 def test_a_prompt_of_very_many_special_tokens_is_read(manager: ServerManager) -> None:
     status, answer = post(manager, "/tokenize", content="<|im_start|>a" * 80_000, parse_special=True)
     assert (status, len(answer["tokens"])) == (200, 160_000)
@@ -245,21 +263,3 @@ def test_a_message_holds_to_its_schema(manager: ServerManager) -> None:
     assert status == 200
     assert json.loads(answer["content"][0]["text"]).keys() == {"answer"}
     assert post(manager, "/v1/messages", **{**asked, "output_config": {"effort": "low"}})[0] == 200
-
-
-def write_values(manager: ServerManager, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return objects of the grammar that is made of a schema."""
-    status, answer = post(manager, "/completion", prompt="Say:", n_predict=1, json_schema=schema)
-    assert status == 200
-    grammar, chance = Grammar(answer["generation_settings"]["grammar"]), Random(3)
-    return [json.loads(grammar.write(chance)) for _ in range(500)]
-
-
-def test_names_that_a_schema_does_not_list_are_json(manager: ServerManager) -> None:
-    listed = ("a", "ab", "é", "]", "^", "-", "*", '"', "\\", "\n", "")
-    properties = {name: {"type": "null"} for name in listed}
-    values = write_values(manager, {"type": "object", "properties": properties, "additionalProperties": {"const": 1}})
-    pairs = {pair for value in values for pair in value.items()}
-    assert pairs >= {(name, None) for name in listed}
-    assert {value for name, value in pairs if name not in listed} == {1}
-    assert {value for name, value in pairs if name in listed} == {None}
