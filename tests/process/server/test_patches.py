@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -160,8 +161,8 @@ def test_a_range_that_cannot_be_is_refused(manager: ServerManager) -> None:
     assert (status, answer["error"]["message"]) == (400, "Failed to initialize samplers: failed to parse grammar")
 
 
-def write_values(manager: ServerManager, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return objects of the grammar that is made of a schema."""
+def write_values(manager: ServerManager, schema: dict[str, Any]) -> list[Any]:
+    """Return values of the grammar that is made of a schema."""
     status, answer = post(manager, "/completion", prompt="Say:", n_predict=1, json_schema=schema)
     assert status == 200
     grammar, chance = Grammar(answer["generation_settings"]["grammar"]), Random(3)
@@ -176,6 +177,12 @@ def test_names_that_a_schema_does_not_list_are_json(manager: ServerManager) -> N
     assert pairs >= {(name, None) for name in listed}
     assert {value for name, value in pairs if name not in listed} == {1}
     assert {value for name, value in pairs if name in listed} == {None}
+
+
+def test_numbers_are_finite(manager: ServerManager) -> None:
+    values = write_values(manager, {"type": "number"})
+    assert any(abs(value) > 10**30 for value in values)
+    assert all(math.isfinite(value) for value in values)
 
 
 def test_a_prompt_of_very_many_special_tokens_is_read(manager: ServerManager) -> None:
