@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pydantic
-from fastapi import FastAPI
+from fastapi import FastAPI  # type: ignore[import-not-found, unused-ignore]
 
 from tests.inputs.pydantic_schemas import TYPES
 

@@ -147,7 +147,7 @@ class GatheredAnswer:
         if not isinstance(arguments, dict):
             raise SchemaMismatchError(f"the arguments of the call of {name} are not a JSON object", text=text)
         if name in self.strict:
-            from llcuda.schema import find_mismatch  # noqa: PLC0415 - only if a tool is strict
+            from llcuda.schema.validate import find_mismatch  # noqa: PLC0415 - only if a tool is strict
 
             if reason := find_mismatch(arguments, self.strict[name]):
                 raise SchemaMismatchError(f"the arguments of the call of {name}: {reason}", text=text)

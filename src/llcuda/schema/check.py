@@ -67,7 +67,7 @@ def check_schema(document: dict[str, Any], *, max_patterns: int = sys.maxsize) -
     Raises UsageError with the place, and for more than ``max_patterns`` that differ.
     """
     run, found, patterns = Run(document), dict[int, Any](), set[str]()
-    left = deque([("#", document, 0)])
+    left: deque[tuple[str, Any, int]] = deque([("#", document, 0)])
     while left:
         place, schema, depth = left.pop()
         if isinstance(schema, bool) or id(schema) in found:

@@ -107,7 +107,7 @@ class _Writer:
 
     def _write_kinds(self, flat: dict[str, Any]) -> Any:
         found = {_BY_KEYWORD[name] for name in flat if name in _BY_KEYWORD}
-        kinds = flat.get("type") or next((kind for kind in self._KINDS if kind in found), [])
+        kinds: Any = flat.get("type") or next((kind for kind in self._KINDS if kind in found), [])
         if isinstance(kinds, str):
             return self._write_kind(flat, kinds)
         parts = [self._write_kind(flat, kind) for kind in kinds]
@@ -268,8 +268,8 @@ class _Writer:
     }  # fmt: skip
 
 
-def _exact(schema: dict[str, Any], *names: str) -> Fraction | None:
-    """Return the first of the numbers that are there, as it is written."""
+def _exact(schema: dict[str, Any], *names: str) -> Any:
+    """Return the first of the numbers that are there, as the fraction that is written; None if there is none."""
     return next((Fraction(repr(schema[name])) for name in names if name in schema), None)
 
 

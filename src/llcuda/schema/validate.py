@@ -243,7 +243,7 @@ def _evaluated(value: Any, schema: Any, site: Site) -> set[Any]:
     else:
         patterns = schema.get("patternProperties", {})
         found = {key for key in keys if "additionalProperties" in schema or key in schema.get("properties", {})}
-        found |= {key for key in keys if any(site.matches(one, key) for one in patterns)}
+        found |= {key for key in keys if any(site.matches(one, str(key)) for one in patterns)}
     parts = [part for name in ("allOf", "anyOf", "oneOf") for part in schema.get(name, ())]
     parts += [site.run.resolve(schema["$ref"])] if "$ref" in schema else []
     parts += [part for name, part in schema.get("dependentSchemas", {}).items() if name in keys]

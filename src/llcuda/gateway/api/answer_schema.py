@@ -110,12 +110,11 @@ def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
     for an answer that is not understood (502, ``bad_answer``).
     """
     document = asked_schema(endpoint, fields)
-    schema = Schema(document) if document is not None else None
     try:
         answer = json.loads(body)
         check_calls(endpoint, fields, answer)
-        for text in _find_texts(endpoint, fields, answer) if schema else ():
-            schema.parse(text)
+        for text in _find_texts(endpoint, fields, answer) if document is not None else ():
+            Schema(document or {}).parse(text)
     except SchemaMismatchError as error:
         reason = f"the answer does not hold to the schema: {error.reason}"
         raise RefusedError(502, reason, code="schema_mismatch") from None

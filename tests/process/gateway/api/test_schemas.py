@@ -132,8 +132,9 @@ def test_what_others_write_is_generated_within_or_checked_or_refused_with_its_re
     generator: str, client: httpx.Client
 ) -> None:
     (checked,) = re.findall(r"^\| checked \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
-    # What the docs say is constrained in part: what a pattern looks ahead for, and bounds of numbers.
-    in_part = [*re.findall(r"`(\w+)`", checked), "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]
+    # What the docs say is constrained in part: what a pattern looks ahead for, names, and bounds of numbers.
+    bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    in_part = [*re.findall(r"`(\w+)`", checked), "propertyNames", *bounds]
     for name, document in make_corpus().items():
         if not name.startswith(f"{generator} "):
             continue
