@@ -14,7 +14,7 @@ import annotated_types as at
 import pydantic
 from typing_extensions import TypedDict
 
-__all__ = ["make_pydantic_schemas"]
+__all__ = ["TYPES", "make_pydantic_schemas"]
 
 
 class Color(enum.Enum):
@@ -52,7 +52,7 @@ class Dog(pydantic.BaseModel):
     friends: list[Dog | Cat] = []
 
 
-_TYPES: list[Any] = [
+TYPES: list[Any] = [
     bool, int, float, str, bytes, None, Any, decimal.Decimal, dt.date, dt.time, dt.datetime,
     dt.timedelta, uuid.UUID, pathlib.Path, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
     pydantic.AnyUrl, pydantic.HttpUrl, pydantic.Json, pydantic.SecretStr, pydantic.ByteSize, pydantic.Base64Str, Color,
@@ -70,7 +70,7 @@ def make_pydantic_schemas() -> dict[str, dict[str, Any]]:
     """Return the schemas by what they are of."""
     found: dict[str, dict[str, Any]] = {}
     kind: Any
-    for place, kind in enumerate(_TYPES):
+    for place, kind in enumerate(TYPES):
         model: Any = pydantic.create_model("Model", value=(kind, ...), other=(Optional[kind], None))  # noqa: UP045 - None | None is none
         for name, one in (("alone", kind), ("list", list[kind]), ("model", model), ("deep", dict[str, list[model]])):
             schema = pydantic.TypeAdapter(one).json_schema()

@@ -36,13 +36,16 @@ class GatheredAnswer:
 
     __slots__ = (
         "finish_reason", "first_token_at", "model", "pieces", "probabilities", "reasoning", "schema", "started",
-        "timings", "tool_calls", "usage",
+        "strict", "timings", "tool_calls", "usage",
     )  # fmt: skip
 
-    def __init__(self, *, started: float, schema: Schema | None) -> None:
+    def __init__(
+        self, *, started: float, schema: Schema | None, strict: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
         """Begin; ``started`` is when the request began, on the clock of ``time.monotonic``."""
         self.started = started
         self.schema = schema
+        self.strict = strict or {}
         self.first_token_at: float | None = None
         self.pieces: list[str] = []
         self.reasoning: list[str] = []
@@ -78,7 +81,7 @@ class GatheredAnswer:
         """Return the result.
 
         Raises SchemaMismatchError for a text that does not hold to the schema, or was cut off before its end, and for
-        a tool call whose arguments are not a JSON object.
+        a tool call whose arguments are not a JSON object, or do not hold to the schema of a strict tool.
         """
         latency = monotonic() - self.started
         try:
@@ -93,7 +96,7 @@ class GatheredAnswer:
             finish_reason=self.finish_reason,
             value=self._parse_value(text),
             reasoning="".join(self.reasoning),
-            tool_calls=tuple(_parse_call(call) for _, call in sorted(self.tool_calls.items())),
+            tool_calls=tuple(self._parse_call(call) for _, call in sorted(self.tool_calls.items())),
             model=self.model,
             probabilities=tuple(self.probabilities),
             **measured,
@@ -134,6 +137,21 @@ class GatheredAnswer:
         if self.finish_reason == "length":
             raise SchemaMismatchError("the answer was cut off at the limit of tokens", text=text)
         return self.schema.parse(text)
+
+    def _parse_call(self, call: dict[str, str]) -> ToolCall:
+        name, text = call["name"], call["arguments"]
+        try:
+            arguments = _decode(text or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise SchemaMismatchError(f"the arguments of the call of {name} are not a JSON object", text=text)
+        if name in self.strict:
+            from llcuda.schema.validate import find_mismatch  # noqa: PLC0415 - only if a tool is strict
+
+            if reason := find_mismatch(arguments, self.strict[name]):
+                raise SchemaMismatchError(f"the arguments of the call of {name}: {reason}", text=text)
+        return ToolCall(call["id"], name, arguments)
 
 
 class ChatAnswer(GatheredAnswer):
@@ -231,17 +249,6 @@ def read_error(status: int, body: bytes, *, headers: Mapping[str, str] = _NO_HEA
     if kind == "exceed_context_size_error":
         hint = "Shorten the prompt, or load the model with a larger ctx_size."
     return ResponseError(status, message, body=text, retry_after=retry_after, hint=hint)
-
-
-def _parse_call(call: dict[str, str]) -> ToolCall:
-    try:
-        arguments = _decode(call["arguments"] or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        reason = f"the arguments of the call of {call['name']} are not a JSON object"
-        raise SchemaMismatchError(reason, text=call["arguments"])
-    return ToolCall(call["id"], call["name"], arguments)
 
 
 def _require_str(value: Any) -> str:

@@ -56,11 +56,13 @@ class Generation:
     target: str
     body: bytes
     schema: Schema | None
+    strict: Mapping[str, dict[str, Any]] | None = None
+    """The schemas that calls of tools are held to, by the names of the tools."""
 
     def answer(self, *, started: float) -> GatheredAnswer:
         """Return what gathers the answer."""
         kind = ChatAnswer if self.target.startswith("/v1/chat/") else CompletionAnswer
-        return kind(started=started, schema=self.schema)
+        return kind(started=started, schema=self.schema, strict=self.strict)
 
 
 def encode(payload: object) -> bytes:
@@ -100,15 +102,16 @@ def chat(
     payload["stream_options"] = {"include_usage": True}
     if "n_probs" in payload:
         payload["logprobs"], payload["top_logprobs"] = True, payload.pop("n_probs")
+    strict = None
     if tools:
-        payload["tools"] = _constrain_tools(tools)
+        payload["tools"], strict = _constrain_tools(tools)
     if tool_choice is not None:
         payload["tool_choice"] = tool_choice
     compiled = _compile(schema)
     if compiled is not None:
         named = {"name": "answer", "strict": True, "schema": compiled.constrain()}
         payload["response_format"] = {"type": "json_schema", "json_schema": named}
-    return Generation("/v1/chat/completions", encode(payload), compiled)
+    return Generation("/v1/chat/completions", encode(payload), compiled, strict)
 
 
 def complete(prompt: str | Sequence[int], *, schema: object, options: Mapping[str, Any]) -> Generation:
@@ -139,11 +142,11 @@ def _compile(schema: object) -> Schema | None:
     return compile_schema(schema)
 
 
-def _constrain_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    from llcuda.schema.tools import check_tools, constrain_tools  # noqa: PLC0415 - only if tools are given
+def _constrain_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, dict[str, Any]]]:
+    from llcuda.schema import tools as schemas  # noqa: PLC0415 - only if tools are given
 
-    check_tools(tools)
-    return constrain_tools(tools)
+    schemas.check_tools(tools)
+    return schemas.constrain_tools(tools), schemas.find_strict(tools)
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

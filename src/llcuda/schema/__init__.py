@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["Schema", "compile_schema"]
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _take_float(digits: str) -> float:
+def _take_number(digits: str) -> float:
     number = float(digits)
     if number - number != 0:
-        raise ValueError("a number is too large")
+        raise ValueError(f"{digits[:40]} is no number of JSON")
     return number
 
 
 # Python reads NaN and Infinity as numbers, and 1e999 as one; JSON has no such thing.
-_decode = JSONDecoder(parse_constant=_refuse_constant, parse_float=_take_float).decode
+_decode = JSONDecoder(parse_constant=_take_number, parse_float=_take_number).decode
+
+
+def _keep(value: Any) -> Any:
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Schema:
     """A schema that was checked: answers are held against ``document``, and ``build`` makes the Python value of one."""
 
     document: dict[str, Any]
-    build: Callable[[Any], Any]
+    build: Callable[[Any], Any] = _keep
 
     def constrain(self) -> dict[str, Any]:
         """Return the schema that llama-server is sent. Raises UsageError if no value holds to it."""
@@ -74,20 +74,14 @@ def compile_schema(schema: object) -> Schema:
     of them; ``Literal``, ``Enum``, ``Optional`` and unions; dataclasses, ``TypedDict`` and pydantic models, nested and
     recursive. Raises UsageError for any other type, and for a keyword that could not be checked in an answer.
     """
-    document: dict[str, Any]
-    build: Callable[[Any], Any]
     if isinstance(schema, dict):
-        document, build = schema, _keep
+        compiled = Schema(schema)
     else:
         from llcuda.schema.types import read_type  # noqa: PLC0415 - typing and enum, only if a type is given
 
-        document, build = read_type(schema)
+        compiled = Schema(*read_type(schema))
     try:
-        check_schema(document)
+        check_schema(compiled.document)
     except RecursionError:
         raise UsageError("the schema is nested too deeply") from None
-    return Schema(document, build)
-
-
-def _keep(value: Any) -> Any:
-    return value
+    return compiled

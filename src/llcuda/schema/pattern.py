@@ -12,7 +12,7 @@ import sys
 from bisect import bisect_right
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
 
@@ -70,11 +70,8 @@ _CATEGORIES = {
 }
 _EVERY = (0, _LAST)
 _DOT = _cut(_EVERY, _join([(0xA, 0xA), (0xD, 0xD), (0x2028, 0x2029)]))
-_ESCAPED = _join([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)])  # which JSON does not write as they are
-_SURROGATES = (0xD800, 0xE000)
-_ESCAPES = {0x22: r"[\x22]", 0x5C: r"[\x5C]", 0x8: "b", 0x9: "t", 0xA: "n", 0xC: "f", 0xD: "r"}
-_PLAIN = re.compile(r"\^(?:[\w \-()*+?,{}:]|\[\w(?:-\w|\w)*\])*\$", re.ASCII).fullmatch
-"""What llama-server reads as it is meant. Such an expression is sent as it was written."""
+_ESCAPED = _join([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF)])  # which JSON does not write as they are
+_ESCAPES = {0x22: r"\x22", 0x5C: r"\x5C", 0x8: "b", 0x9: "t", 0xA: "n", 0xC: "f", 0xD: "r"}
 
 
 def _read_set(code: str, argument: Any) -> Bounds:
@@ -98,27 +95,24 @@ def _read_set(code: str, argument: Any) -> Bounds:
 _SETS = frozenset({"LITERAL", "NOT_LITERAL", "ANY", "IN"})
 _LOOKS = frozenset({"ASSERT", "ASSERT_NOT"})
 _BEGINNINGS, _ENDS = {"AT_BEGINNING", "AT_BEGINNING_STRING"}, {"AT_END", "AT_END_STRING"}
-
-
-class _State(NamedTuple):
-    """A state of the automaton; which of the others come next depends on its kind."""
-
-    kind: str
-    argument: Any
-    nexts: tuple[int, ...]
+_BOUNDARIES = {"AT_BOUNDARY", "AT_NON_BOUNDARY"}
 
 
 class _Automaton:
     """Thompson's automaton: the states that a text can be in are followed all at once."""
 
-    def __init__(self, nodes: Any) -> None:
-        self.states = [_State("MATCH", None, ())]
+    def __init__(self, nodes: Any, room: int = MAX_STATES) -> None:
+        self.room = room
+        """How many states more it may have, with those of what looks ahead."""
+        self.states: list[tuple[str, Any, tuple[int, ...]]] = [("MATCH", None, ())]
+        """Each has a kind, its argument, and the states that can come next."""
         self.start = self._add_all(nodes, 0, 0)
 
     def _put(self, kind: str, argument: Any, *nexts: int) -> int:
-        if len(self.states) >= MAX_STATES:
+        self.room -= 1
+        if self.room <= 0:
             raise UsageError(f"it comes to more than {MAX_STATES} states with its repetitions written out")
-        self.states.append(_State(kind, argument, nexts))
+        self.states.append((kind, argument, nexts))
         return len(self.states) - 1
 
     def _add_all(self, nodes: Any, then: int, depth: int) -> int:
@@ -136,25 +130,24 @@ class _Automaton:
         if code == "BRANCH":
             return self._put("SPLIT", None, *(self._add_all(nodes, then, depth) for nodes in argument[1]))
         if code in {"MAX_REPEAT", "MIN_REPEAT"}:
-            low, high, nodes = argument
-            return self._repeat(low, high, nodes, then, depth)
+            return self._repeat(argument, then, depth)
         if code == "AT":
             return self._put("AT", str(argument), then)
         if code in _LOOKS and argument[0] == 1:
-            return self._put(code, _Automaton(argument[1]), then)
+            ahead = _Automaton(argument[1], self.room)
+            self.room = ahead.room
+            return self._put(code, ahead, then)
         raise UsageError(f"it has a part that is not supported ({_NAMES.get(code, code.lower())})")
 
-    def _repeat(self, low: int, high: int, nodes: Any, then: int, depth: int) -> int:  # noqa: PLR0917
+    def _repeat(self, argument: tuple[int, Any, Any], then: int, depth: int) -> int:
         """Write a repetition out, from its end: the loop or what may be there, then what must be there."""
-        low, end = int(low), then
+        (low, high, nodes), end = argument, then
         if high == _parser.MAXREPEAT:
-            loop = self._put("SPLIT", None, then)
-            self.states[loop] = _State("SPLIT", None, (self._add_all(nodes, loop, depth), end))
-            then = loop
-        else:
-            for _ in range(int(high) - low):
-                then = self._put("SPLIT", None, self._add_all(nodes, then, depth), end)
-        for _ in range(low):
+            then = self._put("SPLIT", None, end)
+            self.states[then] = ("SPLIT", None, (self._add_all(nodes, then, depth), end))
+        for _ in range(0 if high == _parser.MAXREPEAT else int(high) - int(low)):
+            then = self._put("SPLIT", None, self._add_all(nodes, then, depth), end)
+        for _ in range(int(low)):
             then = self._put("SPLIT", None, self._add_all(nodes, then, depth))
         return then
 
@@ -164,9 +157,9 @@ class _Automaton:
         for place in range(at, len(text)):
             if 0 in current or not (current or is_search):
                 break
-            code, states = ord(text[place]), self.states
-            taking = (states[one] for one in current if states[one].kind == "SET")
-            follow = [state.nexts[0] for state in taking if _has(state.argument, code)]
+            taking = (self.states[one] for one in current)
+            code = ord(text[place])
+            follow = [nexts[0] for kind, argument, nexts in taking if kind == "SET" and _has(argument, code)]
             current = self._close([*follow, self.start] if is_search else follow, text, place + 1, spend)
         return 0 in current
 
@@ -175,12 +168,11 @@ class _Automaton:
         found: set[int] = set()
         while seeds:
             one = seeds.pop()
-            if one in found:
-                continue
-            found.add(one)
-            kind, argument, nexts = self.states[one]
-            if kind == "SPLIT" or (kind not in {"SET", "MATCH"} and _holds(kind, argument, text, at, spend)):
-                seeds.extend(nexts)
+            if one not in found:
+                found.add(one)
+                kind, argument, nexts = self.states[one]
+                if kind == "SPLIT" or (kind not in {"SET", "MATCH"} and _holds(kind, argument, text, at, spend)):
+                    seeds.extend(nexts)
         spend(len(found))
         return found
 
@@ -189,10 +181,8 @@ def _holds(kind: str, argument: Any, text: str, at: int, spend: Callable[[int], 
     """Tell whether what takes no character holds at a place."""
     if kind in _LOOKS:
         return bool(argument.matches(text, spend, at=at, is_search=False) == (kind == "ASSERT"))
-    if argument in _BEGINNINGS:
-        return at == 0
-    if argument in _ENDS:
-        return at == len(text)
+    if argument in _BEGINNINGS | _ENDS:
+        return at == (0 if argument in _BEGINNINGS else len(text))
     around = [0 <= place < len(text) and _has(_CATEGORIES["WORD"], ord(text[place])) for place in (at - 1, at)]
     return bool((around[0] != around[1]) == (argument == "AT_BOUNDARY"))
 
@@ -230,41 +220,34 @@ class Pattern:
 
         ``lengths`` are held to in a repetition of single characters. What only looks ahead is left out.
         """
-        if _PLAIN(self._text) and lengths == (0, None):
-            return self._text
         nodes = list(self._nodes)
-        if lengths != (0, None) and [_position(node) for node in (nodes[:1] + nodes[-1:])] == [_BEGINNINGS, _ENDS]:
+        if lengths != (0, None) and _is_at(nodes[:1], _BEGINNINGS) and _is_at(nodes[-1:], _ENDS):
             nodes[1:-1] = _narrow(nodes[1:-1], *lengths)
         return f"^{_write_all(nodes, at_start=True, at_end=True)}$"
 
 
-@lru_cache(maxsize=256)
-def compile_pattern(text: str) -> Pattern:
-    """Return a pattern. Raises UsageError with the reason for one that cannot be matched."""
-    return Pattern(text)
+compile_pattern = lru_cache(maxsize=256)(Pattern)
 
 
 def _to_python(text: str) -> str:
     """Write what only ECMA-262 has as Python does: names of groups, and what is not special in a class."""
-    pieces, is_class = [], False
-    for piece in re.findall(r"\\.|\(\?<(?=[A-Za-z_$])[^>]*>|.", text, re.DOTALL):
-        if is_class and piece in {"[", "&", "~", "|"}:
-            pieces.append(f"\\{piece}")
-            continue
-        if is_class and piece == "-" and pieces[-1] == "-":
-            piece = r"\-"  # noqa: PLW2901
-        is_class = piece == "[" if not is_class else piece != "]" or pieces[-1] in {"[", "[^"}
-        if pieces[-1:] == ["["] and piece == "^":
-            pieces[-1], piece = "[^", ""  # noqa: PLW2901
-        pieces.append("(?:" if piece.startswith("(?<") and len(piece) > 3 else piece)  # noqa: PLR2004
-    return "".join(pieces)
+    return re.sub(r"\\.|\(\?<(?=[A-Za-z_$])[^>]*>|\[\^?\]?(?:\\.|[^]\\])*", _to_python_part, text, flags=re.DOTALL)
 
 
-def _position(node: tuple[Any, Any]) -> set[str]:
-    """Return whether a node is the beginning or the end of a text; empty for neither."""
-    if str(node[0]) != "AT":
-        return set()
-    return next((places for places in (_BEGINNINGS, _ENDS) if str(node[1]) in places), set())
+def _to_python_part(found: re.Match[str]) -> str:
+    if found[0][0] != "[":
+        return "(?:" if found[0][0] == "(" else found[0]
+    # Python warns of what it may take for sets within a set one day.
+    return found[0][0] + re.sub(r"(\\.)|([\[&~|]|(?<=(?<!\\)-)-)", _escape, found[0][1:], flags=re.DOTALL)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[1] or f"\\{found[2]}"
+
+
+def _is_at(nodes: list[Any], places: set[str]) -> bool:
+    """Tell whether a node, if there is one, is one of the places in a text that take no character."""
+    return any(str(code) == "AT" and str(argument) in places for code, argument in nodes)
 
 
 def _narrow(nodes: list[Any], low: int, high: int | None) -> list[Any]:
@@ -279,12 +262,10 @@ def _narrow(nodes: list[Any], low: int, high: int | None) -> list[Any]:
 
 def _write_all(nodes: list[Any], *, at_start: bool, at_end: bool) -> str:
     """Write parts that come one after the other; if not anchored, anything may stand before and after them."""
-    parts = [node for node in nodes if str(node[0]) not in _LOOKS and "BOUNDARY" not in str(node[1])]
-    first = parts[0] if parts else None
-    last = parts[-1] if parts else None
-    opens, closes = (node is not None and str(node[0]) in {"BRANCH", "SUBPATTERN"} for node in (first, last))
-    before = at_start and not opens and not (first and _position(first) is _BEGINNINGS)
-    after = at_end and not closes and not (last and _position(last) is _ENDS)
+    parts = [node for node in nodes if str(node[0]) not in _LOOKS and not _is_at([node], _BOUNDARIES)]
+    opens, closes = (bool(some) and str(some[0][0]) in {"BRANCH", "SUBPATTERN"} for some in (parts[:1], parts[-1:]))
+    before = at_start and not opens and not _is_at(parts[:1], _BEGINNINGS)
+    after = at_end and not closes and not _is_at(parts[-1:], _ENDS)
     inner = [
         _write(str(code), argument, at_start=at_start and not at, at_end=at_end and at == len(parts) - 1)
         for at, (code, argument) in enumerate(parts)
@@ -298,10 +279,9 @@ def _write(code: str, argument: Any, *, at_start: bool, at_end: bool) -> str:
         return _write_set(_read_set(code, argument))
     if code == "AT":
         return ""
-    if code == "SUBPATTERN":
-        return f"({_write_all(list(argument[3]), at_start=at_start, at_end=at_end)})"
-    if code == "BRANCH":
-        return f"({'|'.join(_write_all(list(nodes), at_start=at_start, at_end=at_end) for nodes in argument[1])})"
+    if code in {"SUBPATTERN", "BRANCH"}:
+        ways = argument[1] if code == "BRANCH" else [argument[3]]
+        return f"({'|'.join(_write_all(list(nodes), at_start=at_start, at_end=at_end) for nodes in ways)})"
     low, high, nodes = argument
     inner = _write_all(list(nodes), at_start=False, at_end=False)
     if not inner or high == 0:
@@ -318,25 +298,16 @@ def _is_single(text: str) -> bool:
 def _write_set(bounds: Bounds) -> str:
     """Write one character of a set as it stands in JSON: as it is, or after a backslash."""
     ways = []
-    if plain := _cut(_cut(bounds, _ESCAPED), _SURROGATES):
-        ways.append(_write_class(plain))
-    if letters := "".join(letter.strip("[]") for code, letter in _ESCAPES.items() if _has(bounds, code)):
+    if plain := _cut(bounds, _ESCAPED):
+        pairs = [(_write_code(low), _write_code(high)) for low, high in _pairs(plain)]
+        inner = "".join(low if low == high else f"{low}-{high}" for low, high in pairs)
+        ways.append(inner if len(inner) == 1 else f"[{inner}]")
+    if letters := "".join(letter for code, letter in _ESCAPES.items() if _has(bounds, code)):
         ways.append(rf"[\x5C][{letters}]")
-    if not ways:
-        ways = [rf"[\x5C]u00{code:02x}" for code in range(0x20) if _has(bounds, code)]
+    ways = ways or [rf"[\x5C]u00{code:02x}" for code in range(0x20) if _has(bounds, code)]
     if not ways:
         raise UsageError("it has a class that no character is in")
     return ways[0] if len(ways) == 1 and _is_single(ways[0]) else f"({'|'.join(ways)})"
-
-
-def _write_class(bounds: Bounds) -> str:
-    if bounds[1] - bounds[0] == 1 and len(bounds) == 2 and _has(_CATEGORIES["WORD"], bounds[0]):  # noqa: PLR2004
-        return chr(bounds[0])
-    return f"[{''.join(_write_range(*pair) for pair in _pairs(bounds))}]"
-
-
-def _write_range(low: int, high: int) -> str:
-    return _write_code(low) if low == high else f"{_write_code(low)}-{_write_code(high)}"
 
 
 def _write_code(code: int) -> str:

@@ -1,4 +1,4 @@
-"""The schemas of tools' arguments, as llama-server is sent them."""
+"""The schemas of tools' arguments: checked, as llama-server is sent them, and those that calls are held to."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from llcuda.schema.constraint import constrain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["check_tools", "constrain_tools", "find_parameters"]
+__all__ = ["check_tools", "constrain_tools", "find_strict"]
 
 
-def find_parameters(tool: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Return the name of a tool's field that has the schema of its arguments, and the schema; None if it has none."""
+def _find_parameters(tool: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """Return the function that a tool is or has, and which of its fields is the schema of its arguments, if any."""
     function = tool.get("function") or tool
     for key in ("parameters", "input_schema"):
         if isinstance(function, dict) and function.get(key) and isinstance(function[key], dict):
-            return key, function[key]
+            return function, key
     return None
 
 
@@ -29,18 +29,25 @@ def constrain_tools(tools: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _constrain_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = find_parameters(tool)
+    found = _find_parameters(tool)
     if found is None:
         return tool
-    changed = {found[0]: constrain(found[1], is_shown=True)}
-    return {**tool, "function": {**tool["function"], **changed}} if tool.get("function") else {**tool, **changed}
+    function, key = found
+    changed = {**function, key: constrain(function[key], is_shown=True)}
+    return {**tool, "function": changed} if tool.get("function") else changed
+
+
+def find_strict(tools: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the schemas of the tools that are ``strict``, by their names: calls of them have to hold to these."""
+    found = filter(None, map(_find_parameters, tools))
+    return {str(function.get("name")): function[key] for function, key in found if function.get("strict") is True}
 
 
 def check_tools(tools: Iterable[Mapping[str, Any]]) -> None:
     """Check the schemas of tools. Raises UsageError that names the tool by its place."""
     for place, tool in enumerate(tools):
-        if found := find_parameters(tool):
+        if found := _find_parameters(tool):
             try:
-                check_schema(found[1])
+                check_schema(found[0][found[1]])
             except UsageError as error:
                 raise UsageError(f"tools[{place}]: {error.message}", hint=error.hint) from None

@@ -9,7 +9,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
-from llcuda.schema.validate import find_mismatch, freeze
+from llcuda.schema.validate import Run, Site, freeze
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 
 __all__ = ["read_type"]
 
-_SCALARS: dict[Any, Node] = {
+
+def _keep(value: Any) -> Any:
+    return value
+
+
+_PLAIN: dict[Any, Node] = {
+    Any: ({}, _keep),
+    object: ({}, _keep),
     bool: ({"type": "boolean"}, bool),
     int: ({"type": "integer"}, int),
     float: ({"type": "number"}, float),
     str: ({"type": "string"}, str),
-    None: ({"type": "null"}, lambda _: None),
-    type(None): ({"type": "null"}, lambda _: None),
+    **dict.fromkeys((None, type(None)), ({"type": "null"}, _keep)),
+    dict: ({"type": "object"}, _keep),
+    **{kind: ({"type": "array"}, kind) for kind in (list, tuple)},
+    **{kind: ({"type": "array", "uniqueItems": True}, kind) for kind in (set, frozenset)},
 }
 _QUALIFIERS = frozenset({"Annotated", "NotRequired", "ReadOnly", "Required"})
 _KNOWN = (
@@ -41,17 +50,13 @@ def read_type(kind: object) -> Node:
     """
     reader = _TypeReader()
     schema, build = reader.read(kind)
-    if reader.definitions:
-        schema = {**schema, "$defs": reader.definitions}
-    reader.document = schema
-    return schema, build
+    return {**schema, "$defs": reader.definitions} if reader.definitions else schema, build
 
 
 class _TypeReader:
     """Reads one type; the classes in it become definitions, so that a class can refer to itself."""
 
     def __init__(self) -> None:
-        self.document: dict[str, Any] = {}
         self.definitions: dict[str, Any] = {}
         self._names: dict[Any, str] = {}
         self._builds: dict[Any, Build] = {}
@@ -59,80 +64,56 @@ class _TypeReader:
     def read(self, kind: Any) -> Node:
         if not isinstance(kind, typing.Hashable):
             raise _unsupported(kind)
-        if kind in {Any, object}:
-            return {}, _keep
-        if kind in _SCALARS:
-            return _SCALARS[kind]
-        if hasattr(kind, "__supertype__"):
-            return self.read(kind.__supertype__)
-        if hasattr(kind, "__value__") and not isinstance(kind, type):
-            return self.read(kind.__value__)
-        origin = typing.get_origin(kind)
-        return self._read_class(kind) if origin is None else self._read_generic(kind, origin)
-
-    def _read_generic(self, kind: Any, origin: Any) -> Node:
-        arguments = typing.get_args(kind)
-        if origin is typing.Literal:
-            return _choose(kind, arguments, arguments)
-        if origin in {typing.Union, types.UnionType}:
-            return self._read_union(arguments)
-        if origin in {list, set, frozenset}:
-            return self._read_array(origin, arguments[0])
-        if origin is tuple:
-            return self._read_tuple(arguments)
-        if origin is dict and arguments[0] is str:
-            schema, build = self.read(arguments[1])
-            return {"type": "object", "additionalProperties": schema}, lambda value: {
-                name: build(item) for name, item in value.items()
-            }
-        if _is_qualifier(origin) or hasattr(kind, "__metadata__"):
-            return self.read(arguments[0] if arguments else origin)
-        raise _unsupported(kind)
+        if kind in _PLAIN:
+            return _PLAIN[kind]
+        for alias in ("__supertype__", "__value__"):
+            if hasattr(kind, alias) and not isinstance(kind, type):
+                return self.read(getattr(kind, alias))
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if _is_qualifier(origin):
+            return self.read(arguments[0])
+        reader = _READERS.get(origin) if arguments or origin is tuple else None
+        return reader(self, kind, arguments) if reader else self._read_class(kind)
 
     def _read_class(self, kind: Any) -> Node:
-        if kind in {list, set, frozenset, tuple}:
-            return {"type": "array", **_unique(kind)}, kind
-        if kind is dict:
-            return {"type": "object"}, _keep
-        if not isinstance(kind, type):
-            raise _unsupported(kind)
-        if issubclass(kind, enum.Enum):
-            members = list(kind)
-            return _choose(kind, [member.value for member in members], members)
-        if hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate"):
+        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+            return _choose(kind, [member.value for member in kind], list(kind))
+        if isinstance(kind, type) and hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate"):
             return self._read_model(kind)
-        if dataclasses.is_dataclass(kind) or hasattr(kind, "__required_keys__"):
+        if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "__required_keys__")):
             return self._refer(kind)
         raise _unsupported(kind)
 
-    def _read_union(self, kinds: tuple[Any, ...]) -> Node:
+    def _read_union(self, _: Any, kinds: tuple[Any, ...]) -> Node:
         nodes = [self.read(kind) for kind in kinds]
 
         def build(value: Any) -> Any:
-            for schema, build_one in nodes:
-                if find_mismatch(value, {**schema, "$defs": self.definitions}) is None:
-                    return build_one(value)
-            raise ValueError("no alternative fits")  # cannot be: the value was validated
+            run = Run({"$defs": self.definitions})
+            return next(one for schema, one in nodes if Site(run, schema).find(value, schema) is None)(value)
 
         return {"anyOf": [schema for schema, _ in nodes]}, build
 
-    def _read_array(self, origin: Any, kind: Any) -> Node:
-        schema, build = self.read(kind)
-        return {"type": "array", "items": schema, **_unique(origin)}, lambda value: origin(map(build, value))
+    def _read_array(self, kind: Any, kinds: tuple[Any, ...]) -> Node:
+        origin = typing.get_origin(kind)
+        (schema, build), (plain, _) = self.read(kinds[0]), _PLAIN[origin]
+        return {**plain, "items": schema}, lambda value: origin(map(build, value))
 
-    def _read_tuple(self, kinds: tuple[Any, ...]) -> Node:
+    def _read_tuple(self, kind: Any, kinds: tuple[Any, ...]) -> Node:
         if len(kinds) == 2 and kinds[1] is Ellipsis:  # noqa: PLR2004 - tuple[int, ...]
-            return self._read_array(tuple, kinds[0])
-        if not kinds:
-            return {"type": "array", "maxItems": 0}, tuple
-        nodes = [self.read(kind) for kind in kinds]
-        schema = {
-            "type": "array",
-            "prefixItems": [schema for schema, _ in nodes],
-            "minItems": len(nodes),
-            "maxItems": len(nodes),
+            return self._read_array(kind, kinds)
+        nodes = [self.read(one) for one in kinds]
+        prefix = {"prefixItems": [schema for schema, _ in nodes], "minItems": len(nodes)} if nodes else {}
+        return {"type": "array", **prefix, "maxItems": len(nodes)}, lambda value: tuple(
+            build(item) for (_, build), item in zip(nodes, value, strict=True)
+        )
+
+    def _read_mapping(self, kind: Any, kinds: tuple[Any, ...]) -> Node:
+        if kinds[0] is not str:
+            raise _unsupported(kind)
+        schema, build = self.read(kinds[1])
+        return {"type": "object", "additionalProperties": schema}, lambda value: {
+            name: build(item) for name, item in value.items()
         }
-        return schema, lambda value: tuple(build(item) for (_, build), item in zip(nodes, value, strict=True))
 
     def _read_model(self, kind: Any) -> Node:
         """Read a pydantic model, whose own definitions move to ours, where its references expect them."""
@@ -143,40 +124,38 @@ class _TypeReader:
         return schema, kind.model_validate
 
     def _refer(self, kind: Any) -> Node:
-        """Read a class with fields, once; return a reference to it."""
+        """Read a class with fields, once; return a reference to it, and what builds it once it is read to its end."""
         if kind not in self._names:
-            name = self._names[kind] = self._choose_name(kind)
-            self.definitions[name] = {}
+            name = kind.__name__
+            while name in self.definitions:
+                name += "_"
+            self._names[kind], self.definitions[name] = name, {}
             self.definitions[name], self._builds[kind] = self._read_fields(kind)
-        return {"$ref": f"#/$defs/{self._names[kind]}"}, self._build_later(kind)
-
-    def _build_later(self, kind: Any) -> Build:
-        """Return what builds a class that may not be read to its end yet: it can refer to itself."""
-
-        def build(value: Any) -> Any:
-            return self._builds[kind](value)
-
-        return build
-
-    def _choose_name(self, kind: Any) -> str:
-        name = kind.__name__
-        while name in self.definitions:
-            name += "_"
-        return str(name)
+        return {"$ref": f"#/$defs/{self._names[kind]}"}, lambda value: self._builds[kind](value)  # noqa: PLW0108
 
     def _read_fields(self, kind: Any) -> Node:
-        nodes = {name: self.read(hint) for name, hint in _read_hints(kind).items()}
-        schema: dict[str, Any] = {
-            "type": "object",
-            "properties": {name: node[0] for name, node in nodes.items()},
-            "required": _required_names(kind, nodes),
-            "additionalProperties": False,
-        }
+        fields = _find_fields(kind)
+        nodes = {name: self.read(hint) for name, (hint, _) in fields.items()}
         make: Any = kind if dataclasses.is_dataclass(kind) else dict
-        return schema, lambda value: make(**{name: nodes[name][1](item) for name, item in value.items()})
+        return {
+            "type": "object",
+            "properties": {name: schema for name, (schema, _) in nodes.items()},
+            "required": [name for name, (_, is_required) in fields.items() if is_required],
+            "additionalProperties": False,
+        }, lambda value: make(**{name: nodes[name][1](item) for name, item in value.items()})
 
 
-def _read_hints(kind: Any) -> dict[str, Any]:
+_READERS: dict[Any, Callable[[_TypeReader, Any, tuple[Any, ...]], Node]] = {
+    typing.Literal: lambda _, kind, values: _choose(kind, values, values),
+    **dict.fromkeys((typing.Union, types.UnionType), _TypeReader._read_union),  # noqa: SLF001
+    **dict.fromkeys((list, set, frozenset), _TypeReader._read_array),  # noqa: SLF001
+    tuple: _TypeReader._read_tuple,  # noqa: SLF001
+    dict: _TypeReader._read_mapping,  # noqa: SLF001
+}
+
+
+def _find_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """Return the type of each field, and whether it must be there."""
     try:
         hints = typing.get_type_hints(kind, include_extras=True)
     except (NameError, TypeError) as error:
@@ -185,34 +164,17 @@ def _read_hints(kind: Any) -> dict[str, Any]:
             hint="Define the types that it uses at the top of a module.",
         ) from None
     if not dataclasses.is_dataclass(kind):
-        return hints
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+        return {name: (hint, _is_required(hint, name in kind.__required_keys__)) for name, hint in hints.items()}
+    defaults = {field.name: (field.default, field.default_factory) for field in dataclasses.fields(kind) if field.init}
+    return {name: (hints[name], all(one is dataclasses.MISSING for one in both)) for name, both in defaults.items()}
 
 
-def _required_names(kind: Any, names: dict[str, Any]) -> list[str]:
-    if dataclasses.is_dataclass(kind):
-        missing = dataclasses.MISSING
-        return [
-            field.name
-            for field in dataclasses.fields(kind)
-            if field.init and field.default is missing and field.default_factory is missing
-        ]
-    # With annotations kept as strings, the class does not know of its NotRequired keys; the hints do.
-    qualifiers = {name: _find_qualifiers(hint) for name, hint in _read_hints(kind).items()}
-    known = kind.__required_keys__
-    return [
-        name
-        for name in names
-        if "Required" in qualifiers[name] or ("NotRequired" not in qualifiers[name] and name in known)
-    ]
-
-
-def _find_qualifiers(hint: Any) -> set[str]:
-    found: set[str] = set()
-    while (origin := typing.get_origin(hint)) is not None and (_is_qualifier(origin) or hasattr(hint, "__metadata__")):
-        found.add(getattr(origin, "_name", ""))
+def _is_required(hint: Any, is_said: bool) -> bool:  # noqa: FBT001
+    """Tell it by a hint: with annotations kept as strings, the class does not know of its NotRequired keys."""
+    while _is_qualifier(origin := typing.get_origin(hint)):
+        is_said = {"Required": True, "NotRequired": False}.get(getattr(origin, "_name", ""), is_said)
         hint = typing.get_args(hint)[0]
-    return found
+    return is_said
 
 
 def _is_qualifier(origin: Any) -> bool:
@@ -225,14 +187,6 @@ def _choose(kind: Any, values: Any, members: Any) -> Node:
         raise _unsupported(kind)
     chosen = {freeze(value): member for value, member in zip(values, members, strict=True)}
     return {"enum": list(values)}, lambda value: chosen[freeze(value)]
-
-
-def _unique(kind: Any) -> dict[str, Any]:
-    return {"uniqueItems": True} if kind in {set, frozenset} else {}
-
-
-def _keep(value: Any) -> Any:
-    return value
 
 
 def _unsupported(kind: Any) -> UsageError:

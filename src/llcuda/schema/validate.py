@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from contextlib import suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from llcuda.schema.pattern import compile_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
-    Check = Callable[[Any, Any, "_Site"], str | None]
+    Check = Callable[[Any, Any, "Site"], str | None]
 
-__all__ = ["KEYWORDS", "MAX_SHOWN", "TYPES", "find_mismatch", "freeze", "resolve_reference", "show"]
+__all__ = ["KEYWORDS", "MAX_SHOWN", "TYPES", "Run", "Site", "find_mismatch", "freeze", "resolve_reference", "show"]
 
 # Both bounds are far above what a model writes. They are there for schemas that refer to themselves, where the work can
 # double with every level of the value.
@@ -34,7 +36,7 @@ def find_mismatch(value: Any, document: dict[str, Any]) -> str | None:
     A value nested deeper than 100 levels, or one that takes more than a million steps, does not hold.
     """
     try:
-        return _Site(_Run(document), document, place="$", depth=0).find(value, document)
+        return Site(Run(document), document).find(value, document)
     except RecursionError:
         return "it is nested too deeply to be checked"
 
@@ -44,7 +46,7 @@ def freeze(value: Any) -> Any:
     if isinstance(value, bool):
         return ("bool", value)
     if isinstance(value, list):
-        return ("array", tuple(freeze(item) for item in value))
+        return ("array", tuple(map(freeze, value)))
     if isinstance(value, dict):
         return ("object", frozenset((name, freeze(item)) for name, item in value.items()))
     return value
@@ -52,11 +54,7 @@ def freeze(value: Any) -> Any:
 
 def resolve_reference(reference: str, document: Any) -> Any:
     """Return the part of the document that ``#/a/b`` points to, raising KeyError if there is none."""
-    from urllib.parse import unquote  # noqa: PLC0415 - only for schemas with references
-
     part = document
-    if reference[:1] == "#" and reference[1:2] not in {"", "/"}:
-        return _find_anchor(reference[1:], document)
     for name in unquote(reference).split("/")[1:]:
         key = name.replace("~1", "/").replace("~0", "~")
         is_index = isinstance(part, list) and key.isdecimal() and len(key) <= _MAX_INDEX_DIGITS
@@ -64,41 +62,40 @@ def resolve_reference(reference: str, document: Any) -> Any:
     return part
 
 
-def _find_anchor(name: str, document: Any) -> Any:
-    if isinstance(document, dict) and document.get("$anchor") == name:
-        return document
-    for part in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
-        with suppress(KeyError):
-            return _find_anchor(name, part)
-    raise KeyError(name)
+def _find_anchors(part: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(part, dict) and isinstance(part.get("$anchor"), str):
+        yield part["$anchor"], part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _find_anchors(inner)
 
 
-class _Run:
-    """One validation: the document for its references, and how many steps were taken."""
+@dataclass(slots=True)
+class Run:
+    """One validation: the document's references, each followed once, and how many steps were taken."""
 
-    __slots__ = ("document", "references", "steps")
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
-        self.references: dict[str, Any] = {}
-        self.steps = 0
+    document: dict[str, Any]
+    steps: int = 0
+    _found: dict[str, Any] = field(default_factory=dict)
+    _anchors: dict[str, Any] | None = None
 
     def resolve(self, reference: str) -> Any:
-        if reference not in self.references:
-            self.references[reference] = resolve_reference(reference, self.document)
-        return self.references[reference]
+        """Return what a reference leads to. Raises KeyError, IndexError or TypeError if that is nothing."""
+        if reference[1:2] not in {"", "/"}:
+            self._anchors = dict(_find_anchors(self.document)) if self._anchors is None else self._anchors
+            return self._anchors[reference[1:]]
+        if reference not in self._found:
+            self._found[reference] = resolve_reference(reference, self.document)
+        return self._found[reference]
 
 
-class _Site:
+@dataclass(slots=True)
+class Site:
     """Where a keyword stands: the schema around it, the place of the value, and how deep that is."""
 
-    __slots__ = ("depth", "place", "run", "schema")
-
-    def __init__(self, run: _Run, schema: dict[str, Any], *, place: str, depth: int) -> None:
-        self.run = run
-        self.schema = schema
-        self.place = place
-        self.depth = depth
+    run: Run
+    schema: dict[str, Any]
+    place: str = "$"
+    depth: int = 0
 
     def find(self, value: Any, schema: Any, *, at: str = "") -> str | None:
         """Hold a value against a schema; ``at`` is how to get there from this place."""
@@ -112,13 +109,25 @@ class _Site:
         self.spend(1)
         if self.depth > MAX_DEPTH:
             raise RecursionError
-        site = _Site(self.run, schema, place=place, depth=self.depth + 1)
+        site = Site(self.run, schema, place, self.depth + 1)
         for keyword, argument in schema.items():
             if keyword in KEYWORDS:
                 kinds, check = KEYWORDS[keyword]
                 if (kinds is None or type(value) in kinds) and (reason := check(value, argument, site)):
                     return reason
         return None
+
+    def find_in(self, value: Any, pairs: Iterable[tuple[Any, Any]]) -> str | None:
+        """Hold properties or items of a value, each against its schema."""
+        is_list = isinstance(value, list)
+        for key, schema in pairs:
+            if reason := self.find(value[key], schema, at=f"[{key}]" if is_list else f".{key}"):
+                return reason
+        return None
+
+    def matches(self, pattern: str, name: str) -> bool:
+        """Tell whether a pattern matches a name, and count the work."""
+        return compile_pattern(pattern).matches(name, self.spend)
 
     def spend(self, steps: int) -> None:
         """Count work; what takes more than a million steps is given up."""
@@ -128,17 +137,19 @@ class _Site:
 
 
 def _is_type(value: Any, name: str) -> bool:
-    return type(value) in TYPES[name] and (name != "integer" or type(value) is int or value.is_integer())
+    if type(value) is float and name in {"integer", "number"}:
+        return value.is_integer() if name == "integer" else value - value == 0
+    return type(value) in TYPES[name]
 
 
-def _type(value: Any, names: Any, site: _Site) -> str | None:
+def _type(value: Any, names: Any, site: Site) -> str | None:
     names = [names] if isinstance(names, str) else names
     if any(_is_type(value, name) for name in names):
         return None
     return f"{site.place}: {show(value)} is not of type {' or '.join(names)}"
 
 
-def _enum(value: Any, allowed: list[Any], site: _Site) -> str | None:
+def _enum(value: Any, allowed: list[Any], site: Site) -> str | None:
     site.spend(len(allowed))
     frozen = freeze(value)
     if any(frozen == freeze(one) for one in allowed):
@@ -146,175 +157,136 @@ def _enum(value: Any, allowed: list[Any], site: _Site) -> str | None:
     return f"{site.place}: {show(value)} is not one of {show(allowed)}"
 
 
-def _const(value: Any, only: Any, site: _Site) -> str | None:
+def _const(value: Any, only: Any, site: Site) -> str | None:
     return None if freeze(value) == freeze(only) else f"{site.place}: {show(value)} is not {show(only)}"
 
 
-def _reference(value: Any, reference: str, site: _Site) -> str | None:
+def _reference(value: Any, reference: str, site: Site) -> str | None:
     return site.find(value, site.run.resolve(reference))
 
 
-def _all_of(value: Any, schemas: list[Any], site: _Site) -> str | None:
-    for schema in schemas:
-        if reason := site.find(value, schema):
-            return reason
-    return None
+def _all_of(value: Any, schemas: list[Any], site: Site) -> str | None:
+    return next(filter(None, (site.find(value, schema) for schema in schemas)), None)
 
 
-def _any_of(value: Any, schemas: list[Any], site: _Site) -> str | None:
-    reasons = []
-    for schema in schemas:
-        reason = site.find(value, schema)
-        if reason is None:
-            return None
-        reasons.append(reason)
+def _any_of(value: Any, schemas: list[Any], site: Site) -> str | None:
+    reasons = [*takewhile(bool, (site.find(value, schema) for schema in schemas))]
+    if len(reasons) < len(schemas):
+        return None
     return f"{site.place}: none of {len(schemas)} alternatives fits ({reasons[0]})"
 
 
-def _one_of(value: Any, schemas: list[Any], site: _Site) -> str | None:
+def _one_of(value: Any, schemas: list[Any], site: Site) -> str | None:
     fitting = sum(site.find(value, schema) is None for schema in schemas)
     return None if fitting == 1 else f"{site.place}: {fitting} of {len(schemas)} alternatives fit, not one"
 
 
-def _not(value: Any, schema: Any, site: _Site) -> str | None:
+def _not(value: Any, schema: Any, site: Site) -> str | None:
     return f"{site.place}: {show(value)} is what it must not be" if site.find(value, schema) is None else None
 
 
-def _properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
-    for name, schema in schemas.items():
-        if name in value and (reason := site.find(value[name], schema, at=f".{name}")):
-            return reason
-    return None
+def _condition(value: Any, schema: Any, site: Site) -> str | None:
+    return site.find(value, site.schema.get("else" if site.find(value, schema) else "then", True))
 
 
-def _pattern_properties(value: Any, schemas: dict[str, Any], site: _Site) -> str | None:
+def _properties(value: Any, schemas: dict[str, Any], site: Site) -> str | None:
+    return site.find_in(value, (pair for pair in schemas.items() if pair[0] in value))
+
+
+def _pattern_properties(value: Any, schemas: dict[str, Any], site: Site) -> str | None:
     site.spend(len(schemas) * len(value))
-    for pattern, schema in schemas.items():
-        for name in value:
-            does_match = compile_pattern(pattern).matches(name, site.spend)
-            if does_match and (reason := site.find(value[name], schema, at=f".{name}")):
-                return reason
-    return None
+    pairs = schemas.items()
+    return site.find_in(value, ((name, part) for one, part in pairs for name in value if site.matches(one, name)))
 
 
-def _additional_properties(value: Any, schema: Any, site: _Site) -> str | None:
+def _additional_properties(value: Any, schema: Any, site: Site) -> str | None:
     known, patterns = site.schema.get("properties", {}), site.schema.get("patternProperties", {})
     site.spend(len(patterns) * len(value))
-    for name, item in value.items():
-        if name in known or any(compile_pattern(one).matches(name, site.spend) for one in patterns):
-            continue
-        if schema is False:
-            return f"{site.place}: there is no property {name!r}"
-        if reason := site.find(item, schema, at=f".{name}"):
-            return reason
-    return None
+    rest = (name for name in value if name not in known and not any(site.matches(one, name) for one in patterns))
+    if schema is False and (name := next(rest, None)) is not None:
+        return f"{site.place}: there is no property {name!r}"
+    return site.find_in(value, ((name, schema) for name in rest))
 
 
-def _required(value: Any, names: list[str], site: _Site) -> str | None:
+def _required(value: Any, names: list[str], site: Site) -> str | None:
     missing = [name for name in names if name not in value]
     return f"{site.place}: {', '.join(missing)} is missing" if missing else None
 
 
-def _property_names(value: Any, schema: Any, site: _Site) -> str | None:
-    for name in value:
-        if reason := site.find(name, schema):
-            return f"{site.place}: the name of a property does not fit ({reason})"
-    return None
+def _property_names(value: Any, schema: Any, site: Site) -> str | None:
+    reason = next(filter(None, (site.find(name, schema) for name in value)), None)
+    return reason and f"{site.place}: the name of a property does not fit ({reason})"
 
 
-def _condition(value: Any, schema: Any, site: _Site) -> str | None:
-    name = "else" if site.find(value, schema) else "then"
-    return site.find(value, site.schema.get(name, True))
-
-
-def _dependent(value: Any, parts: dict[str, Any], site: _Site) -> str | None:
+def _dependent(value: Any, parts: dict[str, Any], site: Site) -> str | None:
     """Hold an object against what the presence of a property asks for: other properties, or a schema."""
-    for name, part in parts.items():
-        if name in value:
-            reason = _required(value, part, site) if isinstance(part, list) else site.find(value, part)
-            if reason:
-                return reason
-    return None
+    asked = (part for name, part in parts.items() if name in value)
+    return _all_of(value, [{"required": part} if isinstance(part, list) else part for part in asked], site)
 
 
-def _contains(value: Any, schema: Any, site: _Site) -> str | None:
+def _contains(value: Any, schema: Any, site: Site) -> str | None:
     count = sum(site.find(item, schema) is None for item in value)
     low, high = site.schema.get("minContains", 1), site.schema.get("maxContains", count)
     return None if low <= count <= high else f"{site.place}: {count} items are as they must be, not {low} or more"
 
 
-def _evaluated(value: Any, schema: Any, site: _Site) -> set[Any]:
+def _evaluated(value: Any, schema: Any, site: Site) -> set[Any]:
     """Return the properties or items of a value that a schema, or one in it, says something about."""
     site.spend(1)
     if isinstance(schema, bool):
         return set()
     keys = range(len(value)) if isinstance(value, list) else value
-    names, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    found: set[Any] = set()
     if isinstance(value, list):
         found = {key for key in keys if "items" in schema or key < len(schema.get("prefixItems", ()))}
         if "contains" in schema:
             found |= {key for key in keys if site.find(value[key], schema["contains"]) is None}
     else:
-        written = [compile_pattern(pattern) for pattern in patterns]
-        matching = (one for one in keys if any(pattern.matches(str(one), site.spend) for pattern in written))
-        found = {*(keys if "additionalProperties" in schema else ()), *(names.keys() & keys), *matching}
+        patterns = schema.get("patternProperties", {})
+        found = {key for key in keys if "additionalProperties" in schema or key in schema.get("properties", {})}
+        found |= {key for key in keys if any(site.matches(one, str(key)) for one in patterns)}
     parts = [part for name in ("allOf", "anyOf", "oneOf") for part in schema.get(name, ())]
     parts += [site.run.resolve(schema["$ref"])] if "$ref" in schema else []
     parts += [part for name, part in schema.get("dependentSchemas", {}).items() if name in keys]
     if "if" in schema:
         does_hold = site.find(value, schema["if"]) is None
-        parts += [schema["if"]] if does_hold else []
-        parts.append(schema.get("then" if does_hold else "else", True))
+        parts += [schema["if"], schema.get("then", True)] if does_hold else [schema.get("else", True)]
     return found.union(*(_evaluated(value, part, site) for part in parts if site.find(value, part) is None))
 
 
-def _unevaluated(value: Any, schema: Any, site: _Site) -> str | None:
+def _unevaluated(value: Any, schema: Any, site: Site) -> str | None:
     done = _evaluated(value, site.schema, site)
-    for key in range(len(value)) if isinstance(value, list) else value:
-        if key not in done and (reason := site.find(value[key], schema, at=f".{key}")):
-            return reason
-    return None
+    keys = range(len(value)) if isinstance(value, list) else value
+    return site.find_in(value, ((key, schema) for key in keys if key not in done))
 
 
-def _prefix_items(value: Any, schemas: list[Any], site: _Site) -> str | None:
-    for index, (item, schema) in enumerate(zip(value, schemas, strict=False)):
-        if reason := site.find(item, schema, at=f"[{index}]"):
-            return reason
-    return None
+def _prefix_items(value: Any, schemas: list[Any], site: Site) -> str | None:
+    return site.find_in(value, enumerate(schemas[: len(value)]))
 
 
-def _items(value: Any, schema: Any, site: _Site) -> str | None:
+def _items(value: Any, schema: Any, site: Site) -> str | None:
     if isinstance(schema, list):
         return _prefix_items(value, schema, site)
-    for index in range(len(site.schema.get("prefixItems", ())), len(value)):
-        if reason := site.find(value[index], schema, at=f"[{index}]"):
-            return reason
-    return None
+    return site.find_in(value, ((at, schema) for at in range(len(site.schema.get("prefixItems", ())), len(value))))
 
 
-def _additional_items(value: Any, schema: Any, site: _Site) -> str | None:
+def _additional_items(value: Any, schema: Any, site: Site) -> str | None:
     """Hold the items that come after a list of schemas, which ``items`` was before the draft of 2020."""
     first = site.schema.get("items")
-    for index in range(len(first), len(value)) if isinstance(first, list) else ():
-        if reason := site.find(value[index], schema, at=f"[{index}]"):
-            return reason
-    return None
+    rest = range(len(first), len(value)) if isinstance(first, list) else ()
+    return site.find_in(value, ((at, schema) for at in rest))
 
 
-def _unique_items(value: Any, wanted: bool, site: _Site) -> str | None:  # noqa: FBT001
-    if not wanted or len({freeze(item) for item in value}) == len(value):
+def _unique_items(value: Any, wanted: bool, site: Site) -> str | None:  # noqa: FBT001
+    if not wanted or len(set(map(freeze, value))) == len(value):
         return None
     return f"{site.place}: an item is there twice"
 
 
-def _pattern(value: Any, pattern: str, site: _Site) -> str | None:
-    if compile_pattern(pattern).matches(value, site.spend):
-        return None
-    return f"{site.place}: {show(value)} does not match {pattern}"
+def _pattern(value: Any, pattern: str, site: Site) -> str | None:
+    return None if site.matches(pattern, value) else f"{site.place}: {show(value)} does not match {pattern}"
 
 
-def _multiple_of(value: Any, divisor: Any, site: _Site) -> str | None:
+def _multiple_of(value: Any, divisor: Any, site: Site) -> str | None:
     # By decimal digits, as a reader of the JSON would: 0.3 is a multiple of 0.1, which binary fractions deny.
     if Fraction(repr(value)) % Fraction(repr(divisor)) == 0:
         return None
@@ -322,11 +294,12 @@ def _multiple_of(value: Any, divisor: Any, site: _Site) -> str | None:
 
 
 def _bound(holds: Callable[[Any, Any], bool], words: str) -> Check:
-    def check(value: Any, bound: Any, site: _Site) -> str | None:
+    def check(value: Any, bound: Any, site: Site) -> str | None:
         if isinstance(bound, bool):  # of draft 4, beside the bound itself
             beside = site.schema.get("minimum" if holds is operator.gt else "maximum", None)
             return check(value, beside, site) if bound and beside is not None else None
-        return None if holds(value, bound) else f"{site.place}: {show(value)} {words} {bound}"
+        measured = value if type(value) in _NUMBER else len(value)
+        return None if holds(measured, bound) else f"{site.place}: {show(value)} {words} {bound}"
 
     return check
 
@@ -350,47 +323,33 @@ TYPES: dict[str, tuple[type, ...]] = {
     "object": _OBJECT, "string": _STRING,
 }  # fmt: skip
 
-KEYWORDS: dict[str, tuple[tuple[type, ...] | None, Check]] = {
-    "type": (None, _type),
-    "enum": (None, _enum),
-    "const": (None, _const),
-    "$ref": (None, _reference),
-    "allOf": (None, _all_of),
-    "anyOf": (None, _any_of),
-    "oneOf": (None, _one_of),
-    "not": (None, _not),
-    "if": (None, _condition),
-    "then": (None, _beside),
-    "else": (None, _beside),
-    "nullable": (None, _beside),
-    "properties": (_OBJECT, _properties),
-    "patternProperties": (_OBJECT, _pattern_properties),
-    "additionalProperties": (_OBJECT, _additional_properties),
-    "required": (_OBJECT, _required),
-    "propertyNames": (_OBJECT, _property_names),
-    "dependentRequired": (_OBJECT, _dependent),
-    "dependentSchemas": (_OBJECT, _dependent),
-    "dependencies": (_OBJECT, _dependent),
-    "unevaluatedProperties": (_OBJECT, _unevaluated),
-    "minProperties": (_OBJECT, _bound(lambda value, bound: len(value) >= bound, "has fewer properties than")),
-    "maxProperties": (_OBJECT, _bound(lambda value, bound: len(value) <= bound, "has more properties than")),
-    "prefixItems": (_ARRAY, _prefix_items),
-    "items": (_ARRAY, _items),
-    "additionalItems": (_ARRAY, _additional_items),
-    "contains": (_ARRAY, _contains),
-    "minContains": (_ARRAY, _beside),
-    "maxContains": (_ARRAY, _beside),
-    "unevaluatedItems": (_ARRAY, _unevaluated),
-    "minItems": (_ARRAY, _bound(lambda value, bound: len(value) >= bound, "has fewer items than")),
-    "maxItems": (_ARRAY, _bound(lambda value, bound: len(value) <= bound, "has more items than")),
-    "uniqueItems": (_ARRAY, _unique_items),
-    "minLength": (_STRING, _bound(lambda value, bound: len(value) >= bound, "is shorter than")),
-    "maxLength": (_STRING, _bound(lambda value, bound: len(value) <= bound, "is longer than")),
-    "pattern": (_STRING, _pattern),
-    "minimum": (_NUMBER, _bound(operator.ge, "is below")),
-    "maximum": (_NUMBER, _bound(operator.le, "is above")),
-    "exclusiveMinimum": (_NUMBER, _bound(operator.gt, "is not above")),
-    "exclusiveMaximum": (_NUMBER, _bound(operator.lt, "is not below")),
-    "multipleOf": (_NUMBER, _multiple_of),
-}
+_CHECKS: dict[tuple[type, ...] | None, dict[str, Check]] = {
+    None: {
+        "type": _type, "enum": _enum, "const": _const, "$ref": _reference, "allOf": _all_of, "anyOf": _any_of,
+        "oneOf": _one_of, "not": _not, "if": _condition, "then": _beside, "else": _beside, "nullable": _beside,
+    },
+    _OBJECT: {
+        "properties": _properties, "patternProperties": _pattern_properties, "propertyNames": _property_names,
+        "additionalProperties": _additional_properties, "unevaluatedProperties": _unevaluated, "required": _required,
+        "dependentRequired": _dependent, "dependentSchemas": _dependent, "dependencies": _dependent,
+        "minProperties": _bound(operator.ge, "has fewer properties than"),
+        "maxProperties": _bound(operator.le, "has more properties than"),
+    },
+    _ARRAY: {
+        "prefixItems": _prefix_items, "items": _items, "additionalItems": _additional_items, "contains": _contains,
+        "minContains": _beside, "maxContains": _beside, "unevaluatedItems": _unevaluated, "uniqueItems": _unique_items,
+        "minItems": _bound(operator.ge, "has fewer items than"),
+        "maxItems": _bound(operator.le, "has more items than"),
+    },
+    _STRING: {
+        "minLength": _bound(operator.ge, "is shorter than"), "maxLength": _bound(operator.le, "is longer than"),
+        "pattern": _pattern,
+    },
+    _NUMBER: {
+        "minimum": _bound(operator.ge, "is below"), "maximum": _bound(operator.le, "is above"),
+        "exclusiveMinimum": _bound(operator.gt, "is not above"),
+        "exclusiveMaximum": _bound(operator.lt, "is not below"), "multipleOf": _multiple_of,
+    },
+}  # fmt: skip
+KEYWORDS = {name: (kinds, check) for kinds, checks in _CHECKS.items() for name, check in checks.items()}
 """Each keyword with the types of the values that it says something about (None: all), and its check."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import re
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llcuda.server import ServerManager
+from tests.inputs.grammar_texts import Grammar
 from tests.processes import PATIENCE, read_peak, wait_until
 
 if TYPE_CHECKING:
@@ -156,6 +159,30 @@ def test_a_grammar_that_does_not_go_on_is_a_bad_request(manager: ServerManager, 
 def test_a_range_that_cannot_be_is_refused(manager: ServerManager) -> None:
     status, answer = post(manager, "/completion", prompt="Say:", grammar="root ::= [z-a]", n_predict=4)
     assert (status, answer["error"]["message"]) == (400, "Failed to initialize samplers: failed to parse grammar")
+
+
+def write_values(manager: ServerManager, schema: dict[str, Any]) -> list[Any]:
+    """Return values of the grammar that is made of a schema."""
+    status, answer = post(manager, "/completion", prompt="Say:", n_predict=1, json_schema=schema)
+    assert status == 200
+    grammar, chance = Grammar(answer["generation_settings"]["grammar"]), Random(3)
+    return [json.loads(grammar.write(chance)) for _ in range(500)]
+
+
+def test_names_that_a_schema_does_not_list_are_json(manager: ServerManager) -> None:
+    listed = ("a", "ab", "é", "]", "^", "-", "*", '"', "\\", "\n", "")
+    properties = {name: {"type": "null"} for name in listed}
+    values = write_values(manager, {"type": "object", "properties": properties, "additionalProperties": {"const": 1}})
+    pairs = {pair for value in values for pair in value.items()}
+    assert pairs >= {(name, None) for name in listed}
+    assert {value for name, value in pairs if name not in listed} == {1}
+    assert {value for name, value in pairs if name in listed} == {None}
+
+
+def test_numbers_are_finite(manager: ServerManager) -> None:
+    values = write_values(manager, {"type": "number"})
+    assert any(abs(value) > 10**30 for value in values)
+    assert all(math.isfinite(value) for value in values)
 
 
 def test_a_prompt_of_very_many_special_tokens_is_read(manager: ServerManager) -> None:

@@ -17,8 +17,8 @@ from llcuda.schema import compile_schema
 from tests.standins.stub_server import TIMINGS, USAGE, delta
 
 
-def gather(kind: type[GatheredAnswer], *payloads: Any, schema: Any = None) -> GatheredAnswer:
-    answer = kind(started=monotonic(), schema=None if schema is None else compile_schema(schema))
+def gather(kind: type[GatheredAnswer], *payloads: Any, schema: Any = None, strict: Any = None) -> GatheredAnswer:
+    answer = kind(started=monotonic(), schema=None if schema is None else compile_schema(schema), strict=strict)
     for payload in payloads:
         answer.add(payload if isinstance(payload, bytes) else json.dumps(payload).encode())
     return answer
@@ -112,6 +112,17 @@ def test_arguments_that_are_no_json_object_are_an_error(arguments: str) -> None:
     with pytest.raises(SchemaMismatchError, match="add") as caught:
         answer.result()
     assert caught.value.text == arguments
+
+
+@pytest.mark.parametrize(("name", "holds"), [("f", False), ("other", True)])
+def test_arguments_of_a_strict_tool_hold_to_its_schema(name: str, holds: bool) -> None:  # noqa: FBT001
+    strict = {"f": {"required": ["a"]}}
+    answer = gather(ChatAnswer, call(0, id="c", name=name, arguments='{"b":1}'), delta("tool_calls"), strict=strict)
+    if holds:
+        assert answer.result().tool_calls[0].arguments == {"b": 1}
+    else:
+        with pytest.raises(SchemaMismatchError, match=r"of the call of f: \$: a is missing"):
+            answer.result()
 
 
 def test_an_answer_is_the_value_that_its_schema_describes() -> None:

@@ -58,6 +58,12 @@ def test_tools_and_their_choice_are_passed_on() -> None:
     assert (sent["tools"], sent["tool_choice"]) == ([tool], "required")
 
 
+def test_the_arguments_of_strict_tools_are_kept_to_hold_calls_to() -> None:
+    function = {"name": "f", "parameters": {"required": ["a"]}, "strict": True}
+    tools = [{"function": function}, {"function": {**function, "name": "g", "strict": False}}]
+    assert chat([{"role": "user", "content": "x"}], tools=tools).strict == {"f": {"required": ["a"]}}
+
+
 def test_probabilities_are_asked_for_the_way_each_endpoint_takes_it() -> None:
     sent = payload(ask(n_probs=2))
     assert (sent["logprobs"], sent["top_logprobs"]) == (True, 2)

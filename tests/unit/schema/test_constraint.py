@@ -48,8 +48,8 @@ INTEGER = {"type": "integer"}
         ({"type": "string", "nullable": True}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
         ({"type": ["string", "null"]}, None),
         ({"enum": ["a", 1], "type": "string"}, {"type": "string", "enum": ["a"]}),
-        ({"type": "string", "format": "ipv6"}, {"type": "string", "format": "ipv6",
-                                                "pattern": "^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$"}),
+        ({"type": "string", "format": "ipv6"},
+         {"type": "string", "format": "ipv6", "pattern": r"^(([0-9a-f]{1,4}[\x3A])){7,7}[0-9a-f]{1,4}$"}),
         ({"type": "array", "items": [INTEGER], "minItems": 1, "maxItems": 1},
          {"type": "array", "minItems": 1, "maxItems": 1, "prefixItems": [INTEGER]}),
         ({"type": "object", "required": ["a"]},
@@ -87,6 +87,27 @@ def test_a_schema_that_would_grow_without_end_is_refused() -> None:
         document["$defs"][str(place)] = {"allOf": [part, {"properties": {str(place): part}}, part]}
     with pytest.raises(UsageError, match="more than 16384 schemas"):
         compile_schema(document).constrain()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"enum": ["a" * 50 + str(place) for place in range(1000)], "pattern": "^(a?){1300}$"},
+        {"required": ["a" * 15 + str(place) for place in range(2500)],
+         "patternProperties": {f"^(a?){{1000}}{place}$": True for place in range(60)}},
+    ],
+    ids=["values", "names"],
+)  # fmt: skip
+def test_the_work_of_writing_a_schema_is_bounded(document: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="takes too long"):
+        compile_schema(document).constrain()
+
+
+def test_what_stands_outside_of_its_definitions_is_checked_and_referred_to() -> None:
+    document = {"$ref": "#/components/a", "components": {"a": {"enum": [{"b": 1}, {}], "required": ["b"]}}}
+    assert compile_schema(document).constrain() == {"$ref": "#/$defs/a", "$defs": {"a": {"enum": [{"b": 1}]}}}
+    with pytest.raises(UsageError, match="#/components/a a minimum"):
+        compile_schema({**document, "components": {"a": {"minimum": "x"}}})
 
 
 def test_a_tool_is_shown_to_the_model_without_lists_of_numbers() -> None:

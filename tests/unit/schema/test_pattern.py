@@ -57,7 +57,7 @@ def test_what_python_matches_is_matched(pattern: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "sent"),
     [
-        ("^[a-z]{2,3}-[0-9]+$", "^[a-z]{2,3}-[0-9]+$"),
+        ("^[a-z]{2,3}-[0-9]+$", r"^[a-z]{2,3}[\x2D][0-9]+$"),
         (r"^\d+$", "^[0-9]+$"),
         (r"^a\"\\\n$", r"^a([\x5C][\x22])([\x5C][\x5C])([\x5C][n])$"),
         ("^(?!x)a$", "^a$"),
@@ -85,6 +85,7 @@ def test_a_repetition_of_one_character_is_held_to_lengths() -> None:
         ("(", "cannot be read"),
         ("^a{0,4000000000}$", "cannot be read"),
         ("^(a{0,99}){99}$", "states"),
+        ("(?=a{0,999})" * 3, "states"),
         ("(" * 70 + "a" + ")" * 70, "nested"),
         ("a" * 5000, "5000 characters"),
     ],

@@ -8,13 +8,10 @@ them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llcuda.errors import UsageError
 from llcuda.schema.validate import resolve_reference
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["SchemaCosts", "check_grammar_cost"]
 
@@ -28,7 +25,7 @@ MAX_OPTIONAL = 256
 MAX_PAIRS = 1 << 17
 """Pairs of such properties in a request; a rule is written for each: for 13 objects of 100, or two of 256, in 0.2 s."""
 MAX_NODES = 1 << 14
-"""Schemas in a request, in 0.4 s; one under ``allOf`` counts wherever it is referred to, as rules are written anew."""
+"""Schemas in a request, in 0.4 s."""
 MAX_REPEATS = 1 << 17
 """The sum of ``maxLength``, ``maxItems`` and the like, 2000 at most for each: so many take 0.1 s and 50 MB."""
 MAX_NAME_CHARACTERS = 256
@@ -44,14 +41,10 @@ _MOST_REPEATS = 2000  # llama-server takes more for no limit
 _MAX_DIGITS = 9
 _NESTED_WAYS = 8  # of an object and a list, whose bracket is followed by white space of many forms
 _MAX_DEPTH = 64
-_ALONE = "Write each $ref without an allOf around it: what is under allOf is written out wherever it stands."
 
 
 class SchemaCosts:
-    """What the schemas of one request come to. They are gone through as llama-server does it.
-
-    That is: to what ``$ref`` names once, but under ``allOf`` each time.
-    """
+    """What the schemas of one request come to, as llama-server is sent them; it goes to what ``$ref`` names once."""
 
     def __init__(self) -> None:
         """Have none."""
@@ -74,7 +67,7 @@ class SchemaCosts:
             return _NESTED_WAYS
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise UsageError("an allOf refers to what it is itself in, or is nested too deeply", hint=_ALONE)
+            raise UsageError(f"it is nested more than {_MAX_DEPTH} levels deep with its parts written out")
         if type(schema.get("type")) is list:
             ways = sum(self._visit({**schema, "type": kind}, place) for kind in schema["type"])
         else:
@@ -87,15 +80,18 @@ class SchemaCosts:
     def _visit_parts(self, schema: dict[str, Any], place: str) -> int:
         self._count_repeats(schema, place)
         kind = schema.get("type")
-        is_nested = kind in ("array", "object") or "properties" in schema or "allOf" in schema or "items" in schema
+        is_nested = kind in ("array", "object") or "properties" in schema or "items" in schema
         ways = max(_NESTED_WAYS if is_nested else 1, len(_list(schema.get("enum"))), self._follow(schema))
         for keyword in ("anyOf", "oneOf"):
             parts = enumerate(_list(schema.get(keyword)))
             ways = max(ways, sum(self._visit(part, f"{place}/{keyword}/{at}") for at, part in parts))
         required = {name for name in _list(schema.get("required")) if type(name) is str}
         properties = _dict(schema.get("properties")).items()
-        self._visit_object([(name, part, name not in required) for name, part in properties], f"{place}/properties")
-        self._visit_object(list(self._unfold(_list(schema.get("allOf")))), f"{place}/allOf")
+        for name, part in properties:
+            if len(name) > MAX_NAME_CHARACTERS:
+                raise _refuse(f"{place}/properties has a name of {len(name)} characters", MAX_NAME_CHARACTERS)
+            self._visit(part, f"{place}/properties/{name}")
+        self._count_optional(len(properties) - sum(name in required for name, _ in properties), f"{place}/properties")
         for keyword in ("additionalProperties", "items"):
             if type(schema.get(keyword)) is dict:
                 self._visit(schema[keyword], f"{place}/{keyword}")
@@ -103,13 +99,7 @@ class SchemaCosts:
             self._visit(part, f"{place}/prefixItems/{at}")
         return ways
 
-    def _visit_object(self, properties: list[tuple[str, Any, bool]], place: str) -> None:
-        """Visit properties, each with its name and whether it may be left out."""
-        for name, part, _ in properties:
-            if len(name) > MAX_NAME_CHARACTERS:
-                raise _refuse(f"{place} has a name of {len(name)} characters", MAX_NAME_CHARACTERS)
-            self._visit(part, f"{place}/{name}")
-        optional = sum(is_optional for _, _, is_optional in properties)
+    def _count_optional(self, optional: int, place: str) -> None:
         self._pairs += optional * optional
         if optional > MAX_OPTIONAL:
             raise _refuse(f"{place} has {optional} that are not required", MAX_OPTIONAL)
@@ -126,23 +116,6 @@ class SchemaCosts:
             self._ways[reference] = self._visit(self._resolve(reference), reference)
         return self._ways[reference]
 
-    def _unfold(self, parts: list[Any]) -> Iterator[tuple[str, Any, bool]]:
-        """Return the properties that ``allOf`` puts together; it looks into no ``allOf`` inside of it."""
-        for part in parts:
-            choices = _list(part.get("anyOf")) + _list(part.get("oneOf")) if type(part) is dict else []
-            for one in choices or [part]:
-                found = self._resolve_all(one)
-                yield from ((name, inner, bool(choices)) for name, inner in _dict(found.get("properties")).items())
-
-    def _resolve_all(self, schema: Any) -> dict[str, Any]:
-        """Return what a schema refers to in the end."""
-        for _ in range(_MAX_DEPTH):
-            self._take_node()
-            if type(schema) is not dict or type(schema.get("$ref")) is not str:
-                break
-            schema = self._resolve(schema["$ref"])
-        return _dict(schema)
-
     def _resolve(self, reference: str) -> Any:
         if len(reference) > MAX_REFERENCE_CHARACTERS:
             raise _refuse(f"a $ref has {len(reference)} characters", MAX_REFERENCE_CHARACTERS)
@@ -154,7 +127,7 @@ class SchemaCosts:
     def _take_node(self) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise UsageError(f"it comes to more than {MAX_NODES} schemas with each allOf written out", hint=_ALONE)
+            raise UsageError(f"it comes to more than {MAX_NODES} schemas")
 
     def _count_repeats(self, schema: dict[str, Any], place: str) -> None:
         counts = (schema.get(keyword) for keyword in ("maxItems", "maxLength", "minItems", "minLength"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import UsageError
@@ -12,8 +13,6 @@ from llcuda.schema.check import check_schema
 from llcuda.schema.constraint import constrain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llcuda.gateway.api.field_checks import Schema
 
 __all__ = ["OUTPUT_CONFIG", "RESPONSE_FORMAT", "RESPONSE_TEXT", "SCHEMA", "check_request_schema", "typed"]
@@ -23,6 +22,7 @@ MAX_SCHEMA_CHARACTERS = 64 << 10
 MAX_PATTERNS = 64
 """Patterns in a schema, each of which has at most 4000 states."""
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _FORMATS = ("text", "json_object", "json_schema")
 _WANTED = f"an object whose type is one of {', '.join(_FORMATS)}"
 _OBJECT: Schema = {"type": "object"}
@@ -51,15 +51,19 @@ def check_request_schema(name: str, value: dict[str, Any], *, costs: SchemaCosts
     Raises RefusedError (400, ``invalid_schema``).
     """
     try:
-        _check_size(value)
-        _check_patterns(value)
-        check_schema(value)
+        _check_size(len(_encode(value)))
+        check_schema(value, max_patterns=MAX_PATTERNS)
         costs.add(constrain(value, is_shown=is_shown))
     except UsageError as error:
         reason = ". ".join(filter(None, (f"{name}: {error.message}", error.hint)))
         raise RefusedError(400, reason, code="invalid_schema", param=name) from None
     except RecursionError:
         raise RefusedError(400, f"{name} is nested too deeply", code="invalid_schema", param=name) from None
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_SCHEMA_CHARACTERS:
+        raise UsageError(f"the schema has {size} characters, and may have {MAX_SCHEMA_CHARACTERS}")
 
 
 def _takes_format(name: str, value: Any) -> bool:
@@ -119,39 +123,3 @@ OUTPUT_CONFIG = Field(
     {"type": "object", "properties": {"format": {"anyOf": [_TEXT_FORMATS[1], _NULL]}}},
 )
 RESPONSE_TEXT = Field(_takes_text, "an object", {"type": "object", "properties": {"format": {"anyOf": _TEXT_FORMATS}}})
-
-
-def _check_size(document: dict[str, Any]) -> None:
-    size = sum(map(_measure, _find_values(document)))
-    if size > MAX_SCHEMA_CHARACTERS:
-        raise UsageError(f"the schema has {size} characters, and may have {MAX_SCHEMA_CHARACTERS}")
-
-
-def _measure(value: Any) -> int:
-    """Return how many characters a value takes without what is inside of it, at least."""
-    if type(value) is dict:
-        return 2 + sum(4 + len(name) for name in value)
-    return 2 + len(value) if type(value) in {list, str} else len(str(value))
-
-
-def _find_values(value: Any) -> Iterator[Any]:
-    """Return a value and everything inside of it."""
-    yield value
-    for item in value.values() if type(value) is dict else value if type(value) is list else ():
-        yield from _find_values(item)
-
-
-def _check_patterns(document: dict[str, Any]) -> None:
-    patterns = set(_find_patterns(document))
-    if len(patterns) > MAX_PATTERNS:
-        raise UsageError(f"the schema has {len(patterns)} patterns, and may have {MAX_PATTERNS}")
-
-
-def _find_patterns(document: Any) -> Iterator[str]:
-    """Return every pattern, wherever it stands; a property of that name has a schema, not a string."""
-    for value in _find_values(document):
-        if type(value) is dict:
-            if type(value.get("pattern")) is str:
-                yield value["pattern"]
-            if type(value.get("patternProperties")) is dict:
-                yield from value["patternProperties"]

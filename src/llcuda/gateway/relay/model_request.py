@@ -15,7 +15,7 @@ from llcuda.fleet.dispatch.suspects import refuse
 from llcuda.fleet.dispatch.upstream import PlainAnswer, UpstreamFailedError
 from llcuda.fleet.dispatch.worker import Job
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.answer_schema import STREAMS, asked_schema, check_answer, check_stream
+from llcuda.gateway.api.answer_schema import check_answer, check_stream, is_checked
 from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
@@ -223,7 +223,7 @@ class ModelRequest:
             self._endpoint,
             self._metrics.intervals,
             texts=count_texts(self.fields),
-            is_checked=self._endpoint in STREAMS and asked_schema(self._endpoint, self.fields) is not None,
+            is_checked=is_checked(self._endpoint, self.fields),
             events=self._make_events(),
         )
 
@@ -243,7 +243,7 @@ class ModelRequest:
             if reception.end:
                 await self._end_stream(reception)
         else:
-            if reception.status == _OK and asked_schema(self._endpoint, self.fields) is not None:
+            if reception.status == _OK and is_checked(self._endpoint, self.fields):
                 # A large answer takes up to a second to be held against its schema.
                 await asyncio.to_thread(check_answer, self._endpoint, self.fields, reception.body)
             figures = find_figures(reception.body)

@@ -14,9 +14,9 @@ import pytest
 from llcuda.schema.validate import KEYWORDS, find_mismatch
 from tests.inputs.grammar_texts import Grammar
 from tests.inputs.keyword_schemas import KEYWORD_SCHEMAS
-from tests.inputs.pydantic_schemas import make_pydantic_schemas
-from tests.places import DOCS, INPUTS
-from tests.process.gateway.clients.gateways import KEY, MESSAGES, gateway
+from tests.inputs.schema_corpus import make_corpus
+from tests.places import DOCS
+from tests.process.gateway.clients.gateways import KEY, MESSAGES, QUESTION, gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,8 +127,83 @@ def test_a_tool_with_any_of_them_is_no_error_of_the_servers(client: httpx.Client
         assert answer.status_code in {200, 400}, (keyword, answer.text)
 
 
-def test_a_grammar_is_made_of_every_schema_that_a_generator_writes(client: httpx.Client) -> None:
-    generated = json.loads((INPUTS / "generated_schemas.json").read_text())
-    for name, document in {**generated, **make_pydantic_schemas()}.items():
-        answer = client.post("/completion", json={"prompt": "a", "n_predict": 1, "json_schema": document})
-        assert answer.status_code == (400 if " emoji " in name else 200), (name, answer.text)
+@pytest.mark.parametrize("generator", ["bfcl", "fastapi", "pydantic", "typescript", "zod"])
+def test_what_others_write_is_generated_within_or_checked_or_refused_with_its_reason(
+    generator: str, client: httpx.Client
+) -> None:
+    (checked,) = re.findall(r"^\| checked \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    # What the docs say is constrained in part: what a pattern looks ahead for, names, and bounds of numbers.
+    bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    in_part = [*re.findall(r"`(\w+)`", checked), "propertyNames", *bounds]
+    for name, document in make_corpus().items():
+        if not name.startswith(f"{generator} "):
+            continue
+        if " emoji " in name:
+            answer = client.post("/completion", json={"prompt": "a", "json_schema": document})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "json_schema")
+            continue
+        wrong = [text for text in write_texts(client, document, count=10) if find_mismatch(json.loads(text), document)]
+        words = json.dumps(document)
+        assert not wrong or "(?" in words or any(f'"{word}"' in words for word in in_part), (name, wrong[0])
+
+
+STREAMS = [False, True]
+STATUSES = {False: {502}, True: {200, 502}}
+"""Of an answer that does not hold: a stream may not have begun when its only piece comes."""
+ADDING = {"properties": {name: {"type": "integer"} for name in "ab"}, "required": ["a", "b"], "type": "object"}
+NEVER = {**ADDING, "not": {"required": ["a"]}}
+"""What llama-server generates a call of, and no call holds to."""
+
+
+def make_tool(path: str, *, strict: bool) -> dict[str, Any]:
+    if path == "/v1/messages":
+        return {"name": "add", "input_schema": NEVER, "strict": strict}
+    function = {"name": "add", "parameters": NEVER, "strict": strict}
+    return {"type": "function", **function} if path == "/v1/responses" else {"type": "function", "function": function}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": MESSAGES}),
+        ("/v1/chat/completions", {"messages": MESSAGES, "tool_choice": "required"}),
+        ("/v1/responses", {"input": QUESTION}),
+        ("/v1/responses", {"input": QUESTION, "tool_choice": "required"}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 60}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 60, "tool_choice": {"type": "any"}}),
+    ],
+)
+def test_a_call_of_a_strict_tool_holds_to_its_schema_or_is_an_error(  # noqa: PLR0917 - the fixture is the fourth
+    path: str,
+    body: dict[str, Any],
+    stream: bool,  # noqa: FBT001
+    client: httpx.Client,
+) -> None:
+    asked = {**body, "stream": stream, "temperature": 0}
+    loose = client.post(path, json={**asked, "tools": [make_tool(path, strict=False)]})
+    assert loose.status_code == 200
+    assert "add" in loose.text
+    assert "schema_mismatch" not in loose.text
+    strict = client.post(path, json={**asked, "tools": [make_tool(path, strict=True)]})
+    assert strict.status_code in STATUSES[stream]
+    assert strict.text.count("the call of add does not hold to the schema of the tool") == 1
+    assert not any(end in strict.text for end in ("[DONE]", "message_stop", "response.completed"))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+def test_a_response_and_a_message_hold_to_their_schemas_too(
+    path: str,
+    stream: bool,  # noqa: FBT001
+    client: httpx.Client,
+) -> None:
+    document = {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    form = {"type": "json_schema", "name": "numbers", "schema": document}
+    fields: dict[str, Any] = {"input": QUESTION, "text": {"format": form}}
+    if path == "/v1/messages":
+        fields = {"messages": MESSAGES, "output_config": {"format": form}, "max_tokens": 200}
+    answer = client.post(path, json={**fields, "stream": stream, "temperature": 0})
+    assert answer.status_code in STATUSES[stream]
+    assert "an item is there twice" in answer.text
+    assert not any(end in answer.text for end in ("message_stop", "response.completed"))
