@@ -42,10 +42,10 @@ def test_a_session_of_two_turns(ask: Callable[..., Any]) -> None:
     assert second["usage"]["input_tokens"] + second["usage"]["cache_read_input_tokens"] > 10
 
 
-def test_its_own_prompt_and_all_its_tools(ask: Callable[..., Any]) -> None:
-    answer = ask("What is 2+2?")
+def test_its_own_prompt(ask: Callable[..., Any]) -> None:
+    answer = ask("--tools", "Read", "What is 2+2?")
     assert (answer["subtype"], answer["is_error"]) == ("success", False)
-    assert answer["usage"]["input_tokens"] + answer["usage"]["cache_read_input_tokens"] > 10_000
+    assert answer["usage"]["input_tokens"] + answer["usage"]["cache_read_input_tokens"] > 1000
 
 
 def test_a_model_that_is_not_here(ask: Callable[..., Any]) -> None:

@@ -36,8 +36,8 @@ def make_agent(kind: Any, v1: str, model: str = "demo", **options: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_and_a_value(v1: str, kind: Any) -> None:
     run = make_agent(kind, v1).run_sync(QUESTION)
-    assert (run.output, run.usage().requests) == (ANSWER, 1)
-    assert run.usage().output_tokens > 5
+    assert (run.output, run.usage.requests) == (ANSWER, 1)
+    assert run.usage.output_tokens > 5
     assert make_agent(kind, v1, output_type=NativeOutput(Sum)).run_sync(QUESTION).output == Sum(answer=4)
 
 
@@ -45,7 +45,7 @@ def test_a_text_and_a_value(v1: str, kind: Any) -> None:
 def test_a_stream(v1: str, kind: Any) -> None:
     async def main() -> list[str]:
         async with make_agent(kind, v1).run_stream(QUESTION) as stream:
-            return [piece async for piece in stream.stream_text(delta=True)]
+            return [piece async for piece in stream.stream_text(delta=True, debounce_by=None)]
 
     pieces = asyncio.run(main())
     assert ("".join(pieces), len(pieces) > 1) == (ANSWER, True)
@@ -54,7 +54,7 @@ def test_a_stream(v1: str, kind: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_function_is_called_and_its_result_is_answered(v1: str, kind: Any) -> None:
     run = make_agent(kind, v1, tools=[add]).run_sync(QUESTION)
-    assert (run.output, run.usage().tool_calls) == ("The answer is 4.", 1)
+    assert (run.output, run.usage.tool_calls) == ("The answer is 4.", 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

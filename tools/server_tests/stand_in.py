@@ -14,7 +14,7 @@ from typing import Any
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.gateway import Gateway
 from llcuda.models import resolve_model
-from llcuda.native import find_llama_server
+from llcuda.native import find_executable
 
 _SHORT = {"-fa": "--flash-attn", "-ctk": "--cache-type-k", "-ctv": "--cache-type-v"}
 _DOWNLOADED = {"hf_repo", "hf_file", "model_url", "mmproj_url"}
@@ -32,7 +32,7 @@ def main(how: str, reranker: str, *arguments: str) -> None:
     options = {name: value for name, value in options.items() if name not in _DOWNLOADED}
     model = reranker if "reranking" in options else str(resolve_model("demo").path)
     if how == "bare":
-        server = str(find_llama_server())
+        server = str(find_executable("llama-server"))
         given = [part for name, value in options.items() for part in (_flag(name), value) if part is not None]
         os.execv(server, [server, *(("--model", model) if is_of_a_model else ()), *given])  # noqa: S606
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
