@@ -59,7 +59,8 @@ def test_each_status_is_its_own_exception(running: Gateway) -> None:
 
 def test_too_many_requests_are_repeated() -> None:
     with gateway(workers=1, max_in_flight=1) as running:
-        busy = ask(running, stream=True, max_tokens=900, logprobs=True, top_logprobs=20, extra_body={"ignore_eos": True})
+        endless: dict[str, Any] = {"logprobs": True, "top_logprobs": 20, "extra_body": {"ignore_eos": True}}
+        busy = ask(running, stream=True, max_tokens=900, **endless)
         next(busy)
         with pytest.raises(litellm.RateLimitError):
             ask(running)

@@ -40,32 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/server_tests"))
     given, chosen = parser.parse_known_args(arguments)
     folder = given.folder.resolve()
-    tests = _get_tests(folder)
-    bare = _run("bare", folder, tests, chosen or ["unit"])
+    _get_tests(folder)
+    bare = _run("bare", folder, chosen or ["unit"])
     passed = sorted(test for test, outcome in bare.items() if outcome == "passed")
     wanted = folder / "passed.txt"
     wanted.write_text("\n".join(passed), encoding="utf-8")
-    through = _run("gateway", folder, tests, [f"@{wanted}"])
+    through = _run("gateway", folder, [f"@{wanted}"])
     return _compare(bare, passed=passed, through=through)
 
 
-def _get_tests(folder: Path) -> Path:
+def _get_tests(folder: Path) -> None:
     lock = read_lock()
     fetch(Lock({**lock.data, "include": [_INSIDE], "exclude": []}), tree=folder / "source")
     (folder / "wget.py").write_text(_NO_DOWNLOADS, encoding="utf-8")
     write_tiny_reranker(folder / "reranker.gguf", _WORDS)
-    return folder / "source" / _INSIDE
 
 
-def _run(how: str, folder: Path, tests: Path, chosen: Sequence[str]) -> dict[str, str]:
-    server, outcomes = folder / f"{how}.sh", folder / f"{how}.txt"
+def _run(how: str, folder: Path, chosen: Sequence[str]) -> dict[str, str]:
+    server, outcomes, tests = folder / f"{how}.sh", folder / f"{how}.txt", folder / "source" / _INSIDE
+    places = (str(tests), str(folder), str(_ROOT), os.environ.get("PYTHONPATH", ""))
     command = f'{sys.executable} -m tools.server_tests.stand_in {how} {folder / "reranker.gguf"} "$@"'
     server.write_text(f"#!/bin/sh\nexec {command}\n", encoding="utf-8")
     server.chmod(0o755)
     outcomes.write_text("", encoding="utf-8")
     environment = {
         **os.environ, "LLAMA_SERVER_BIN_PATH": str(server), "SERVER_TESTS_OUTCOMES": str(outcomes),
-        "PYTHONPATH": os.pathsep.join((str(tests), str(folder), str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")]))), "NO_PROXY": "*",
+        "PYTHONPATH": os.pathsep.join(filter(None, places)), "NO_PROXY": "*",
     }  # fmt: skip
     pytest = [sys.executable, "-m", "pytest", "-p", "tools.server_tests.plugin", "-q", "--noconftest"]
     with (folder / f"{how}.log").open("w", encoding="utf-8") as log:

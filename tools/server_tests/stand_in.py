@@ -1,6 +1,6 @@
 """Stand where the tests start llama-server: be one, or a gateway in front of one, with a model that is here.
 
-    python -m tools.server_tests.stand_in bare|gateway RERANKER OPTION ...
+Its arguments are bare or gateway, the reranker's file, and those of llama-server.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ REFUSED: dict[str, str] = {
     "structured_outputs": _AS_FORMAT,
     "verbose": "it would show other fields' inner values in every answer",
 }
-"""The fields that llama-server has and the gateway does not pass on, or for the chat alone, and why; and what constrains
-an answer at other servers, because whoever sends that must not get an answer without."""
+"""The fields that llama-server has and the gateway does not pass on, or for the chat alone, and why; and what
+constrains an answer at other servers, because whoever sends that must not get an answer without."""
 ELSEWHERE = frozenset({
     "add_bos_token", "api_server", "api_type", "ban_eos_token", "banned_strings", "custom_token_bans", "guidance_scale",
     "include_reasoning", "max_new_tokens", "max_tokens_second", "min_tokens", "mirostat_mode", "negative_prompt",

@@ -57,8 +57,8 @@ _NO_TEMPLATE = (
     "{} has no chat template: it continues texts and answers nobody. Send a text to /v1/completions, take a model "
     "whose name ends in -it or -Instruct, or serve it with --chat-template chatml."
 )
-# What chat templates, and llama-server itself, say of turns of one role that follow each other.
-_WANTS_TURNS = re.compile(rb"(?:roles|messages) must alternate|2 or more assistant messages at the end").search
+# What chat templates, and llama-server itself, say of turns of one role that follow each other, and of a late system's.
+_WANTS_TURNS = re.compile(rb"(?i)must alternate|2 or more assistant messages at the end|system message must be").search
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
 
 

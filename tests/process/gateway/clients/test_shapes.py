@@ -22,7 +22,8 @@ STRICT = """\
 {%- if messages[0]['role'] == 'system' -%}{%- set turns = messages[1:] -%}[{{ messages[0]['content'] }}]
 {%- else -%}{%- set turns = messages -%}{%- endif -%}
 {%- for turn in turns -%}
-{%- if turn['role'] not in ['user', 'assistant'] -%}{{ raise_exception('there is no role ' + turn['role']) }}{%- endif -%}
+{%- if turn['role'] == 'system' -%}{{ raise_exception('System message must be at the beginning.') }}{%- endif -%}
+{%- if turn['role'] == 'tool' -%}{{ raise_exception('there is no role tool') }}{%- endif -%}
 {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
 {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
 {%- endif -%}<{{ turn['role'] }}>{{ turn['content'] }}
@@ -58,7 +59,8 @@ class TestTurns:
         ("turns", "prompt"),
         [
             ([said("user"), said("user", "b")], "<user>a\nb<model>"),
-            ([said("system", "s"), said("user"), said("user", [{"type": "text", "text": "b"}])], "[s]<user>a\nb<model>"),
+            ([said("system", "s"), said("user"), said("user", [{"type": "text", "text": "b"}])],
+             "[s]<user>a\nb<model>"),
             ([said("user"), said("assistant", "b"), said("system", "c"), said("user", "d")],
              "<user>a<assistant>b<user>c\nd<model>"),
             ([said("user"), said("assistant", "b"), said("assistant", "c"), said("user", "d")],
@@ -142,9 +144,9 @@ def test_a_chat_is_answered(asker: httpx.Client, fields: dict[str, Any]) -> None
     [
         ("/v1/messages", {"max_tokens": 8, "messages": [USER, said("assistant", []), USER]}),
         ("/v1/messages", {"max_tokens": 8, "messages": [said("user", [{"type": "text", "text": ""}])]}),
-        ("/v1/messages", {"max_tokens": 8, "messages": [
-            USER, said("assistant", [{"type": "thinking", "thinking": "b", "signature": "x"},
-                                     {"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "4"}]), USER]}),
+        ("/v1/messages", {"max_tokens": 8, "messages": [USER, said("assistant", [
+            {"type": "thinking", "thinking": "b", "signature": "x"}, {"type": "redacted_thinking", "data": "x"},
+            {"type": "text", "text": "4"}]), USER]}),
         ("/v1/api/chat", {"messages": MESSAGES, "format": "", "keep_alive": -1, "stream": False, "tools": []}),
         ("/api/generate", {"prompt": "def f(", "suffix": "return 1", "stream": False, "options": {"num_predict": 4}}),
         ("/chat/completions", {"messages": MESSAGES, **SHORT}),
@@ -197,7 +199,7 @@ def test_all_samplers_of_all_servers_at_once(asker: httpx.Client) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_with_the_remedy(
-    asker: httpx.Client, path: str, fields: dict[str, Any], says: str
+    asker: httpx.Client, *, path: str, fields: dict[str, Any], says: str
 ) -> None:
     own = {} if path == "/v1/embeddings" else {"messages": MESSAGES, **SHORT}
     error = asker.post(path, json={"model": "demo", **own, **fields})
