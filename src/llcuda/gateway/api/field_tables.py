@@ -32,7 +32,7 @@ from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RES
 if TYPE_CHECKING:
     from llcuda.gateway.api.field_checks import Schema
 
-__all__ = ["FIELDS", "REFUSED"]
+__all__ = ["ELSEWHERE", "FIELDS", "REFUSED"]
 
 MAX_TOP_LOGPROBS = 20
 """OpenAI's own bound."""
@@ -54,6 +54,7 @@ MAX_PING_SECONDS = 30
 """llama-server's own interval: a stream that is silent for longer says less often that it is alive."""
 
 _AS_TOOLS = "give each function in tools, as {'type': 'function', 'function': …}"
+_AS_FORMAT = "send a schema as response_format, {'type': 'json_schema', 'json_schema': {'schema': …}}"
 _INTERNAL = "llama-server sets it for itself from the chat template"
 REFUSED: dict[str, str] = {
     "backend_sampling": "where the sampling runs is settled when the gateway starts",
@@ -63,6 +64,10 @@ REFUSED: dict[str, str] = {
     "grammar_lazy": _INTERNAL,
     "grammar_triggers": f"{_INTERNAL}; a client's expressions would run without a bound",
     "grammar_type": _INTERNAL,
+    "guided_choice": f"{_AS_FORMAT}, with an enum",
+    "guided_grammar": "send it as grammar",
+    "guided_json": _AS_FORMAT,
+    "guided_regex": f"{_AS_FORMAT}, with a pattern",
     "id_slot": "the gateway chooses the slot",
     "lora": "adapters are the same for everyone",
     "message_delimiters": _INTERNAL,
@@ -74,9 +79,19 @@ REFUSED: dict[str, str] = {
     "reasoning_budget_start_tag": _INTERNAL,
     "reasoning_control": "the endpoint that ends the reasoning is not served",
     "sse_ping_interval": "the gateway tells by the pings that a server is alive",
+    "structured_outputs": _AS_FORMAT,
     "verbose": "it would show other fields' inner values in every answer",
 }
-"""The fields that llama-server has and the gateway does not pass on, or for the chat alone, and why."""
+"""The fields that llama-server has and the gateway does not pass on, or for the chat alone, and why; and what
+constrains an answer at other servers, because whoever sends that must not get an answer without."""
+ELSEWHERE = frozenset({
+    "add_bos_token", "api_server", "api_type", "ban_eos_token", "banned_strings", "custom_token_bans", "guidance_scale",
+    "include_reasoning", "max_new_tokens", "max_tokens_second", "min_tokens", "mirostat_mode", "negative_prompt",
+    "nsigma", "num_ctx", "num_predict", "rep_pen", "rep_pen_range", "rep_pen_slope", "repetition_penalty",
+    "repetition_penalty_range", "sampler_seed", "skew", "skip_special_tokens", "smoothing_curve", "smoothing_factor",
+    "stopping_strings", "tfs", "top_a", "truncation_length", "typical",
+})  # fmt: skip
+"""Fields of other servers, which programs that know several of them send to each: left out, however like ours."""
 
 _TOOL_NAME = text(MAX_TOOL_NAME_CHARACTERS)
 _LONG_TEXT = text(MAX_TOKENIZED_CHARACTERS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.api.field_checks import invalid
-from llcuda.gateway.api.field_tables import FIELDS, REFUSED
+from llcuda.gateway.api.field_tables import ELSEWHERE, FIELDS, REFUSED
 from llcuda.options import suggest_names
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ def leave_out_unknown(
     unknown = tuple(name for name in body if name not in known)
     if not unknown:
         return body, ()
-    for name in unknown:
-        if is_strict or name in REFUSED or len(unknown) > MAX_IGNORED or _find_meant(endpoint, name[:MAX_NAME_SHOWN]):
+    strange = unknown if is_strict else tuple(name for name in unknown if name not in ELSEWHERE)
+    for name in strange:
+        is_refused = is_strict or (name in REFUSED and body[name] is not None) or len(strange) > MAX_IGNORED
+        if is_refused or _find_meant(endpoint, name[:MAX_NAME_SHOWN]):
             raise _refuse_name(endpoint, name)
     return {name: value for name, value in body.items() if name in known}, unknown
 

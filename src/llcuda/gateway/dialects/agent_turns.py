@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["change_turns"]
+__all__ = ["change_turns", "join_turns"]
 
 _RULES = ("system", "developer")
 
@@ -29,23 +29,42 @@ def _change_messages(fields: Mapping[str, Any]) -> dict[str, Any]:
     if all(turn.get("role") != "system" for turn in turns):
         return {}
     users = [{**turn, "role": "user"} if turn.get("role") == "system" else turn for turn in turns]
-    return {"messages": _join_users(users)}
+    return {"messages": _join(users, {})}
 
 
-def _join_users(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make one turn of the user's that follow each other: templates want them to alternate with the model's."""
+def join_turns(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changed fields in which the turns of user and model alternate, none if they do already.
+
+    Not every template, nor llama-server at the end of a conversation, takes two of one role, as OpenAI's API does.
+    What the system says after the beginning is said by the user.
+    """
+    changes = change_turns(endpoint, fields)
+    name = "input" if endpoint.startswith("responses") else "messages"
+    turns = {**fields, **changes}.get(name)
+    if type(turns) is not list:
+        return {}
+    users = [{**turn, "role": "user"} if at and turn.get("role") in _RULES else turn for at, turn in enumerate(turns)]
+    joined = _join(users, {"user": "input_text", "assistant": "output_text"} if name == "input" else {})
+    return {**changes, name: joined} if joined != turns else {}
+
+
+def _join(turns: list[dict[str, Any]], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Make one turn of those of a role that follow each other; ``kinds`` are the types of a text, if not ``text``."""
     joined: list[dict[str, Any]] = []
     for turn in turns:
-        if joined and turn.get("role") == joined[-1].get("role") == "user":
-            joined[-1] = {**joined[-1], "content": [*_parts(joined[-1]), *_parts(turn)]}
+        last, role = joined[-1] if joined else {}, turn.get("role")
+        is_same = role in {"user", "assistant"} and role == last.get("role")
+        if is_same and not ("tool_calls" in last and "tool_calls" in turn):
+            kind = kinds.get(role, "text")
+            joined[-1] = {**last, **turn, "content": [*_parts(last, kind), *_parts(turn, kind)] or ""}
         else:
             joined.append(turn)
     return joined
 
 
-def _parts(turn: Mapping[str, Any]) -> list[Any]:
+def _parts(turn: Mapping[str, Any], kind: str = "text") -> list[Any]:
     content = turn.get("content")
-    return [{"type": "text", "text": content}] if type(content) is str else content or []
+    return [{"type": kind, "text": content}] if type(content) is str and content else content or []
 
 
 def _change_input(fields: Mapping[str, Any]) -> dict[str, Any]:

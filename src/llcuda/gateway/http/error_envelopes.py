@@ -106,6 +106,10 @@ _WORKER_SAYS = tuple(
         (r"^Field '(\w+)': (.*)", _VALUE, "{0}", "{0}: {1}"),
         (r"^(top_logprobs) requires logprobs", _VALUE, "{0}", "{0} needs logprobs to be true"),
         (r"^Cannot determine type of 'item'", _VALUE, "input", f"input has an item that is none of these: {_ITEMS}"),
+        (
+            r"While executing [\s\S]*\nError: (?:Jinja Exception: )?(.+)", _VALUE, "messages",
+            "the model's chat template does not take these messages: {0}",
+        ),
         (r"Prompt contains invalid tokens", _VALUE, "prompt", "prompt has a token that the model's vocabulary has not"),
     )
 )  # fmt: skip

@@ -198,8 +198,8 @@ ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/compl
 """What the chat page asks beside itself, and the address that answers it."""
 
 _PATHS = frozenset(route.path for route in _TABLE)
-_TOO_MUCH = re.compile(r"(?<=/)/+|(?<=^/v1)(/v1)+(?=/)|(?<=.)/+$")
-"""What a base URL that is nearly right adds to an address: a second slash, a second ``/v1``, a slash at the end."""
+_TOO_MUCH = re.compile(r"(?<=/)/+|^/v1(?=/api/)|(?<=^/v1)(/v1)+(?=/)|(?<=.)/+$")
+"""What a base URL that is nearly right adds to an address: a slash too many, a second ``/v1``, one before Ollama's."""
 
 
 def resolve_path(path: str) -> str:

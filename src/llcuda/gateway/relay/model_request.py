@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,7 +22,7 @@ from llcuda.gateway.api.field_changes import to_understood
 from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, leave_out_unknown, parse_body
-from llcuda.gateway.dialects.agent_turns import change_turns
+from llcuda.gateway.dialects.agent_turns import change_turns, join_turns
 from llcuda.gateway.dialects.answer_parts import choose_parts
 from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD
 from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
@@ -35,6 +37,7 @@ from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, r
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llcuda.fleet.dispatch.upstream import Upstream
     from llcuda.fleet.dispatch.worker import Slot, Worker
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.dialects.event_writer import EventWriter
@@ -54,6 +57,8 @@ _NO_TEMPLATE = (
     "{} has no chat template: it continues texts and answers nobody. Send a text to /v1/completions, take a model "
     "whose name ends in -it or -Instruct, or serve it with --chat-template chatml."
 )
+# What chat templates, and llama-server itself, say of turns of one role that follow each other, and of a late system's.
+_WANTS_TURNS = re.compile(rb"(?i)must alternate|2 or more assistant messages at the end|system message must be").search
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens")
 
 
@@ -155,7 +160,7 @@ class ModelRequest:
         reception.on_life = slot.note_life
         problem, was_sent = None, True
         try:
-            await worker.upstream.exchange("POST", self._path, reception, body=self._body)
+            await self._ask(worker, reception)
             if stream and stream.is_stream and not stream.is_complete:
                 problem = "the worker ended the stream before its end"
         except UpstreamFailedError as error:
@@ -176,6 +181,20 @@ class ModelRequest:
         is_suspect = problem is not None and was_sent and not slot.was_cut_off
         is_failure = problem is not None or reception.status >= _SERVER_ERROR
         self._attempts.append(_Attempt(worker, reception, problem, is_suspect, is_failure))
+
+    async def _ask(self, worker: Worker, reception: PlainAnswer) -> None:
+        """Ask a worker, and again with turns that alternate if that is what it wants of them."""
+        await worker.upstream.exchange("POST", self._path, reception, body=self._body)
+        if reception.status != HTTPStatus.BAD_REQUEST or not _WANTS_TURNS(reception.body):
+            return
+        if await asyncio.to_thread(self._alternate):
+            await worker.upstream.exchange("POST", self._path, reception, body=self._body)
+
+    def _alternate(self) -> bool:
+        """Join turns of a role that follow each other, and tell whether there were any."""
+        turns = join_turns(self._endpoint, self.fields)
+        self._body = to_understood(self._body, self.fields, turns) if turns else self._body
+        return bool(turns)
 
     async def judge(self, slot: Slot) -> Job | None:
         """Note what came of the slot, and return the job for another worker; None if this was the last.
@@ -260,7 +279,7 @@ class ModelRequest:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
         self._exchange.worker = worker.server.name
         try:
-            await worker.upstream.exchange("POST", self._path, reception, body=self._body)
+            await self._ask(worker, reception)
         except UpstreamFailedError as error:
             worker.note_failure()
             if error.was_sent:

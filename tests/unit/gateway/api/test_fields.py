@@ -165,12 +165,20 @@ def test_a_name_that_nothing_is_like_is_left_out(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("temprature", "temperature"), ("max_token", "max_tokens"), ("modle", "model"), ("top_n", "top_"),
-     ("responseformat", "response_format"), ("id_slot", "the gateway chooses"), ("lora", "the same for everyone")],
+     ("responseformat", "response_format"), ("id_slot", "the gateway chooses"), ("lora", "the same for everyone"),
+     ("guided_json", "send a schema as response_format"), ("structured_outputs", "response_format"),
+     ("guided_grammar", "send it as grammar")],
 )  # fmt: skip
 def test_a_name_that_is_misspelt_or_reaches_into_the_server_is_refused(name: str, meant: str) -> None:
     with pytest.raises(RefusedError, match=meant) as caught:
         leave_out_unknown("chat", {**SMALLEST["chat"], name: 1})
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, "unknown_field", name)
+
+
+def test_what_programs_send_to_every_server_is_left_out_however_many() -> None:
+    body = {**dict.fromkeys(tables.ELSEWHERE, 1), "guided_json": None}
+    assert leave_out_unknown("completion", {"prompt": "a", **body}) == ({"prompt": "a"}, tuple(body))
+    assert not tables.ELSEWHERE & {name for fields in tables.FIELDS.values() for name in fields}
 
 
 def test_strictly_nothing_is_left_out_and_nor_are_many() -> None:

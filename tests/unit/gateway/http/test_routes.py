@@ -15,6 +15,8 @@ from llcuda.gateway.http.routes import ROUTES, find_route, resolve_path
         ("//v1/models", "/v1/models"),
         ("/v1//models", "/v1/models"),
         ("/v1/v1/models", "/v1/models"),
+        ("/v1/api/tags", "/api/tags"),
+        ("/v1//api/chat/", "/api/chat"),
         ("//v1/v1/v1//chat//completions/", "/v1/chat/completions"),
         ("/v1/models/", "/v1/models"),
         ("/health/", "/health"),
