@@ -1,4 +1,4 @@
-"""Hold answers against the schema that was asked for: llama-server says nothing if it could not."""
+"""Hold answers against the schema or the call that was asked for: llama-server says nothing if it could not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.schema import Schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["STREAMS", "asked_schema", "check_answer", "check_stream"]
+__all__ = ["asked_schema", "check_answer", "check_stream", "is_checked"]
 
-STREAMS = frozenset({"chat", "completion", "completions", "infill"})
-"""The endpoints whose streams are checked at their end."""
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
+_NO_CALL = "the model answered in text, and tool_choice asks for a call of a tool; ask again, or choose another model"
+
+
+def is_checked(endpoint: str, fields: Mapping[str, Any]) -> bool:
+    """Tell whether an answer is held against anything."""
+    return asked_schema(endpoint, fields) is not None or _must_call(fields)
+
+
+def _must_call(fields: Mapping[str, Any]) -> bool:
+    """Tell whether the answer is to be a call of a tool."""
+    choice = fields.get("tool_choice")
+    if type(choice) is not dict:
+        return choice == "required"
+    return choice["type"] in {"any", "function", "tool"} or choice.get("allowed_tools", choice).get("mode") == "required"
 
 
 def asked_schema(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -52,47 +64,66 @@ def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
 def check_stream(endpoint: str, fields: Mapping[str, Any], data: bytes) -> None:
     """Check a stream that came to its end as ``check_answer`` does a whole answer. Raises RefusedError."""
     events = [json.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: {")]
-    if endpoint in {"chat", "completions"}:
-        parts = [part for event in events for part in event.get("choices", ())]
-        answer: Any = {"choices": [_join_choice(parts, index) for index in {part["index"] for part in parts}]}
-    else:
-        answer = [
-            {
-                "content": "".join(event["content"] for event in events if event.get("index") == last.get("index")),
-                "stop_type": last["stop_type"],
-            }
-            for last in events
-            if last.get("stop")
-        ]
-    check_answer(endpoint, fields, json.dumps(answer).encode())
+    check_answer(endpoint, fields, json.dumps(_JOINED.get(endpoint, _join_texts)(events)).encode())
 
 
-def _join_choice(parts: list[dict[str, Any]], index: int) -> dict[str, Any]:
-    mine = [part for part in parts if part["index"] == index]
-    deltas = [part.get("delta", {}) for part in mine]
+def _join_choices(events: list[dict[str, Any]]) -> dict[str, Any]:
+    parts = [part for event in events for part in event.get("choices", ())]
+    return {"choices": [_join_choice([part for part in parts if part["index"] == at]) for at in _find_indices(parts)]}
+
+
+def _find_indices(parts: list[dict[str, Any]]) -> set[int]:
+    return {part["index"] for part in parts}
+
+
+def _join_choice(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    deltas = [part.get("delta", {}) for part in parts]
     return {
-        "finish_reason": next((part["finish_reason"] for part in mine if part["finish_reason"]), None),
+        "finish_reason": next((part["finish_reason"] for part in parts if part["finish_reason"]), None),
         "message": {
-            "content": "".join(part.get("text") or part.get("delta", {}).get("content") or "" for part in mine),
+            "content": "".join(part.get("text") or part.get("delta", {}).get("content") or "" for part in parts),
             "tool_calls": [call for delta in deltas for call in delta.get("tool_calls", ())],
         },
     }
 
 
+def _join_texts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**last, "content": "".join(event["content"] for event in events if event.get("index") == last.get("index"))}
+        for last in events
+        if last.get("stop")
+    ]
+
+
+def _join_message(events: list[dict[str, Any]]) -> dict[str, Any]:
+    deltas = [event["delta"] for event in events if "delta" in event]
+    text = "".join(delta.get("text", "") for delta in deltas)
+    return {"content": [{"type": "text", "text": text}], "stop_reason": deltas[-1]["stop_reason"]}
+
+
+_JOINED: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "chat": _join_choices,
+    "completions": _join_choices,
+    "messages": _join_message,
+    "responses": lambda events: events[-1]["response"],
+}
+
+
 def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
-    """Check the answer to a request with these fields, if they ask for a schema.
+    """Check the answer to a request with these fields, if they ask for a schema or a call of a tool.
 
     A text that was cut off at the limit of tokens says so in its reason for the end and is passed on, and so is a call
-    of a tool. Raises RefusedError (502, ``schema_mismatch``) for any other text that does not hold to the schema, and
-    for an answer that is not understood (502, ``bad_answer``).
+    of a tool. Raises RefusedError (502) for any other text: ``tool_call_missing`` if a call was asked for,
+    ``schema_mismatch`` if it does not hold to the schema; and ``bad_answer`` if the answer is not understood.
     """
     document = asked_schema(endpoint, fields)
-    if document is None:
-        return
-    schema = Schema(document, _keep)
+    schema = Schema(document, _keep) if document is not None else None
     try:
-        for text in _find_texts(endpoint, fields, json.loads(body)):
-            schema.parse(text)
+        for text in _find_texts(endpoint, json.loads(body)):
+            if _must_call(fields):
+                raise RefusedError(502, _NO_CALL, code="tool_call_missing", param="tool_choice")
+            if schema is not None:
+                schema.parse(text)
     except SchemaMismatchError as error:
         reason = f"the answer does not hold to the schema: {error.reason}"
         raise RefusedError(502, reason, code="schema_mismatch") from None
@@ -101,34 +132,29 @@ def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
         raise RefusedError(502, reason, code="bad_answer") from None
 
 
-def _find_texts(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterator[str]:
-    """Return the texts that came to their own end."""
+def _find_texts(endpoint: str, answer: Any) -> Iterator[str]:
+    """Return the texts that came to their own end, and in place of which no tool is called."""
     if endpoint in {"chat", "completions"}:
         for choice in answer["choices"]:
             message = choice.get("message") or {"content": choice.get("text")}
             if choice["finish_reason"] != "length" and not message.get("tool_calls"):
                 yield message["content"]
     elif endpoint == "messages":
-        yield from _find_message_texts(answer)
+        if answer["stop_reason"] not in {"max_tokens", "tool_use"}:
+            yield _join_parts(answer["content"], "text")
     elif endpoint == "responses":
-        yield from _find_response_texts(fields.get("max_output_tokens"), answer)
+        called = any(item["type"] == "function_call" for item in answer["output"])
+        if answer["status"] == "completed" and not called:
+            items = [item for item in answer["output"] if item["type"] == "message"]
+            yield "".join(_join_parts(item["content"], "output_text") for item in items)
     else:
         for one in answer if isinstance(answer, list) else [answer]:
             if one["stop_type"] != "limit":
                 yield one["content"]
 
 
-def _find_message_texts(answer: dict[str, Any]) -> Iterator[str]:
-    if answer["stop_reason"] not in {"max_tokens", "tool_use"}:
-        yield "".join(part["text"] for part in answer["content"] if part["type"] == "text")
-
-
-def _find_response_texts(limit: int | None, answer: dict[str, Any]) -> Iterator[str]:
-    """Return the text of a response. llama-server calls it completed even if it was cut off; the counts tell."""
-    kinds = {item["type"] for item in answer["output"]}
-    if "function_call" in kinds or (limit is not None and 0 <= limit <= answer["usage"]["output_tokens"]):
-        return
-    yield "".join(part["text"] for item in answer["output"] if item["type"] == "message" for part in item["content"])
+def _join_parts(parts: list[dict[str, Any]], kind: str) -> str:
+    return "".join(part["text"] for part in parts if part["type"] == kind)
 
 
 def _keep(value: Any) -> Any:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenaiAnswer", "OpenaiEvents"]
 
-_LIMITS = ("n_predict", "max_completion_tokens", "max_tokens")
 _DATA = b"data: "
 _EMBEDDING = b'"embedding":'
 
@@ -28,10 +27,7 @@ class OpenaiAnswer:
         self._dimensions = fields.get("dimensions") if endpoint == "embeddings" else None
         self._offsets: dict[int, int] = {}
         self._documents: list[str] = []
-        limit = next((fields[name] for name in _LIMITS if fields.get(name) is not None), None)
-        if limit == 0 and endpoint in {"chat", "completions"}:
-            self._edits.append(_empty)
-        elif endpoint == "completions" and fields.get("logprobs"):
+        if endpoint == "completions" and fields.get("logprobs"):
             self._edits.append(self._shape_logprobs)
         if endpoint == "rerank" and fields.get("return_documents") and fields.get("documents"):
             self._documents = fields["documents"]
@@ -88,23 +84,6 @@ class OpenaiAnswer:
 
 def _read_probability(token: dict[str, Any]) -> Any:
     return token["logprob"] if "logprob" in token else token["prob"]
-
-
-def _empty(answer: dict[str, Any]) -> None:
-    """Leave out the one token that llama-server generates if it may generate none."""
-    for choice in answer.get("choices", ()):
-        choice["logprobs"] = None
-        for place in ("message", "delta"):
-            if place in choice:
-                choice[place] = {name: value for name, value in choice[place].items() if name == "role"}
-        if "message" in choice:
-            choice["message"]["content"] = ""
-        if "text" in choice:
-            choice["text"] = ""
-        if choice["finish_reason"] is not None:
-            choice["finish_reason"] = "length"
-    if usage := answer.get("usage"):
-        usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
 
 
 def _check_dimensions(body: bytes, wanted: int) -> None:
