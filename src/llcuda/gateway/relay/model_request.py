@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -21,19 +20,16 @@ from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, leave_out_unknown, parse_body
 from llcuda.gateway.dialects.agent_turns import change_turns
-from llcuda.gateway.dialects.answer_parts import choose_parts
 from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD, EventWriter
 from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
 from llcuda.gateway.dialects.ollama_requests import translate
-from llcuda.gateway.dialects.openai_answers import OpenaiAnswer, OpenaiEvents
+from llcuda.gateway.dialects.openai_answers import ProbabilityEvents, find_writer, has_probabilities
 from llcuda.gateway.dialects.openai_forms import to_known_forms
 from llcuda.gateway.http.error_envelopes import read_refusal
 from llcuda.gateway.http.routes import Kind
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from llcuda.fleet.dispatch.worker import Slot, Worker
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
@@ -97,7 +93,6 @@ class ModelRequest:
         self._body = to_understood(self._body, self.fields, turns, is_changed=self.fields is not given)
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
         self._identity = hash((self._path, self._body))
-        self._openai = OpenaiAnswer(self._endpoint, self.fields)
         self._is_checked = route.kind is Kind.GENERATE and is_checked(self._endpoint, self.fields)
         exchange.drop_body()
         self._model: ServedModel
@@ -216,8 +211,8 @@ class ModelRequest:
     def _make_events(self) -> EventWriter | None:
         if self._ollama is not None:
             return OllamaStream(self._ollama)
-        if self._openai.is_needed:
-            return OpenaiEvents(self._openai)
+        if has_probabilities(self._endpoint, self.fields):
+            return ProbabilityEvents()
         # The last event of a stream that is checked may not have begun when it is known what is wrong with it.
         return EventWriter() if self._is_checked else None
 
@@ -290,7 +285,8 @@ class ModelRequest:
             self._metrics.first_token_seconds.observe(exchange.first_at - exchange.arrived)
 
     async def _pass_on(self, reception: PlainAnswer) -> None:
-        body, write = reception.body, self._find_writer()
+        body = reception.body
+        write = self._ollama.write if self._ollama else find_writer(self._endpoint, self.fields)
         if reception.status != _OK:
             raise read_refusal(reception.status, body)
         if write is not None:
@@ -301,14 +297,6 @@ class ModelRequest:
                 reason = f"the worker's answer is not understood ({type(error).__name__})"
                 raise RefusedError(502, reason, code="bad_answer") from None
         self._exchange.respond(reception.status, body, content_type=reception.content_type)
-
-    def _find_writer(self) -> Callable[[bytes], bytes] | None:
-        """Return what writes a whole answer anew, if its API has another form than llama-server's."""
-        if self._ollama is not None:
-            return self._ollama.write
-        if wanted := self.fields.get("response_fields"):
-            return partial(choose_parts, wanted=wanted)
-        return self._openai.write if self._openai.is_needed else None
 
     def _answer_tokens(self) -> int:
         for name in _ANSWER_LIMITS:
