@@ -382,3 +382,22 @@ def test_no_token_comes_if_none_is_wanted(manager: ServerManager) -> None:
     assert (answer["content"], answer["tokens_predicted"], answer["stop_type"]) == ("", 0, "limit")
     assert read_stream(manager, CHAT, messages=ASKED, max_tokens=0)[-1]["choices"][0]["finish_reason"] == "length"
     assert "41" in add(manager, 11, 30)
+
+
+def test_a_tool_can_be_called_beside_a_schema(manager: ServerManager) -> None:
+    numbers = {"type": "object", "properties": dict.fromkeys("ab", {"type": "integer"}), "required": ["a", "b"]}
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
+    asked = {
+        "tools": [{"type": "function", "function": {"name": "add", "description": "Add.", "parameters": numbers}}],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}, "temperature": 0,
+        "max_tokens": 80,
+    }  # fmt: skip
+    for choice in ("auto", "required"):
+        (one,) = post(manager, CHAT, messages=ASKED, tool_choice=choice, **asked)[1]["choices"]
+        assert (one["finish_reason"], one["message"]["tool_calls"][0]["function"]["name"]) == ("tool_calls", "add")
+    told = [*ASKED, one["message"], {"role": "tool", "tool_call_id": "1", "content": "4"}]
+    for more in ({}, {"tool_choice": "none"}):
+        (one,) = post(manager, CHAT, messages=told, **asked, **more)[1]["choices"]
+        if "tool_calls" not in one["message"]:
+            assert json.loads(one["message"]["content"]).keys() == {"answer"}
+        assert more == {} or one["finish_reason"] == "stop"

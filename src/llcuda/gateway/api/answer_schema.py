@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import SchemaMismatchError
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.field_changes import must_call
 from llcuda.schema import Schema
 
 if TYPE_CHECKING:
@@ -20,15 +21,7 @@ _NO_CALL = "the model answered in text, and tool_choice asks for a call of a too
 
 def is_checked(endpoint: str, fields: Mapping[str, Any]) -> bool:
     """Tell whether an answer is held against anything."""
-    return asked_schema(endpoint, fields) is not None or _must_call(fields)
-
-
-def _must_call(fields: Mapping[str, Any]) -> bool:
-    """Tell whether the answer is to be a call of a tool."""
-    choice = fields.get("tool_choice")
-    if type(choice) is not dict:
-        return choice == "required"
-    return choice["type"] in {"any", "function", "tool"} or choice.get("allowed_tools", choice).get("mode") == "required"
+    return asked_schema(endpoint, fields) is not None or must_call(fields)
 
 
 def asked_schema(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -120,7 +113,7 @@ def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
     schema = Schema(document, _keep) if document is not None else None
     try:
         for text in _find_texts(endpoint, json.loads(body)):
-            if _must_call(fields):
+            if must_call(fields):
                 raise RefusedError(502, _NO_CALL, code="tool_call_missing", param="tool_choice")
             if schema is not None:
                 schema.parse(text)
