@@ -24,15 +24,16 @@ _WIDTH = 130
 _HEAD = """\
 # The fields of each API
 
-What a request may say, made by `python -m tools.field_page` from the tables that the gateway itself uses. A field that is not
-here is left out and named in the header `X-Llcuda-Ignored`. A field that only has one value here is one that cannot be honoured:
-it may be sent with that value, and any other is a 400 with the reason. `null` is the same as leaving a field out.
+What a request may say, made by `python -m tools.field_page` from the tables that the gateway itself uses. `null` is the same
+as leaving a field out. A field that is not here is left out and named in the header `X-Llcuda-Ignored`. A field that has one
+value and a reason cannot be honoured: any other value is a 400 with that reason.
 """
 
 
 def write_page() -> str:
     """Return the page."""
-    return "\n".join([_HEAD, *_write_table("How a text is generated", SAMPLING), *_write_endpoints(), *_write_refused()])
+    sampling = _write_table("How a text is generated", SAMPLING)
+    return "\n".join([_HEAD, *sampling, *_write_endpoints(), *_write_refused()])
 
 
 def _write_endpoints() -> Iterator[str]:
@@ -58,7 +59,7 @@ def _write_table(title: str, fields: Mapping[str, Field]) -> Iterator[str]:
     yield "| field | takes |\n|---|---|"
     for name, field in sorted(own.items()):
         if field is not IGNORED:
-            yield f"| `{name}`{', needed' if field.is_required else ''} | {field.wanted.replace('|', chr(92) + '|')} |"
+            yield f"| `{name}`{', needed' if field.is_required else ''} | {field.wanted} |"
     without = f"Taken, and without an effect: {', '.join(sorted(ignored))}."
     yield f"\n{fill(without, _WIDTH, break_on_hyphens=False)}\n" if ignored else ""
 

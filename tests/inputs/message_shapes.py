@@ -10,8 +10,10 @@ __all__ = ["SHAPES"]
 
 Shape = st.SearchStrategy[Any]
 
-_scalar = st.none() | st.booleans() | st.integers(-2, 3) | st.sampled_from([1e9, "", "{", "text", "function", "tool", "é"])
-_junk = _scalar | st.lists(_scalar, max_size=2) | st.dictionaries(st.sampled_from(["type", "text", "a"]), _scalar, max_size=2)
+_word = st.sampled_from([1e9, "", "{", "text", "function", "tool", "é"])
+_scalar = st.none() | st.booleans() | st.integers(-2, 3) | _word
+_object = st.dictionaries(st.sampled_from(["type", "text", "a"]), _scalar, max_size=2)
+_junk = _scalar | st.lists(_scalar, max_size=2) | _object
 _text = st.sampled_from(["Hi", "", "What is 2+2?", "<tool_call>", "<|im_end|>", "\ud83d\ude00", "a" * 500])
 _name = st.sampled_from(["add", "other", "", "a b", "get_weather"])
 _identity = st.sampled_from(["1", "2", "", "call_1"])
@@ -74,12 +76,14 @@ _item = (
 _flat_tool = _flat.flatmap(lambda made: st.sampled_from([{"type": "function", **made}, {"type": "web_search", **made}]))
 
 _block = st.deferred(
-    lambda: _typed("text", text=_text)
-    | _typed("image", source=_shape({"type": st.just("base64"), "media_type": st.just("image/png"), "data": _url}))
-    | _typed("tool_use", id=_identity, name=_name, input=_junk | st.just({"a": 1}))
-    | _typed("tool_result", tool_use_id=_identity, content=_text | _some(_block, 1))
-    | _typed("thinking", thinking=_text, signature=_text)
-    | _typed("document", source=_junk)
+    lambda: (
+        _typed("text", text=_text)
+        | _typed("image", source=_shape({"type": st.just("base64"), "media_type": st.just("image/png"), "data": _url}))
+        | _typed("tool_use", id=_identity, name=_name, input=_junk | st.just({"a": 1}))
+        | _typed("tool_result", tool_use_id=_identity, content=_text | _some(_block, 1))
+        | _typed("thinking", thinking=_text, signature=_text)
+        | _typed("document", source=_junk)
+    )
 )
 _their_tool = _shape({"name": _name, "input_schema": _schema}, description=_text, cache_control=_junk, type=_text)
 _their_choice = st.sampled_from([{"type": "auto"}, {"type": "any"}, {"type": "none"}, {"type": "tool", "name": "add"}])
@@ -112,8 +116,9 @@ SHAPES: dict[str, Shape] = {
         tools=_some(_tool), stream=st.booleans(), format=_schema, think=st.booleans() | _text,
     ),
     "/v1/completions": _shape(
-        {"prompt": _text | _some(_text | st.integers(0, 9))}, suffix=_text, echo=st.booleans(), logprobs=st.integers(0, 3),
-        stream=st.booleans(), stop=_text | _some(_text), n=st.integers(0, 3),
+        {"prompt": _text | _some(_text | st.integers(0, 9))},
+        suffix=_text, echo=st.booleans(), logprobs=st.integers(0, 3), stream=st.booleans(), stop=_text | _some(_text),
+        n=st.integers(0, 3),
     ),
 }  # fmt: skip
 """Bodies by the address that they are for."""

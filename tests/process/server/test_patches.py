@@ -283,17 +283,19 @@ def test_a_server_that_is_told_twice_to_end_while_it_computes_does_not_crash(
     command = [binaries / "llama-server", "--model", demo_model, "--host", place, "--ctx-size", "4096", "--no-ui"]
     body = json.dumps({"prompt": "Say:", "n_predict": 4000, "ignore_eos": True, "stream": True, "n_probs": 100})
     head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server:
-        with killed_at_the_end(server.pid):
-            wait_until(lambda: is_served(place))
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(place))
-                connection.sendall((head + body).encode())
-                while b'"content"' not in connection.recv(1 << 16):
-                    pass
-                server.send_signal(signal.SIGTERM)
-                server.send_signal(signal.SIGTERM)
-                assert server.wait(PATIENCE) in {0, 1}
+    with ExitStack() as stack:
+        silent = subprocess.DEVNULL
+        server = stack.enter_context(subprocess.Popen(command, stdout=silent, stderr=silent))
+        stack.enter_context(killed_at_the_end(server.pid))
+        wait_until(lambda: is_served(place))
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+        connection.connect(str(place))
+        connection.sendall((head + body).encode())
+        while b'"content"' not in connection.recv(1 << 16):
+            pass
+        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE) in {0, 1}
 
 
 def is_served(place: Path) -> bool:
@@ -377,7 +379,8 @@ def test_no_token_comes_if_none_is_wanted(manager: ServerManager) -> None:
     for number in (1, 2):
         answer = post(manager, CHAT, messages=ASKED, max_tokens=0, n=number)[1]
         assert answer["usage"]["completion_tokens"] == 0
-        assert [(one["message"]["content"], one["finish_reason"]) for one in answer["choices"]] == [("", "length")] * number
+        said = [(one["message"]["content"], one["finish_reason"]) for one in answer["choices"]]
+        assert said == [("", "length")] * number
     answer = post(manager, "/completion", prompt="Say:", n_predict=0, n_probs=2)[1]
     assert (answer["content"], answer["tokens_predicted"], answer["stop_type"]) == ("", 0, "limit")
     assert read_stream(manager, CHAT, messages=ASKED, max_tokens=0)[-1]["choices"][0]["finish_reason"] == "length"
@@ -385,7 +388,7 @@ def test_no_token_comes_if_none_is_wanted(manager: ServerManager) -> None:
 
 
 def test_a_tool_can_be_called_beside_a_schema(manager: ServerManager) -> None:
-    numbers = {"type": "object", "properties": dict.fromkeys("ab", {"type": "integer"}), "required": ["a", "b"]}
+    numbers = {"type": "object", "properties": {name: {"type": "integer"} for name in "ab"}, "required": ["a", "b"]}
     schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
     asked = {
         "tools": [{"type": "function", "function": {"name": "add", "description": "Add.", "parameters": numbers}}],

@@ -59,7 +59,8 @@ def must_call(fields: Mapping[str, Any]) -> bool:
     choice = fields.get("tool_choice")
     if type(choice) is not dict:
         return bool(choice == "required")
-    return choice["type"] in {"any", "function", "tool"} or choice.get("allowed_tools", choice).get("mode") == "required"
+    mode = choice.get("allowed_tools", choice).get("mode")
+    return choice["type"] in {"any", "function", "tool"} or mode == "required"
 
 
 def _find_schemas(fields: Mapping[str, Any]) -> dict[str, Any]:

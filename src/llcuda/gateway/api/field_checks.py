@@ -90,10 +90,10 @@ def number(option: Option) -> Field:
 
 
 def _show_range(option: Option) -> str:
-    low = f"from {option.low}" if option.low is not None else f"above {option.above}" if option.above is not None else ""
-    if option.high is None:
-        return low
-    return f"{low} to {option.high}" if option.low is not None else f"{low}, at most {option.high}".lstrip(", ")
+    if option.low is not None:
+        return f"from {option.low}" if option.high is None else f"from {option.low} to {option.high}"
+    bounds = (("above", option.above), ("at most", option.high))
+    return ", ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
 
 
 def text(most: int) -> Field:

@@ -1,4 +1,4 @@
-"""Answers that are not what was asked for, of a real llama-server: a call that is required, a schema, an end that is cut."""
+"""A real llama-server's answers, held to what was asked for: a call that is required, a schema, and no cut end."""
 
 from __future__ import annotations
 

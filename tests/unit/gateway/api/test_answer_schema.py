@@ -58,9 +58,7 @@ def message(text: str, *, reason: str = "end_turn") -> dict[str, Any]:
         ("messages", {"tool_choice": {"type": "auto"}}, message("x")),
     ],
 )
-def test_an_answer_that_holds_or_was_cut_off_is_passed_on(
-    endpoint: str, fields: dict[str, Any], answer: Any
-) -> None:
+def test_an_answer_that_holds_or_was_cut_off_is_passed_on(endpoint: str, fields: dict[str, Any], answer: Any) -> None:
     check_answer(endpoint, fields, json.dumps(answer).encode())
 
 

@@ -18,7 +18,8 @@ def test_an_event_that_is_not_llama_servers_is_passed_on_as_it_is(event: bytes) 
 
 
 def test_the_parts_that_are_wanted_are_found_wherever_they_are_in_an_answer_or_a_list() -> None:
-    write = find_writer("infill", {"response_fields": ["content", "timings/prompt_n", "timings/none", "content/x", "no"]})
+    wanted = ["content", "timings/prompt_n", "timings/none", "content/x", "no"]
+    write = find_writer("infill", {"response_fields": wanted})
     assert write is not None
     answer = {"content": "é", "stop": True, "timings": {"prompt_n": 3, "prompt_ms": 1.0}}
     chosen = {"content": "é", "timings/prompt_n": 3}
