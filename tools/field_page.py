@@ -24,9 +24,9 @@ _WIDTH = 130
 _HEAD = """\
 # The fields of each API
 
-What a request may say, made by `python -m tools.field_page` from the tables that the gateway itself uses. `null` is the same
-as leaving a field out. A field that is not here is left out and named in the header `X-Llcuda-Ignored`. A field that has one
-value and a reason cannot be honoured: any other value is a 400 with that reason.
+What a request may say, made by `python -m tools.field_page` from the tables that the gateway itself uses.
+`null` is the same as leaving a field out. A field that is not here is left out and named in `X-Llcuda-Ignored`.
+A field that has one value and a reason cannot be honoured: any other value is a 400 with that reason.
 """
 
 

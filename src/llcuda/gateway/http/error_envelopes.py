@@ -106,7 +106,7 @@ _WORKER_SAYS = tuple(
         (r"^Field '(\w+)': (.*)", _VALUE, "{0}", "{0}: {1}"),
         (
             r"^tool_choice is 'required', and this model", _NOT, "tool_choice",
-            "tool_choice asks for a call, and this model's chat template has none; take a model that was made for tools",
+            "tool_choice asks for a call, and this model's chat template has none; take a model that is made for tools",
         ),
         (r"^(top_logprobs) requires logprobs", _VALUE, "{0}", "{0} needs logprobs to be true"),
         (r"^Cannot determine type of 'item'", _VALUE, "input", f"input has an item that is none of these: {_ITEMS}"),

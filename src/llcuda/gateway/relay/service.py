@@ -81,7 +81,6 @@ class Callers:
         if not mine:
             del self._under_way[name]
 
-
 _access = getLogger("llcuda.access")
 """A line for each request, for whoever listens."""
 
@@ -269,13 +268,8 @@ class GatewayService:
             self.metrics.completion_tokens.inc(completion)
         _access.info(
             "%s %s %d %s %.0f ms, %d + %d tokens",
-            exchange.method,
-            exchange.asked_path.partition("?")[0].encode("ascii", "backslashreplace").decode(),
-            exchange.status,
-            exchange.model or "-",
-            1000 * seconds,
-            prompt,
-            completion,
+            exchange.method, exchange.asked_path.partition("?")[0].encode("ascii", "backslashreplace").decode(),
+            exchange.status, exchange.model or "-", 1000 * seconds, prompt, completion,
         )
         if self._audit is not None:
             self._audit.write(_describe(exchange, seconds))

@@ -151,3 +151,4 @@ def test_the_choice_of_a_place_is_described_as_it_is_parsed(offload: str | None,
     else:
         taken = True
     assert jsonschema.Draft202012Validator(DOCUMENT["components"]["schemas"]["offload"]).is_valid(body) == taken
+

@@ -234,14 +234,8 @@ def test_only_a_path_is_placed(tmp_path: Path) -> None:
         ("workers = []", "workers names one twice, or none"),
         ("workers = [2, 3]", "workers names one twice, or none"),
         ("workers = ['http://a:1', 'http://a:1']", "workers names one twice, or none"),
-        (
-            "workers = [{ uri = 'http://a:1' }]",
-            "is not a whole number | workers is a number without a unit, http://HOST",
-        ),
-        (
-            "workers = [{ url = 'http://a:1', key = 'k' }]",
-            "is not a whole number | workers is a number without a unit, http://HOST",
-        ),
+        ("workers = [{ uri = 'http://a:1' }]", "is not a whole number | workers is a number without a unit, http://HOST"),
+        ("workers = [{ url = 'http://a:1', key = 'k' }]", "is not a whole number | workers is a number without a unit, http://HOST"),
         ("workers = ['ftp://a:1']", "'ftp://a:1' is not an http or https address | Write http://, https:// or dns://"),
         ("workers = ['http://me:secret@a:1']", "workers: an address has no user name"),
         ("workers = [{ url = 'http://a:1', key_file = '/none' }]", "/none cannot be read: No such file"),
@@ -493,7 +487,7 @@ def make_given(folder: Path) -> Given:
     keys = write(folder, "ann:sk-ann", name="keys")
     text = (
         "port = 0\nhost = '0.0.0.0'\nallowed_origins = ['https://a.example']\nmax_queued = 3\napi_key_file = 'keys'\n"
-        'audit_log = "a \'quoted\' \\" log"\n'
+        "audit_log = \"a 'quoted' \\\" log\"\n"
         "[[models]]\nname = 'a'\nmodel = 'demo'\n"
         "server_options = { cache-type-k = 'q8_0', mlock = true, a = [1, 0.5] }\n"
         "[[models]]\nname = 'b'\nmodel = 'x.gguf'\nunload_after = 3\nctx_size = 512\non_demand = true\n"
@@ -535,5 +529,7 @@ def test_no_key_is_printed(tmp_path: Path) -> None:
 
 
 def test_a_printed_key_is_not_taken_for_a_key(tmp_path: Path) -> None:
-    given = read_given({"config": str(write(tmp_path, "model='demo'\n[[keys]]\nname='a'\nkey='sk-a'"))}, environment={})
+    given = read_given(
+        {"config": str(write(tmp_path, "model='demo'\n[[keys]]\nname='a'\nkey='sk-a'"))}, environment={}
+    )
     assert "the key is masked" in refused_file(tmp_path, format_toml(given, make_config(given)))
