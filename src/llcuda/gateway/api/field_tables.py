@@ -24,7 +24,7 @@ from llcuda.gateway.api.field_checks import (
     whole_number,
 )
 from llcuda.gateway.api.field_costs import SchemaCosts
-from llcuda.gateway.api.field_media import CHAT, CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
+from llcuda.gateway.api.field_media import CHAT, CONVERSATION, PROMPTS, RESPONSE_INPUT
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
 from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RESPONSE_TEXT, check_request_schema, typed
@@ -291,7 +291,7 @@ _EMBEDDINGS = {
     "dimensions": whole_number(1),
     "embd_normalize": whole_number(-1, 1024),
     "encoding_format": one_of("float", "base64"),
-    "input": INPUTS.required,
+    "input": PROMPTS.required,
 }
 _RERANK = {
     **_IGNORED,
@@ -332,7 +332,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "responses": _RESPONSES,
     "messages": _MESSAGES,
     "embeddings": _EMBEDDINGS,
-    "embedding": {**_EMBEDDINGS, "content": INPUTS, "input": INPUTS},
+    "embedding": {**_EMBEDDINGS, "content": PROMPTS, "input": PROMPTS},
     "rerank": _RERANK,
     "tokenize": _TOKENIZE,
     "detokenize": {"model": NAME, "tokens": TOKENS.required},
