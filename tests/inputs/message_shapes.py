@@ -75,7 +75,7 @@ _item = (
 )
 _flat_tool = _flat.flatmap(lambda made: st.sampled_from([{"type": "function", **made}, {"type": "web_search", **made}]))
 
-_block = st.deferred(
+_block: Shape = st.deferred(
     lambda: (
         _typed("text", text=_text)
         | _typed("image", source=_shape({"type": st.just("base64"), "media_type": st.just("image/png"), "data": _url}))

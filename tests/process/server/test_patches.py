@@ -280,12 +280,12 @@ def test_a_server_that_is_told_twice_to_end_while_it_computes_does_not_crash(
     binaries: Path, demo_model: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "server.sock"
-    command = [binaries / "llama-server", "--model", demo_model, "--host", place, "--ctx-size", "4096", "--no-ui"]
+    command = [binaries / "llama-server", "--model", demo_model, "--host", place]
     body = json.dumps({"prompt": "Say:", "n_predict": 4000, "ignore_eos": True, "stream": True, "n_probs": 100})
     head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     with ExitStack() as stack:
         silent = subprocess.DEVNULL
-        server = stack.enter_context(subprocess.Popen(command, stdout=silent, stderr=silent))
+        server = stack.enter_context(subprocess.Popen([*map(str, command), "--no-ui"], stdout=silent, stderr=silent))
         stack.enter_context(killed_at_the_end(server.pid))
         wait_until(lambda: is_served(place))
         connection = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -396,9 +396,10 @@ def test_a_tool_can_be_called_beside_a_schema(manager: ServerManager) -> None:
         "max_tokens": 80,
     }  # fmt: skip
     for choice in ("auto", "required"):
-        (one,) = post(manager, CHAT, messages=ASKED, tool_choice=choice, **asked)[1]["choices"]
-        assert (one["finish_reason"], one["message"]["tool_calls"][0]["function"]["name"]) == ("tool_calls", "add")
-    told = [*ASKED, one["message"], {"role": "tool", "tool_call_id": "1", "content": "4"}]
+        (called,) = post(manager, CHAT, messages=ASKED, tool_choice=choice, **asked)[1]["choices"]
+        assert called["finish_reason"] == "tool_calls"
+        assert called["message"]["tool_calls"][0]["function"]["name"] == "add"
+    told = [*ASKED, called["message"], {"role": "tool", "tool_call_id": "1", "content": "4"}]
     for more in ({}, {"tool_choice": "none"}):
         (one,) = post(manager, CHAT, messages=told, **asked, **more)[1]["choices"]
         if "tool_calls" not in one["message"]:

@@ -94,11 +94,15 @@ def _join_message(events: list[dict[str, Any]]) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": text}], "stop_reason": deltas[-1]["stop_reason"]}
 
 
+def _join_response(events: list[dict[str, Any]]) -> Any:
+    return events[-1]["response"]
+
+
 _JOINED: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     "chat": _join_choices,
     "completions": _join_choices,
     "messages": _join_message,
-    "responses": lambda events: events[-1]["response"],
+    "responses": _join_response,
 }
 
 
