@@ -85,7 +85,7 @@ def real(session: nox.Session) -> None:
 
 @nox.session
 def clients(session: nox.Session) -> None:
-    """Let other people's clients and agents ask, and llama.cpp's own tests of its server: 1 GB, a quarter of an hour."""
+    """Let other clients and agents ask, and llama.cpp's own tests of its server: 1 GB, a quarter of an hour."""
     (wheel,) = list(DIST.glob("llcuda-*.whl")) or [build_wheel(session, DIST)]
     needed = [one for one in PROJECT["optional-dependencies"]["test"] if one.startswith(("httpx", "psutil", "pytest"))]
     session.install(f"{wheel}[gateway]", *needed, *CLIENTS)

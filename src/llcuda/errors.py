@@ -49,6 +49,8 @@ __all__ = [
     "ServerNotReadyError", "UnsupportedDeviceError", "UsageError",
 ]  # fmt: skip
 
+_OK = 200
+
 
 class LlcudaError(Exception):
     """Any failure that llcuda foresaw."""
@@ -313,7 +315,8 @@ class ResponseError(RequestError):
         self.status = status
         self.body = body
         self.retry_after = retry_after
-        super().__init__(f"HTTP {status}: {message}", hint=hint)
+        # What is wrong within an answer has the status of one that went well.
+        super().__init__(message if status == _OK else f"HTTP {status}: {message}", hint=hint)
 
 
 class SchemaMismatchError(RequestError):

@@ -63,10 +63,6 @@ _RESERVED = {
 }  # fmt: skip
 
 _LEAST_VERBOSITY = 3
-_SPARE_THREADS = 28
-"""For HTTP, besides one for each slot: each open connection holds one, for 40 kB. llama-server's pool makes another
-only if none rests, and counts as resting what was promised to a connection that has not begun: with its own 4, the last
-of 40 that came at once waited for 20 s, and so did the health checks of a worker that was well."""
 _LEAST = {"ctx_size": 0, "n_parallel": 1, "gpu_layers": -1, "threads": -1}
 _TIMES = ("timeout", "stall_timeout")
 
@@ -105,8 +101,7 @@ def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with what llcuda sets unless the caller says otherwise."""
     # The buffer lines, which say what is on a GPU, are printed from 4 on.
     verbosity = {} if options.keys() & {"verbosity", "log_verbosity"} else {"log_verbosity": 4}
-    threads = (options.get("n_parallel") or 1) + _SPARE_THREADS
-    usual = {"ui": False, "metrics": True, "threads_http": threads, "cache_ram": limit_prompt_cache()}
+    usual = {"ui": False, "metrics": True, "cache_ram": limit_prompt_cache()}
     return {**usual, **_size_batches(options), **verbosity, **options}
 
 

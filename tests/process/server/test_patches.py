@@ -7,6 +7,10 @@ import json
 import math
 import os
 import re
+import signal
+import socket
+import subprocess
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -15,7 +19,7 @@ import pytest
 
 from llcuda.server import ServerManager
 from tests.inputs.grammar_texts import Grammar
-from tests.processes import PATIENCE, read_peak, wait_until
+from tests.processes import PATIENCE, killed_at_the_end, read_peak, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -270,3 +274,170 @@ def test_a_message_holds_to_its_schema(manager: ServerManager) -> None:
     assert status == 200
     assert json.loads(answer["content"][0]["text"]).keys() == {"answer"}
     assert post(manager, "/v1/messages", **{**asked, "output_config": {"effort": "low"}})[0] == 200
+
+
+CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+ADD = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+
+
+def read_stream(manager: ServerManager, path: str, **body: Any) -> list[Any]:
+    connection = open_request(manager, "POST", path, stream=True, **body)
+    try:
+        lines = connection.getresponse().read().decode().splitlines()
+    finally:
+        connection.close()
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: ") and line != "data: [DONE]"]
+
+
+def test_the_usage_of_several_choices_is_that_of_all(manager: ServerManager) -> None:
+    fields = {"messages": ASKED, "max_tokens": 5, "ignore_eos": True}
+    (one, several) = (post(manager, CHAT, **fields, **more)[1]["usage"] for more in ({}, {"n": SLOTS}))
+    assert several["completion_tokens"] == SLOTS * one["completion_tokens"]
+    assert several["prompt_tokens"] == one["prompt_tokens"]
+    assert several["total_tokens"] == several["completion_tokens"] + several["prompt_tokens"]
+    prompts = ["One", "Two and three"]
+    fields = {"max_tokens": 3, "ignore_eos": True}
+    alone = [post(manager, TEXT, prompt=prompt, **fields)[1]["usage"] for prompt in prompts]
+    several = post(manager, TEXT, prompt=prompts, n=2, **fields)[1]["usage"]
+    assert several["completion_tokens"] == 12
+    assert several["prompt_tokens"] == sum(usage["prompt_tokens"] for usage in alone)
+
+
+def test_a_server_that_is_told_twice_to_end_while_it_computes_does_not_crash(
+    binaries: Path, demo_model: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "server.sock"
+    command = [binaries / "llama-server", "--model", demo_model, "--host", place]
+    body = json.dumps({"prompt": "Say:", "n_predict": 4000, "ignore_eos": True, "stream": True, "n_probs": 100})
+    head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with ExitStack() as stack:
+        silent = subprocess.DEVNULL
+        server = stack.enter_context(subprocess.Popen([*map(str, command), "--no-ui"], stdout=silent, stderr=silent))
+        stack.enter_context(killed_at_the_end(server.pid))
+        wait_until(lambda: is_served(place))
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+        connection.connect(str(place))
+        connection.sendall((head + body).encode())
+        while b'"content"' not in connection.recv(1 << 16):
+            pass
+        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE) in {0, 1}
+
+
+def is_served(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+        connection.connect(str(place))
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    return False
+
+
+def test_connections_that_come_at_once_do_not_wait_for_each_other(manager: ServerManager) -> None:
+    assert manager.server_pid is not None
+    with ExitStack() as stack:
+        os.kill(manager.server_pid, signal.SIGSTOP)
+        try:
+            for _ in range(100):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", manager.port)))
+                connection.sendall(b"POST /tokenize HTTP/1.1\r\n")  # and no more: its thread waits
+        finally:
+            os.kill(manager.server_pid, signal.SIGCONT)
+        assert json.loads(get(manager, "/health")) == {"status": "ok"}
+
+
+def test_a_response_that_was_cut_off_is_incomplete(manager: ServerManager) -> None:
+    cut = {"input": "Say:", "max_output_tokens": 4, "ignore_eos": True}
+    whole = post(manager, RESPONSES, **cut)[1]
+    last = read_stream(manager, RESPONSES, **cut)[-1]
+    assert last["type"] == "response.incomplete"
+    for response in (whole, last["response"]):
+        assert (response["status"], response["output"][-1]["status"]) == ("incomplete", "incomplete")
+        assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    ended = {"input": "Say:", "max_output_tokens": 1, "grammar": 'root ::= ""'}
+    assert post(manager, RESPONSES, **ended)[1]["status"] == "completed"
+    assert read_stream(manager, RESPONSES, **ended)[-1]["type"] == "response.completed"
+
+
+def test_the_events_of_a_response_are_numbered(manager: ServerManager) -> None:
+    tool = {"type": "function", **ADD}
+    fields = {"input": "What is 2+2?", "tools": [tool], "tool_choice": "required", "temperature": 0}
+    grammar = {"input": "Say:", "grammar": 'root ::= "<think>so</think>yes"', "reasoning_format": "deepseek"}
+    for body in (fields, grammar):
+        events = read_stream(manager, RESPONSES, **body)
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        response = events[0]["response"]
+        assert (response["output"], type(response["created_at"]), type(response["model"])) == ([], int, str)
+        output = events[-1]["response"]["output"]
+        places = {event["item"]["id"]: event["output_index"] for event in events if "item" in event}
+        assert [places[item["id"]] for item in output] == list(range(len(output)))
+        assert all(event["output_index"] == places[event["item_id"]] for event in events if "item_id" in event)
+        assert all(event["content_index"] == 0 for event in events if event["type"].startswith("response.output_text"))
+
+
+def test_a_stream_of_several_prompts_has_an_object_in_each_event(manager: ServerManager) -> None:
+    for path in (TEXT, "/completion"):
+        events = read_stream(manager, path, prompt=["a", "b", "c"], n_predict=2)
+        assert all(type(event) is dict for event in events)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_required_call_comes_at_once(manager: ServerManager, demo_model: Path, *, stream: bool) -> None:
+    asked = {
+        "messages": [{"role": "user", "content": "Write a long poem."}], "tool_choice": "required", "max_tokens": 60,
+        "tools": [{"type": "function", "function": ADD}], "temperature": 1.5,
+    }  # fmt: skip
+    for seed in range(8):
+        if stream:
+            deltas = [event["choices"][0]["delta"] for event in read_stream(manager, CHAT, **asked, seed=seed)]
+            assert not any(delta.get("content") for delta in deltas)
+            assert any(delta.get("tool_calls") for delta in deltas)
+        else:
+            (choice,) = post(manager, CHAT, **asked, seed=seed)[1]["choices"]
+            assert not choice["message"]["content"]
+            assert choice["message"]["tool_calls"][0]["function"]["name"] == "add"
+    manager.stop_server()
+    manager.start_server(demo_model, ctx_size=512, n_parallel=1, chat_template="chatml")
+    status, answer = post(manager, CHAT, **asked)
+    assert (status, "template has no calls" in answer["error"]["message"]) == (400, True)
+
+
+def test_no_token_comes_if_none_is_wanted(manager: ServerManager) -> None:
+    for number in (1, 2):
+        answer = post(manager, CHAT, messages=ASKED, max_tokens=0, n=number)[1]
+        assert answer["usage"]["completion_tokens"] == 0
+        said = [(one["message"]["content"], one["finish_reason"]) for one in answer["choices"]]
+        assert said == [("", "length")] * number
+    answer = post(manager, "/completion", prompt="Say:", n_predict=0, n_probs=2)[1]
+    assert (answer["content"], answer["tokens_predicted"], answer["stop_type"]) == ("", 0, "limit")
+    assert read_stream(manager, CHAT, messages=ASKED, max_tokens=0)[-1]["choices"][0]["finish_reason"] == "length"
+    assert "41" in add(manager, 11, 30)
+
+
+def test_a_tool_can_be_called_beside_a_schema(manager: ServerManager) -> None:
+    numbers = {"type": "object", "properties": {name: {"type": "integer"} for name in "ab"}, "required": ["a", "b"]}
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
+    asked = {
+        "tools": [{"type": "function", "function": {"name": "add", "description": "Add.", "parameters": numbers}}],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}, "temperature": 0,
+        "max_tokens": 80,
+    }  # fmt: skip
+    for choice in ("auto", "required"):
+        (called,) = post(manager, CHAT, messages=ASKED, tool_choice=choice, **asked)[1]["choices"]
+        assert called["finish_reason"] == "tool_calls"
+        assert called["message"]["tool_calls"][0]["function"]["name"] == "add"
+    told = [*ASKED, called["message"], {"role": "tool", "tool_call_id": "1", "content": "4"}]
+    for more in ({}, {"tool_choice": "none"}):
+        (one,) = post(manager, CHAT, messages=told, **asked, **more)[1]["choices"]
+        if "tool_calls" not in one["message"]:
+            assert json.loads(one["message"]["content"]).keys() == {"answer"}
+        assert more == {} or one["finish_reason"] == "stop"
+
+
+def test_a_connection_outlives_a_stream(manager: ServerManager) -> None:
+    connection = open_request(manager, "POST", "/v1/chat/completions", messages=ASKED, max_tokens=2, stream=True)
+    connection.getresponse().read()
+    connection.auto_open = 0  # type: ignore[assignment] # an error instead of a new connection
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+    connection.close()

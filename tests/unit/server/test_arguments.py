@@ -90,10 +90,10 @@ def test_the_managers_own_arguments_never_hold_the_key() -> None:
 
 def test_what_the_caller_says_goes_before_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llcuda.server.free_memory.read_free_memory", lambda: 8000)
-    defaults = ["--no-ui", "--metrics", "--threads-http", "29", "--cache-ram", "2000", "--log-verbosity", "4"]
+    defaults = ["--no-ui", "--metrics", "--cache-ram", "2000", "--log-verbosity", "4"]
     assert build_arguments(**with_defaults({})) == defaults
     own = {"ui": True, "metrics": False, "cache_ram": -1, "verbosity": 3}
-    given = ["--ui", "--threads-http", "29", "--cache-ram", "-1", "--verbosity", "3"]
+    given = ["--ui", "--cache-ram", "-1", "--verbosity", "3"]
     assert build_arguments(**with_defaults(own)) == given
 
 

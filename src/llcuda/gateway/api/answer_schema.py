@@ -1,4 +1,4 @@
-"""Hold answers against the schema that was asked for: llama-server says nothing if it could not."""
+"""Hold answers against the schema or the call that was asked for: llama-server says nothing if it could not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import SchemaMismatchError
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.field_changes import must_call
 from llcuda.gateway.api.strict_calls import check_calls, is_strict, join_uses
 from llcuda.schema import Schema
 
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["asked_schema", "check_answer", "check_stream", "is_checked"]
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
+_NO_CALL = "the model answered in text, and tool_choice asks for a call of a tool; ask again, or choose another model"
 
 
 def is_checked(endpoint: str, fields: Mapping[str, Any]) -> bool:
     """Tell whether an answer is held against anything."""
-    return asked_schema(endpoint, fields) is not None or is_strict(fields)
+    return asked_schema(endpoint, fields) is not None or must_call(fields) or is_strict(fields)
 
 
 def asked_schema(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -56,7 +58,7 @@ def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
 def check_stream(endpoint: str, fields: Mapping[str, Any], data: bytes) -> None:
     """Check a stream that came to its end as ``check_answer`` does a whole answer. Raises RefusedError."""
     events = [json.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: {")]
-    check_answer(endpoint, fields, json.dumps(_JOINED[endpoint](events)).encode())
+    check_answer(endpoint, fields, json.dumps(_JOINED.get(endpoint, _join_texts)(events)).encode())
 
 
 def _join_choices(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -96,27 +98,29 @@ def _join_message(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 _JOINED: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     "chat": _join_choices,
-    "completion": _join_texts,
     "completions": _join_choices,
-    "infill": _join_texts,
     "messages": _join_message,
     "responses": lambda events: events[-1]["response"],
 }
 
 
 def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
-    """Check the answer to a request with these fields, if they ask for a schema, or have a tool that is strict.
+    """Check the answer to a request with these fields, if they ask for a schema or a call, or have a strict tool.
 
     A text that was cut off at the limit of tokens says so in its reason for the end and is passed on, and so is a call
-    of a tool. Raises RefusedError (502, ``schema_mismatch``) for any other text that does not hold to the schema, and
-    for an answer that is not understood (502, ``bad_answer``).
+    of a tool. Raises RefusedError (502) for any other text: ``tool_call_missing`` if a call was asked for,
+    ``schema_mismatch`` if it does not hold to the schema; and ``bad_answer`` if the answer is not understood.
     """
     document = asked_schema(endpoint, fields)
+    schema = Schema(document) if document is not None else None
     try:
         answer = json.loads(body)
         check_calls(endpoint, fields, answer)
-        for text in _find_texts(endpoint, fields, answer) if document is not None else ():
-            Schema(document or {}).parse(text)
+        for text in _find_texts(endpoint, answer):
+            if must_call(fields):
+                raise RefusedError(502, _NO_CALL, code="tool_call_missing", param="tool_choice")
+            if schema is not None:
+                schema.parse(text)
     except SchemaMismatchError as error:
         reason = f"the answer does not hold to the schema: {error.reason}"
         raise RefusedError(502, reason, code="schema_mismatch") from None
@@ -125,7 +129,7 @@ def check_answer(endpoint: str, fields: Mapping[str, Any], body: bytes) -> None:
         raise RefusedError(502, reason, code="bad_answer") from None
 
 
-def _find_texts(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterator[str]:
+def _find_texts(endpoint: str, answer: Any) -> Iterator[str]:
     """Return the texts that came to their own end, and in place of which no tool is called."""
     if endpoint in {"chat", "completions"}:
         for choice in answer["choices"]:
@@ -137,9 +141,7 @@ def _find_texts(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterat
             yield _join_parts(answer["content"], "text")
     elif endpoint == "responses":
         called = any(item["type"] == "function_call" for item in answer["output"])
-        # llama-server calls it completed even if it was cut off; the counts tell.
-        limit = fields.get("max_output_tokens")
-        if not called and (limit is None or not 0 <= limit <= answer["usage"]["output_tokens"]):
+        if answer["status"] == "completed" and not called:
             items = [item for item in answer["output"] if item["type"] == "message"]
             yield "".join(_join_parts(item["content"], "output_text") for item in items)
     else:

@@ -12,7 +12,7 @@ from llcuda.schema.tools import constrain_tools
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["to_understood"]
+__all__ = ["must_call", "to_understood"]
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -45,13 +45,22 @@ def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     changes: dict[str, Any] = {}
     choice, text = fields.get("tool_choice"), fields.get("text")
-    if choice == "required" and not fields.get("tools"):
-        raise RefusedError(400, "tool_choice is 'required' without tools", code="invalid_value", param="tools")
+    if must_call(fields) and not fields.get("tools"):
+        raise RefusedError(400, "tool_choice asks for a call without tools", code="invalid_value", param="tools")
     if type(choice) is dict:
         changes |= _choose_tools(choice, fields.get("tools") or [])
     if type(text) is dict and text.get("format"):
         changes["response_format"] = _wrap_format(text["format"])
     return changes | _find_schemas({**fields, **changes})
+
+
+def must_call(fields: Mapping[str, Any]) -> bool:
+    """Tell whether the answer is to be a call of a tool."""
+    choice = fields.get("tool_choice")
+    if type(choice) is not dict:
+        return bool(choice == "required")
+    mode = choice.get("allowed_tools", choice).get("mode")
+    return choice["type"] in {"any", "function", "tool"} or mode == "required"
 
 
 def _find_schemas(fields: Mapping[str, Any]) -> dict[str, Any]:

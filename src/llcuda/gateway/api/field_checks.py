@@ -90,10 +90,10 @@ def number(option: RequestOption) -> Field:
 
 
 def _show_range(option: RequestOption) -> str:
-    low = f"from {option.low}" if option.above is None else f"above {option.above}"
-    if option.high is not None:
-        return f"{low} to {option.high}" if option.above is None else f"{low}, at most {option.high}"
-    return low if option.low is not None or option.above is not None else ""
+    if option.low is not None:
+        return f"from {option.low}" if option.high is None else f"from {option.low} to {option.high}"
+    bounds = (("above", option.above), ("at most", option.high))
+    return ", ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
 
 
 def text(most: int) -> Field:
@@ -124,13 +124,18 @@ def texts(most: int, *, most_characters: int) -> Field:
 
 def one_of(*allowed: Any) -> Field:
     """Take one of these values."""
-    return Field(lambda _, value: _is_among(value, allowed), " or ".join(map(repr, allowed)), {"enum": list(allowed)})
+    wanted = " or ".join(map(_write, allowed))
+    return Field(lambda _, value: _is_among(value, allowed), wanted, {"enum": list(allowed)})
 
 
 def only(value: Any, *, why: str) -> Field:
     """Take the one value that changes nothing: llama-server would ignore any other, and say nothing."""
-    wanted = f"{'left out' if value is None else repr(value)}: {why}"
+    wanted = f"{'left out' if value is None else _write(value)}: {why}"
     return Field(lambda _, given: _is_among(given, (value,)), wanted, {"const": value, "description": why})
+
+
+def _write(value: Any) -> str:
+    return str(value).lower() if type(value) is bool else repr(value)
 
 
 def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.field_checks import TOKEN, TOKENS, Field, invalid
+from llcuda.gateway.api.field_checks import TOKEN, TOKENS, Field, invalid, list_of
 from llcuda.gateway.api.field_schemas import typed
 
 if TYPE_CHECKING:
@@ -14,14 +14,12 @@ if TYPE_CHECKING:
 
     from llcuda.gateway.api.field_checks import Schema
 
-__all__ = ["CHAT", "CONVERSATION", "INPUTS", "PROMPTS", "RESPONSE_INPUT", "count_texts"]
+__all__ = ["CHAT", "CONVERSATION", "PROMPTS", "RESPONSE_INPUT", "count_texts"]
 
 MAX_MESSAGES = 4096
 """The chat template is applied to all of them at each request, in time that grows with their number."""
 MAX_PROMPTS = 2048
-"""As many as OpenAI's API takes. Each is a request of its own that waits for a slot."""
-MAX_INPUTS = 2048
-"""The number of inputs that OpenAI's API takes for embeddings at once, which the libraries' batches keep to."""
+"""As many as OpenAI's API takes, of embeddings too. Each is a request of its own that waits for a slot."""
 
 # What llama-server reads media from, under its own names, OpenAI's and Anthropic's. All of them hold a string, or an
 # object with one of _PLACES.
@@ -145,22 +143,12 @@ def _takes_prompt(name: str, value: Any) -> bool:
     return type(value) is str
 
 
-def _prompts(most: int) -> Field:
+def _takes_prompts(name: str, value: Any) -> bool:
     """Take one prompt or a list of them: a list with a number in it is one."""
-
-    def takes(name: str, value: Any) -> bool:
-        if type(value) is not list or any(type(item) is int for item in value):
-            _PROMPT.check(name, value)
-            return True
-        if not 0 < len(value) <= most:
-            return False
-        for item in value:
-            _PROMPT.check(name, item)
-        return True
-
-    several = {"type": "array", "minItems": 1, "maxItems": most, "items": _PROMPT.schema}
-    schema = {"anyOf": [_TEXT, _MEDIA_PROMPT, {**_MIXED, "contains": {"type": "integer"}}, several]}
-    return Field(takes, f"one, or a list of at most {most}", schema)
+    if type(value) is list and not any(type(item) is int for item in value):
+        return _SEVERAL.takes(name, value)
+    _PROMPT.check(name, value)
+    return True
 
 
 CONVERSATION = Field(
@@ -209,9 +197,12 @@ _PROMPT = Field(
     "a string, a list of tokens and strings, or an object with a prompt_string",
     {"anyOf": [_TEXT, _MIXED, _MEDIA_PROMPT]},
 )
-PROMPTS = _prompts(MAX_PROMPTS)
-INPUTS = _prompts(MAX_INPUTS)
-"""What embeddings are made of."""
+_SEVERAL = list_of(MAX_PROMPTS, _PROMPT)
+PROMPTS = Field(
+    _takes_prompts,
+    f"one, or a list of at most {MAX_PROMPTS}",
+    {"anyOf": [_TEXT, _MEDIA_PROMPT, {**_MIXED, "contains": {"type": "integer"}}, _SEVERAL.schema]},
+)
 
 
 def count_texts(fields: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ from llcuda.gateway.api.field_checks import (
     text,
     whole_number,
 )
-from llcuda.gateway.api.field_media import CONVERSATION, INPUTS
+from llcuda.gateway.api.field_media import CONVERSATION, PROMPTS
 from llcuda.gateway.api.field_sampling import NAME
 
 __all__ = ["OLLAMA_FIELDS"]
@@ -66,7 +66,7 @@ OLLAMA_FIELDS: dict[str, dict[str, Field]] = {
         "template": only("", why="the model's own template is used"),
         "width": only(None, why="no pictures are made"),
     },
-    "ollama_embed": {**_COMMON, "dimensions": whole_number(1), "input": INPUTS.required, "truncate": IGNORED},
+    "ollama_embed": {**_COMMON, "dimensions": whole_number(1), "input": PROMPTS.required, "truncate": IGNORED},
     "ollama_embeddings": {**_COMMON, "prompt": _TEXT.required},
 }
 """The fields of each of Ollama's endpoints that a worker answers, by their names."""

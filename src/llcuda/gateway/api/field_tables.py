@@ -24,7 +24,7 @@ from llcuda.gateway.api.field_checks import (
     whole_number,
 )
 from llcuda.gateway.api.field_costs import SchemaCosts
-from llcuda.gateway.api.field_media import CHAT, CONVERSATION, INPUTS, PROMPTS, RESPONSE_INPUT
+from llcuda.gateway.api.field_media import CHAT, CONVERSATION, PROMPTS, RESPONSE_INPUT
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.field_sampling import MAX_TOKENS, NAME, PROBABILITIES, SAMPLING, STOP, of_option
 from llcuda.gateway.api.field_schemas import OUTPUT_CONFIG, RESPONSE_FORMAT, RESPONSE_TEXT, check_request_schema, typed
@@ -183,7 +183,12 @@ _ANTHROPIC_CHOICE = matching(
     wanted="an object whose type is auto, any, none, or tool with the name of a tool",
 )
 
-_IGNORED = {"metadata": IGNORED, "model": NAME, "user": IGNORED}
+
+def _ignored(names: str) -> dict[str, Field]:
+    return dict.fromkeys(names.split(), IGNORED)
+
+
+_IGNORED = {"model": NAME, **_ignored("metadata user")}
 _TEMPLATE = {
     "add_generation_prompt": FLAG,
     "chat_template_kwargs": mapping(MAX_TEMPLATE_ARGUMENTS),
@@ -203,6 +208,10 @@ _CHAT = {
     **_TEMPLATE,
     **_IGNORED,
     **_CHAT_PAGE,
+    **_ignored(
+        "moderation prediction prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier "
+        "service_tier store thinking verbosity"
+    ),
     "echo": FLAG,
     "audio": only(None, why="the model answers in text; leave the field out"),
     "function_call": only("none", why=_AS_TOOLS),
@@ -211,23 +220,13 @@ _CHAT = {
     "max_completion_tokens": MAX_TOKENS,
     "messages": CHAT.required,
     "modalities": only(["text"], why="the model answers in text"),
-    "moderation": IGNORED,
-    "prediction": IGNORED,
-    "prompt_cache_key": IGNORED,
-    "prompt_cache_options": IGNORED,
-    "prompt_cache_retention": IGNORED,
     "reasoning_budget_message": NAME,
     "reasoning_budget_tokens": of_option("reasoning_budget_tokens"),
     "response_format": RESPONSE_FORMAT,
-    "safety_identifier": IGNORED,
-    "service_tier": IGNORED,
-    "store": IGNORED,
-    "thinking": IGNORED,
     "thinking_budget_tokens": of_option("reasoning_budget_tokens"),
     "tool_choice": _TOOL_CHOICE,
     "tools": _CHAT_TOOLS,
     "top_logprobs": whole_number(0, MAX_TOP_LOGPROBS),
-    "verbosity": IGNORED,
     "web_search_options": only(None, why="nothing is searched here; give the model what you found, or a tool"),
 }
 _COMPLETIONS = {
@@ -261,48 +260,32 @@ _RESPONSES = {
     **{name: field for name, field in SAMPLING.items() if name not in _NOT_OF_RESPONSES},
     **_TEMPLATE,
     **_IGNORED,
+    **_ignored(
+        "client_metadata context_management include max_tool_calls moderation prompt_cache_key prompt_cache_options "
+        "prompt_cache_retention safety_identifier service_tier store truncation"
+    ),
     "background": only(value=False, why="no response is kept; ask without it, and read the stream"),
-    "client_metadata": IGNORED,
-    "context_management": IGNORED,
     "conversation": only(None, why="no conversation is kept; send its turns as input"),
-    "include": IGNORED,
     "input": RESPONSE_INPUT.required,
     "instructions": _LONG_TEXT,
     "max_output_tokens": MAX_TOKENS,
-    "max_tool_calls": IGNORED,
-    "moderation": IGNORED,
     "previous_response_id": only("", why="no response is kept"),
     "prompt": only(None, why="no prompt is kept; send its text as instructions"),
-    "prompt_cache_key": IGNORED,
-    "prompt_cache_options": IGNORED,
-    "prompt_cache_retention": IGNORED,
     "reasoning": mapping(8),
-    "safety_identifier": IGNORED,
-    "service_tier": IGNORED,
-    "store": IGNORED,
     "text": RESPONSE_TEXT,
     "tool_choice": _TOOL_CHOICE,
     "tools": _TOOLS,
     "top_logprobs": only(0, why="a response has no probabilities"),
-    "truncation": IGNORED,
 }
 _MESSAGES = {
-    "betas": IGNORED,
-    "billing_policy": IGNORED,
-    "cache_control": IGNORED,
-    "compaction": IGNORED,
+    **_ignored(
+        "betas billing_policy cache_control compaction context_management diagnostics fallback_credit_token "
+        "fallbacks inference_geo speed user_profile_id workspace_id service_tier"
+    ),
     "container": only(None, why="no code is run here"),
-    "context_management": IGNORED,
-    "diagnostics": IGNORED,
-    "fallback_credit_token": IGNORED,
-    "fallbacks": IGNORED,
-    "inference_geo": IGNORED,
     "mcp_servers": only([], why="no server is asked for a request; give its functions as tools"),
     "output_config": OUTPUT_CONFIG,
-    "speed": IGNORED,
     "thread": only(None, why="no thread is kept; send its messages"),
-    "user_profile_id": IGNORED,
-    "workspace_id": IGNORED,
     "temperature": SAMPLING["temperature"],
     "top_k": SAMPLING["top_k"],
     "top_p": SAMPLING["top_p"],
@@ -311,7 +294,6 @@ _MESSAGES = {
     "messages": CONVERSATION.required,
     "metadata": mapping(8),
     "model": NAME,
-    "service_tier": IGNORED,
     "stop_sequences": STOP,
     "stream": FLAG,
     "system": either(_LONG_TEXT, only([], why="there is none"), items(MAX_TOOLS), wanted="a string or a list of texts"),
@@ -324,7 +306,7 @@ _EMBEDDINGS = {
     "dimensions": whole_number(1),
     "embd_normalize": whole_number(-1, 1024),
     "encoding_format": one_of("float", "base64"),
-    "input": INPUTS.required,
+    "input": PROMPTS.required,
 }
 _RERANK = {
     **_IGNORED,
@@ -365,7 +347,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "responses": _RESPONSES,
     "messages": _MESSAGES,
     "embeddings": _EMBEDDINGS,
-    "embedding": {**_EMBEDDINGS, "content": INPUTS, "input": INPUTS},
+    "embedding": {**_EMBEDDINGS, "content": PROMPTS, "input": PROMPTS},
     "rerank": _RERANK,
     "tokenize": _TOKENIZE,
     "detokenize": {"model": NAME, "tokens": TOKENS.required},

@@ -1,113 +1,107 @@
-"""What OpenAI's API has in an answer and llama-server does not, or in another form."""
+"""What clients want in an answer, and llama-server leaves out or writes in another form."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD, EventWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["OpenaiAnswer", "OpenaiEvents"]
+__all__ = ["ProbabilityEvents", "find_writer", "has_probabilities"]
 
-_LIMITS = ("n_predict", "max_completion_tokens", "max_tokens")
 _DATA = b"data: "
 _EMBEDDING = b'"embedding":'
 
 
-class OpenaiAnswer:
-    """What is to be changed in the answer to one request, if anything is."""
+def find_writer(endpoint: str, fields: Mapping[str, Any]) -> Callable[[bytes], bytes] | None:
+    """Return what writes a whole answer as a request wants it, None if it is so already.
 
-    def __init__(self, endpoint: str, fields: Mapping[str, Any]) -> None:
-        """Find out what, from the request's fields."""
-        self._edits: list[Callable[[dict[str, Any]], object]] = []
-        self._dimensions = fields.get("dimensions") if endpoint == "embeddings" else None
-        self._offsets: dict[int, int] = {}
-        self._documents: list[str] = []
-        limit = next((fields[name] for name in _LIMITS if fields.get(name) is not None), None)
-        if limit == 0 and endpoint in {"chat", "completions"}:
-            self._edits.append(_empty)
-        elif endpoint == "completions" and fields.get("logprobs"):
-            self._edits.append(self._shape_logprobs)
-        if endpoint == "rerank" and fields.get("return_documents") and fields.get("documents"):
-            self._documents = fields["documents"]
-            self._edits.append(self._add_documents)
-        self.texts = count_texts(fields) if endpoint in {"chat", "completions"} and fields.get("stream") else 1
-        self.choices = int(fields.get("n_cmpl") or fields.get("n") or 1)
+    It raises RefusedError for vectors of another size than was asked for.
+    """
+    if endpoint == "embeddings" and fields.get("dimensions") is not None:
+        return partial(_check_dimensions, wanted=fields["dimensions"])
+    edit = _find_edit(endpoint, fields)
+    return partial(_rewrite, edit=edit) if edit else None
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether anything is to be changed."""
-        return bool(self._edits) or self._dimensions is not None or self.texts > 1
 
-    def write(self, body: bytes) -> bytes:
-        """Return a whole answer as it should be. Raises RefusedError for vectors of another size than was asked for."""
-        if self._dimensions is not None:
-            _check_dimensions(body, self._dimensions)
-        if not self._edits:
-            return body
-        answer = json.loads(body)
-        self.edit(answer)
-        return json.dumps(answer, ensure_ascii=False).encode()
+def _find_edit(endpoint: str, fields: Mapping[str, Any]) -> Callable[[Any], Any] | None:
+    if has_probabilities(endpoint, fields):
+        return partial(_shape_logprobs, offsets={})
+    if endpoint == "rerank" and fields.get("return_documents") and fields.get("documents"):
+        return partial(_add_documents, documents=fields["documents"])
+    if fields.get("response_fields"):
+        return partial(_choose_parts, wanted=fields["response_fields"])
+    return None
 
-    def edit(self, answer: dict[str, Any]) -> None:
-        """Change a whole answer, or one event."""
-        for edit in self._edits:
-            edit(answer)
 
-    def _shape_logprobs(self, answer: dict[str, Any]) -> None:
-        """Write the probabilities as the completions have them: in lists beside each other."""
-        for choice in answer.get("choices", ()):
-            content = (choice.get("logprobs") or {}).get("content")
-            if content is None:
-                continue
-            at = self._offsets.get(choice["index"], 0)
-            offsets = []
-            for token in content:
-                offsets.append(at)
-                at += len(token["token"])
-            self._offsets[choice["index"]] = at
-            choice["logprobs"] = {
-                "tokens": [token["token"] for token in content],
-                "token_logprobs": [_read_probability(token) for token in content],
-                "top_logprobs": [
-                    {one["token"]: _read_probability(one) for one in token.get("top_logprobs") or token["top_probs"]}
-                    for token in content
-                ],
-                "text_offset": offsets,
-            }
+def _rewrite(body: bytes, edit: Callable[[Any], Any]) -> bytes:
+    return json.dumps(edit(json.loads(body)), ensure_ascii=False, separators=(",", ":")).encode()
 
-    def _add_documents(self, answer: dict[str, Any]) -> None:
-        for result in answer["results"]:
-            result["document"] = {"text": self._documents[result["index"]]}
+
+def has_probabilities(endpoint: str, fields: Mapping[str, Any]) -> bool:
+    """Tell whether an answer has the probabilities of completions, which are lists beside each other."""
+    return endpoint == "completions" and bool(fields.get("logprobs"))
+
+
+def _shape_logprobs(answer: dict[str, Any], offsets: dict[int, int]) -> dict[str, Any]:
+    """Shape the probabilities of an answer, or of an event, whose choices have come to these ``offsets``."""
+    for choice in answer.get("choices", ()):
+        content = (choice.get("logprobs") or {}).get("content")
+        if content is None:
+            continue
+        at = offsets.get(choice["index"], 0)
+        places = []
+        for token in content:
+            places.append(at)
+            at += len(token["token"])
+        offsets[choice["index"]] = at
+        choice["logprobs"] = {
+            "tokens": [token["token"] for token in content],
+            "token_logprobs": [_read_probability(token) for token in content],
+            "top_logprobs": [
+                {one["token"]: _read_probability(one) for one in token.get("top_logprobs") or token["top_probs"]}
+                for token in content
+            ],
+            "text_offset": places,
+        }
+    return answer
 
 
 def _read_probability(token: dict[str, Any]) -> Any:
     return token["logprob"] if "logprob" in token else token["prob"]
 
 
-def _empty(answer: dict[str, Any]) -> None:
-    """Leave out the one token that llama-server generates if it may generate none."""
-    for choice in answer.get("choices", ()):
-        choice["logprobs"] = None
-        for place in ("message", "delta"):
-            if place in choice:
-                choice[place] = {name: value for name, value in choice[place].items() if name == "role"}
-        if "message" in choice:
-            choice["message"]["content"] = ""
-        if "text" in choice:
-            choice["text"] = ""
-        if choice["finish_reason"] is not None:
-            choice["finish_reason"] = "length"
-    if usage := answer.get("usage"):
-        usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
+def _add_documents(answer: dict[str, Any], documents: list[str]) -> dict[str, Any]:
+    for result in answer["results"]:
+        result["document"] = {"text": documents[result["index"]]}
+    return answer
 
 
-def _check_dimensions(body: bytes, wanted: int) -> None:
+def _choose_parts(answer: Any, wanted: list[str]) -> Any:
+    """Return the parts that ``wanted`` names, ``timings/prompt_n`` for one, of an answer or of each of a list.
+
+    llama-server would leave out how it ended, and its counts.
+    """
+    if type(answer) is list:
+        return [_choose_parts(one, wanted) for one in answer]
+    found = {name: reduce(_look_into, name.split("/"), answer) for name in wanted}
+    return {name: value for name, value in found.items() if value is not _NOTHING}
+
+
+_NOTHING: Any = object()
+
+
+def _look_into(value: Any, name: str) -> Any:
+    return value.get(name, _NOTHING) if type(value) is dict else _NOTHING
+
+
+def _check_dimensions(body: bytes, wanted: int) -> bytes:
     at = body.find(_EMBEDDING) + len(_EMBEDDING)
     end = body.find(b"]" if body[at : at + 1] == b"[" else b'"', at + 1)
     # A number has four bytes, of which base64 makes four characters for three, and fills up the last four.
@@ -115,41 +109,20 @@ def _check_dimensions(body: bytes, wanted: int) -> None:
     if found != wanted:
         reason = f"dimensions must be left out, or {found}: this model makes vectors of no other size"
         raise RefusedError(400, reason, code="invalid_value", param="dimensions")
+    return body
 
 
-class OpenaiEvents(EventWriter):
-    """The events of one stream, as they should be; of several texts the last one has the usage of all."""
+class ProbabilityEvents(EventWriter):
+    """The events of a streamed completion with its probabilities."""
 
-    def __init__(self, answer: OpenaiAnswer) -> None:
-        """Change what ``answer`` says."""
+    def __init__(self) -> None:
+        """Begin at the first character."""
         super().__init__()
-        self._answer = answer
-        self._counted = 0
-        self._usage = {"completion_tokens": 0, "prompt_tokens": 0}
+        self._shape = partial(_shape_logprobs, offsets={})
 
     def write(self, event: bytes) -> bytes:
-        """Return the event as OpenAI's API has it; nothing of one that had the usage of a text alone."""
-        if not event.startswith(_DATA + b"{"):
-            return super().write(event)
-        try:
-            data = json.loads(event[len(_DATA) :])
-            self._answer.edit(data)
-            if self._answer.texts > 1 and "usage" in data:
-                self._sum(data)
-                if not data["choices"] and "usage" not in data:
-                    return b""
-        except NOT_UNDERSTOOD:
-            return super().write(event)  # not for us to judge
-        return super().write(_DATA + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode())
-
-    def _sum(self, data: dict[str, Any]) -> None:
-        """Keep the usage of a text until that of the last one; choices of one prompt share its tokens."""
-        usage = data.pop("usage")
-        for name in self._usage:
-            self._usage[name] += usage[name]
-        self._counted += 1
-        if self._counted == self._answer.texts:
-            prompt = self._usage["prompt_tokens"] // self._answer.choices
-            completion = self._usage["completion_tokens"]
-            data["usage"] = {**usage, "completion_tokens": completion, "prompt_tokens": prompt}
-            data["usage"]["total_tokens"] = prompt + completion
+        """Return the event as OpenAI's API has it."""
+        if event.startswith(_DATA + b"{"):
+            with suppress(*NOT_UNDERSTOOD):  # what is otherwise is not for us to judge
+                event = _DATA + _rewrite(event[len(_DATA) :], self._shape)
+        return super().write(event)

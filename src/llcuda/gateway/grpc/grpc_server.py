@@ -180,7 +180,7 @@ class GrpcServer:
         async with self._handling(exchange) as task:
             async for data in exchange.pieces(task):
                 for event in decoder.feed(data):
-                    if piece := self._add(answer, event, exchange=exchange):
+                    if piece := _add(answer, event, exchange=exchange):
                         await context.write(Chunk(text=piece))
             await task
         _check(exchange)
@@ -196,13 +196,6 @@ class GrpcServer:
         except RefusedError as error:
             self._service.refuse(exchange, error)
             raise
-
-    def _add(self, answer: GatheredAnswer, event: bytes, *, exchange: CallExchange) -> str:
-        try:
-            return "" if event == b"null" else answer.add(event)
-        except ResponseError as error:
-            status = 502 if not exchange.is_late else 503 if self._service.draining else 504
-            raise RefusedError(status, error.message, code="worker_failed") from None
 
     async def _batch(self, request: BatchRequest, context: Any) -> None:
         exchange = self._begin(context, "/v1/chat/completions")  # whose key it is, before anything else is said
@@ -323,6 +316,15 @@ def _read_credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
     if config.tls_certificate is None or config.tls_key is None:
         return None
     return grpc.ssl_server_credentials([(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())])
+
+
+def _add(answer: GatheredAnswer, event: bytes, *, exchange: CallExchange) -> str:
+    """Return the text of an event. Raises RefusedError for one that ends the stream with an error."""
+    try:
+        return answer.add(event)
+    except ResponseError as error:
+        told = exchange.refusal or RefusedError(502, error.message, code="worker_failed")
+        raise told.without_frames() from None
 
 
 def _check(exchange: CallExchange) -> None:

@@ -104,6 +104,10 @@ _WORKER_SAYS = tuple(
             "n may be {0} at most: this model is served with as many slots; ask again for more answers",
         ),
         (r"^Field '(\w+)': (.*)", _VALUE, "{0}", "{0}: {1}"),
+        (
+            r"tool_choice is 'required', and this model", _NOT, "tool_choice",
+            "tool_choice asks for a call, and this model's chat template has none; take a model that is made for tools",
+        ),
         (r"^(top_logprobs) requires logprobs", _VALUE, "{0}", "{0} needs logprobs to be true"),
         (r"^Cannot determine type of 'item'", _VALUE, "input", f"input has an item that is none of these: {_ITEMS}"),
         (

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -23,24 +22,18 @@ from llcuda.gateway.api.field_media import count_texts
 from llcuda.gateway.api.field_ollama import OLLAMA_FIELDS
 from llcuda.gateway.api.fields import MAX_QUICK_BYTES, check_fields, is_quick_to_read, leave_out_unknown, parse_body
 from llcuda.gateway.dialects.agent_turns import change_turns, join_turns
-from llcuda.gateway.dialects.answer_parts import choose_parts
-from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD
+from llcuda.gateway.dialects.event_writer import NOT_UNDERSTOOD, EventWriter
 from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
 from llcuda.gateway.dialects.ollama_requests import translate
-from llcuda.gateway.dialects.openai_answers import OpenaiAnswer, OpenaiEvents
+from llcuda.gateway.dialects.openai_answers import ProbabilityEvents, find_writer, has_probabilities
 from llcuda.gateway.dialects.openai_forms import to_known_forms
-from llcuda.gateway.dialects.response_events import ResponseEvents, mark_incomplete
 from llcuda.gateway.http.error_envelopes import read_refusal
 from llcuda.gateway.http.routes import Kind
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from llcuda.fleet.dispatch.upstream import Upstream
     from llcuda.fleet.dispatch.worker import Slot, Worker
     from llcuda.fleet.served_model import ServedModel
-    from llcuda.gateway.dialects.event_writer import EventWriter
     from llcuda.gateway.http.exchange import Exchange
     from llcuda.gateway.http.routes import Route
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
@@ -103,7 +96,7 @@ class ModelRequest:
         self._body = to_understood(self._body, self.fields, turns, is_changed=self.fields is not given)
         # What it is known by, within this process. Of 8 MB it takes 5 ms, and large bodies are read in a thread.
         self._identity = hash((self._path, self._body))
-        self._openai = OpenaiAnswer(self._endpoint, self.fields)
+        self._is_checked = route.kind is Kind.GENERATE and is_checked(self._endpoint, self.fields)
         exchange.drop_body()
         self._model: ServedModel
         self._attempts: list[_Attempt] = []
@@ -232,19 +225,16 @@ class ModelRequest:
     def _make_events(self) -> EventWriter | None:
         if self._ollama is not None:
             return OllamaStream(self._ollama)
-        if self._endpoint == "responses":
-            return ResponseEvents(self._exchange.model, limit=self.fields.get("max_output_tokens"))
-        return OpenaiEvents(self._openai) if self._openai.is_needed else None
+        if has_probabilities(self._endpoint, self.fields):
+            return ProbabilityEvents()
+        # The last event of a stream that is checked may not have begun when it is known what is wrong with it.
+        return EventWriter() if self._is_checked else None
 
     def _receive_stream(self) -> StreamedAnswer:
         return StreamedAnswer(
-            self._exchange,
-            self._endpoint,
-            self._metrics.intervals,
-            texts=count_texts(self.fields),
-            is_checked=is_checked(self._endpoint, self.fields),
-            events=self._make_events(),
-        )
+            self._exchange, self._endpoint, self._metrics.intervals,
+            texts=count_texts(self.fields), is_checked=self._is_checked, events=self._make_events(),
+        )  # fmt: skip
 
     async def finish(self) -> None:
         """Write what is left of the answer. Raises RefusedError."""
@@ -262,7 +252,7 @@ class ModelRequest:
             if reception.end:
                 await self._end_stream(reception)
         else:
-            if reception.status == _OK and is_checked(self._endpoint, self.fields):
+            if self._is_checked and reception.status == _OK:
                 # A large answer takes up to a second to be held against its schema.
                 await asyncio.to_thread(check_answer, self._endpoint, self.fields, reception.body)
             figures = find_figures(reception.body)
@@ -297,7 +287,7 @@ class ModelRequest:
         except RefusedError as error:
             if not self._exchange.started:
                 raise
-            write_error_event(self._exchange, error.message, code=error.code or "")
+            write_error_event(self._exchange, error.message, code=error.code or "", end=stream.end)
         else:
             self._exchange.write(stream.end, is_last=True)
 
@@ -307,7 +297,8 @@ class ModelRequest:
             self._metrics.first_token_seconds.observe(exchange.first_at - exchange.arrived)
 
     async def _pass_on(self, reception: PlainAnswer) -> None:
-        body, write = reception.body, self._find_writer()
+        body = reception.body
+        write = self._ollama.write if self._ollama else find_writer(self._endpoint, self.fields)
         if reception.status != _OK:
             raise read_refusal(reception.status, body)
         if write is not None:
@@ -319,16 +310,6 @@ class ModelRequest:
                 raise RefusedError(502, reason, code="bad_answer") from None
         self._exchange.respond(reception.status, body, content_type=reception.content_type)
 
-    def _find_writer(self) -> Callable[[bytes], bytes] | None:
-        """Return what writes a whole answer anew, if its API has another form than llama-server's."""
-        if self._ollama is not None:
-            return self._ollama.write
-        if self._endpoint == "responses":
-            return partial(mark_incomplete, limit=self.fields.get("max_output_tokens"))
-        if wanted := self.fields.get("response_fields"):
-            return partial(choose_parts, wanted=wanted)
-        return self._openai.write if self._openai.is_needed else None
-
     def _answer_tokens(self) -> int:
         for name in _ANSWER_LIMITS:
             value = self.fields.get(name)
@@ -337,8 +318,8 @@ class ModelRequest:
         return _USUAL_ANSWER if self._route.kind is Kind.GENERATE else 0
 
 
-def write_error_event(exchange: Exchange, message: str, *, code: str = "worker_failed") -> None:
-    """End a stream that has begun with an error, in the words of its API."""
+def write_error_event(exchange: Exchange, message: str, *, code: str = "worker_failed", end: bytes = b"") -> None:
+    """End a stream that has begun with an error, in the words of its API, in place of the ``end`` that it had."""
     error = {"message": message, "type": "server_error", "param": None, "code": code}
     endpoint = exchange.route.endpoint if exchange.route else ""
     if endpoint in OLLAMA_FIELDS:
@@ -346,7 +327,7 @@ def write_error_event(exchange: Exchange, message: str, *, code: str = "worker_f
     elif endpoint == "messages":
         event = _named_event({"type": "error", "error": {"type": "api_error", "message": message}})
     elif endpoint == "responses":
-        event = _named_event({**error, "type": "error"})
+        event = _named_event(_fail(end, message) if end else {**error, "type": "error"})
     else:
         event = f"data: {json.dumps({'error': error})}\n\n"
     if exchange.refusal is None:
@@ -354,5 +335,12 @@ def write_error_event(exchange: Exchange, message: str, *, code: str = "worker_f
     exchange.write(event.encode(), is_last=True)
 
 
+def _fail(end: bytes, message: str) -> dict[str, Any]:
+    """Return the last event of a response, as that of one that failed."""
+    event: dict[str, Any] = json.loads(end.rpartition(b"\ndata: ")[2])
+    failed = {"status": "failed", "error": {"code": "server_error", "message": message}}
+    return {**event, "type": "response.failed", "response": {**event["response"], **failed}}
+
+
 def _named_event(data: dict[str, Any]) -> str:
-    return f"event: error\ndata: {json.dumps(data)}\n\n"
+    return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n"

@@ -28,7 +28,7 @@ _ENDS: dict[str, bytes] = {
     "completions": b"\ndata: [DONE]",
     "completion": b'"stop":true',
     "infill": b'"stop":true',
-    "responses": b"\nevent: response.completed",
+    "responses": b'"usage":{"input_tokens":',
     "messages": b"\nevent: message_stop",
 }
 _ERROR, _NAMED_ERROR = b'\ndata: {"error"', b"\nevent: error"
@@ -121,7 +121,6 @@ class StreamedAnswer(PlainAnswer):
         self._intervals = intervals
         self.first_at = self._last_at = 0.0
         """When the first piece came, of the monotonic clock; 0 before."""
-        self._has_several_texts = texts > 1
         self._events = events
         self._marks = _Ends(_ENDS[endpoint], _NAMED_ERROR if endpoint == "messages" else _ERROR)
         # llama-server's own streams end with their texts; the others say once that all is done.
@@ -151,9 +150,6 @@ class StreamedAnswer(PlainAnswer):
         if not self.is_stream:
             super().on_body(data, is_last=is_last)
             return
-        if self._has_several_texts:
-            # With each prompt but the first llama-server sends null, which clients do not expect instead of objects.
-            data = data.replace(b"data: null\n\n", b"")
         if not data and not is_last:
             return
         if data:

@@ -13,6 +13,8 @@ from tests.process.gateway.clients.gateways import ANSWER, KEY, MESSAGES, PARAME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from openai.types import CompletionUsage
+
     from llcuda.gateway.gateway import Gateway
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -131,18 +133,24 @@ def test_probabilities_of_a_completion_have_its_shape(running: Gateway, *, strea
     assert all(number <= 0 for choice in choices for number in choice.logprobs.token_logprobs)
 
 
-def test_the_usage_of_a_stream_is_that_of_all_its_choices_and_is_said_once(running: Gateway) -> None:
+def count(usage: CompletionUsage | None) -> tuple[int, int, int]:
+    assert usage is not None
+    return usage.completion_tokens, usage.prompt_tokens, usage.total_tokens
+
+
+def test_the_usage_is_that_of_all_choices_whole_and_streamed_and_is_said_once(running: Gateway) -> None:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0) as client:
-        options: Any = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 3, "temperature": 0}
-        chunks = list(client.chat.completions.create(model="demo", messages=MESSAGES, n=2, **options))
-        usage = [chunk.usage for chunk in chunks if chunk.usage]
-        one = client.chat.completions.create(model="demo", messages=MESSAGES, max_tokens=3).usage
-        assert one is not None
-        assert [(use.completion_tokens, use.prompt_tokens) for use in usage] == [(6, one.prompt_tokens)]
-        chunks = list(client.completions.create(model="demo", prompt=["Hi", "Hello there"], n=2, **options))
-        usage = [chunk.usage for chunk in chunks if chunk.usage]
-        assert [use.completion_tokens for use in usage] == [12]
-        assert usage[0].total_tokens == 12 + usage[0].prompt_tokens
+        streams: Any = {"stream": True, "stream_options": {"include_usage": True}}
+        limit: Any = {"model": "demo", "max_tokens": 3, "temperature": 0}
+        (_, prompt, _) = count(client.chat.completions.create(messages=MESSAGES, **limit).usage)
+        chunks = client.chat.completions.create(messages=MESSAGES, n=2, **limit, **streams)
+        assert [count(chunk.usage) for chunk in chunks if chunk.usage] == [(6, prompt, 6 + prompt)]
+        assert count(client.chat.completions.create(messages=MESSAGES, n=2, **limit).usage) == (6, prompt, 6 + prompt)
+        prompts = ["Hi", "Hello there"]
+        read = sum(count(client.completions.create(prompt=one, **limit).usage)[1] for one in prompts)
+        chunks = client.completions.create(prompt=prompts, n=2, **limit, **streams)
+        assert [count(chunk.usage) for chunk in chunks if chunk.usage] == [(12, read, 12 + read)]
+        assert count(client.completions.create(prompt=prompts, n=2, **limit).usage) == (12, read, 12 + read)
 
 
 def test_more_than_64_prompts_are_answered(running: Gateway) -> None:

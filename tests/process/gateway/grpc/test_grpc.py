@@ -133,8 +133,8 @@ def test_a_stream_that_does_not_hold_to_its_schema_ends_with_an_error(channel: g
     wanted = {"type": "json_schema", "json_schema": {"schema": twice}}
     with pytest.raises(grpc.RpcError) as caught:
         list(call(channel, "StreamChat", **chat(options={"response_format": wanted}, max_tokens=80)))
-    assert "does not hold to the schema: $: an item is there twice" in caught.value.details()
-
+    assert caught.value.details() == "the answer does not hold to the schema: $: an item is there twice"
+    assert dict(caught.value.trailing_metadata())["llcuda-code"] == "schema_mismatch"
 
 
 @pytest.mark.parametrize("named", ["small", "", "large"])

@@ -125,11 +125,11 @@ def test_an_answer_that_cannot_be_held_against_its_schema_is_none(tmp_path: Path
     play(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("body", ["", "nonsense", "[]", '{"choices": [{}]}', "[" * 100_000])
+@pytest.mark.parametrize("body", ["", "nonsense", "[]", '{"choices": [1]}', "[" * 100_000])
 def test_an_answer_that_cannot_be_written_anew_is_the_workers_fault(tmp_path: Path, body: str) -> None:
     async def scenario(site: Site) -> None:
         site.answer(plain(200, body))
-        client = await site.gateway.connect(build_request(TEXT, {**STEERED[TEXT], "max_tokens": 0}))
+        client = await site.gateway.connect(build_request(TEXT, {**STEERED[TEXT], "logprobs": 1}))
         while client.is_open:
             await turns()
         assert (client.status, b'"bad_answer"' in client.data) == (502, True)

@@ -7,7 +7,6 @@ import pytest
 
 from llcuda.fleet.dispatch.upstream import PlainAnswer
 from llcuda.fleet.refusals import RefusedError
-from llcuda.gateway.dialects.response_events import ResponseEvents
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
@@ -60,8 +59,7 @@ WHOLE: list[tuple[str, int, bytes, bytes]] = [
 
 def receive(endpoint: str, texts: int, stream: bytes, *, size: int) -> tuple[StreamedAnswer, Written]:
     written: Any = Written()
-    events = ResponseEvents("demo") if endpoint == "responses" else None
-    answer = StreamedAnswer(written, endpoint, GatewayMetrics().intervals, texts=texts, events=events)
+    answer = StreamedAnswer(written, endpoint, GatewayMetrics().intervals, texts=texts)
     answer.on_head(200, HEADERS)
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     for number, piece in enumerate(pieces):
@@ -76,8 +74,7 @@ def test_a_stream_is_complete_at_its_own_end_however_long_that_is_and_however_it
 ) -> None:
     answer, written = receive(endpoint, texts, begin + end, size=size)
     assert answer.is_complete
-    sent = ResponseEvents("demo").feed(begin + end, is_last=True) if endpoint == "responses" else begin + end
-    assert (written.data, written.ended) == (sent, True)
+    assert (written.data, written.ended) == (begin + end, True)
     cut, written = receive(endpoint, texts, begin, size=size)
     assert not cut.is_complete
     assert (written.data, written.ended) == (begin, False)
@@ -98,13 +95,6 @@ def test_a_worker_that_reports_an_error_has_ended_its_stream(
 ) -> None:
     assert receive(endpoint, 1, begin + error, size=size)[0].is_complete
     assert receive(endpoint, 1, error, size=size)[0].is_complete
-
-
-@pytest.mark.parametrize("size", [1, 7, 13, 1 << 20])
-def test_an_error_is_the_first_event_where_other_prompts_have_told_nothing_yet(size: int) -> None:
-    answer, written = receive("completions", 2, b"data: null\n\n" + event({"error": {"message": "x"}}), size=size)
-    assert answer.is_complete
-    assert written.ended
 
 
 @pytest.mark.parametrize(("endpoint", "texts", "begin", "end"), [row for row in WHOLE if row[1] == 1])
