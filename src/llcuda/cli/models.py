@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import add_command
 from llcuda.cli.output import format_bytes, print_json, print_note, print_table
 from llcuda.cli.parser import add_commands
+from llcuda.errors import LlcudaError
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +24,9 @@ __all__ = ["add_parser"]
 _LEFT_OUT = {"tensors", "arrays"}
 """Of the header: thousands of names and numbers that nobody reads."""
 _MIB = 1 << 20
+_SHORT_CONTEXT = 4096
+_COMPUTATION_BYTES = 256 * _MIB
+"""About what computing takes, and an eighth of the file a short context, for a model whose header is not here."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -53,10 +58,13 @@ def run_list(arguments: argparse.Namespace) -> int:
     from llcuda.models import list_models  # noqa: PLC0415 - `--help` needs no models
 
     models = [model for model in list_models() if model.on_disk or not arguments.on_disk]
+    rooms = _find_rooms()
+    fitting = [(model, need := _measure_need(model), _find_room(need, rooms)) for model in models]
     if arguments.json:
-        print_json([_to_json(model) for model in models])
+        print_json([{**_to_json(model), "needs_bytes": need, "fits": room} for model, need, room in fitting])
     else:
-        print_table(("name", "parameters", "quantisation", "size", "on disk"), map(_to_row, models))
+        header = ("name", "parameters", "quantisation", "size", "on disk", "needs", "fits")
+        print_table(header, (_to_row(model, need, room) for model, need, room in fitting))
     return 0
 
 
@@ -113,13 +121,39 @@ def _to_json(model: ListedModel) -> dict[str, Any]:
     return {**dataclasses.asdict(model), "path": str(model.path) if model.path else None}
 
 
-def _to_row(model: ListedModel) -> tuple[str, ...]:
+def _find_rooms() -> dict[str, int]:
+    """Return how many bytes are free, on each GPU and for the CPU; nothing for a place that does not say."""
+    from llcuda.devices import find_devices  # noqa: PLC0415
+    from llcuda.server.free_memory import read_free_memory  # noqa: PLC0415
+
+    free = {f"GPU {gpu.index}": gpu.memory_free_mib for gpu in find_devices().gpus}
+    return {place: mib * _MIB for place, mib in {**free, "CPU": read_free_memory()}.items() if mib is not None}
+
+
+def _measure_need(model: ListedModel) -> int:
+    """Return the memory that the model takes with a short context: what its header says, or what its size suggests."""
+    from llcuda.models import estimate_model, inspect_model  # noqa: PLC0415
+
+    if model.on_disk:
+        with suppress(LlcudaError):
+            return estimate_model(inspect_model(model.name), ctx_size=_SHORT_CONTEXT).total_bytes
+    return model.bytes + model.bytes // 8 + _COMPUTATION_BYTES
+
+
+def _find_room(need: int, rooms: dict[str, int]) -> str | None:
+    """Return the first GPU that has room for so much, else the CPU, or None."""
+    return next((place for place, free in rooms.items() if need <= free), None)
+
+
+def _to_row(model: ListedModel, need: int, room: str | None) -> tuple[str, ...]:
     return (
         model.name,
         _format_parameters(model.parameters),
         model.quantisation or "-",
         format_bytes(model.bytes),
         "yes" if model.on_disk else "",
+        format_bytes(need),
+        room or "no",
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llcuda.cli.output import keep_saying
 from llcuda.errors import UsageError
 from llcuda.options import check_options
 
@@ -143,20 +144,22 @@ def loaded_engine(arguments: argparse.Namespace, **server_options: Any) -> Itera
     from llcuda.engine import InferenceEngine  # noqa: PLC0415 - `llcuda --help` needs no engine
 
     with InferenceEngine() as engine:
-        engine.load_model(
-            arguments.model,
-            ctx_size=arguments.ctx_size,
-            gpu_layers=arguments.gpu_layers,
-            device=arguments.device,
-            require_gpu=arguments.require_gpu,
-            fallback=arguments.fallback,
-            draft=getattr(arguments, "draft", None),
-            draft_keep=getattr(arguments, "draft_keep", False),
-            threads=arguments.threads,
-            verbose=arguments.verbose,
-            **server_options,
-            **_parse_server_options(arguments.server_option),
-        )
+        # A download has a bar of its own.
+        with keep_saying(f"{arguments.model} is being loaded", holds=lambda: engine.is_loading):
+            engine.load_model(
+                arguments.model,
+                ctx_size=arguments.ctx_size,
+                gpu_layers=arguments.gpu_layers,
+                device=arguments.device,
+                require_gpu=arguments.require_gpu,
+                fallback=arguments.fallback,
+                draft=getattr(arguments, "draft", None),
+                draft_keep=getattr(arguments, "draft_keep", False),
+                threads=arguments.threads,
+                verbose=arguments.verbose,
+                **server_options,
+                **_parse_server_options(arguments.server_option),
+            )
         yield engine
 
 

@@ -7,20 +7,26 @@ import json
 import os
 import re
 import sys
+import threading
+import time
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from llcuda.client import TextStream
     from llcuda.errors import LlcudaError
 
 __all__ = [
     "colour",
     "format_bytes",
     "format_table",
+    "keep_saying",
     "print_error",
     "print_json",
     "print_note",
+    "print_pieces",
     "print_table",
     "repair_streams",
     "silence_output",
@@ -28,6 +34,7 @@ __all__ = [
 ]
 
 _RED, _GREEN = 31, 32
+_SILENCE = 8.0  # seconds after which people ask themselves whether it still runs
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 _FLAGS = frozenset({
     "chat-template", "ctx-size", "device", "draft", "draft-keep", "fallback", "gpu-layers", "port", "require-gpu",
@@ -78,6 +85,33 @@ def _to_flag(found: re.Match[str]) -> str:
 def print_note(text: str) -> None:
     """Print progress or advice, which is not part of the result."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def keep_saying(text: str, *, holds: Callable[[], bool] = lambda: True) -> Iterator[Callable[[], None]]:
+    """Say again and again what goes on, if it ``holds``, until the block ends or what it yields is called."""
+    done, started = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        while not done.wait(_SILENCE):
+            if holds():
+                print_note(f"llcuda: {text}, since {time.monotonic() - started:.0f} s")
+
+    threading.Thread(target=speak, daemon=True).start()
+    try:
+        yield done.set
+    finally:
+        done.set()
+
+
+def print_pieces(stream: TextStream | Generator[str, None, None], *, on_piece: Callable[[], None]) -> None:
+    """Print a text as it comes, and close what it comes from."""
+    with closing(stream):
+        for piece in stream:
+            on_piece()
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    sys.stdout.write("\n")
 
 
 def print_json(value: object) -> None:

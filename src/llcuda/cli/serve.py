@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import add_command, add_file_flags
-from llcuda.cli.output import print_json, print_note
+from llcuda.cli.output import keep_saying, print_json, print_note
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,15 +76,20 @@ def run(arguments: argparse.Namespace) -> int:
     gateway = _import_gateway()(config)
     names = ", ".join(model.name for model in config.models if not model.on_demand)
     print_note(f"llcuda: loading {names or 'nothing yet'}")
-    gateway.run(
-        on_ready=lambda url: _announce(config, gateway, url=url),
-        read_config=lambda: read_config(flags, environment=os.environ),
-    )
+    with keep_saying(f"{names} is being loaded") as stop_saying:
+
+        def announce(url: str) -> None:
+            stop_saying()
+            _announce(config, gateway, url=url)
+
+        gateway.run(on_ready=announce, read_config=lambda: read_config(flags, environment=os.environ))
     return 0
 
 
 def _announce(config: GatewayConfig, gateway: Gateway, *, url: str) -> None:
     print_note(describe(config, _describe_addresses(config, gateway, url=url)))
+    for sentence in gateway.devices:
+        print_note(f"  {sentence}")
     key = " with a key" if config.keys else ""
     print_note(
         f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}\n"

@@ -72,6 +72,13 @@ class Gateway:
             raise ServerError("the gateway answers no gRPC calls", hint="Set grpc_port, and start it.")
         return self._running.grpc.port
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where the workers on this machine run, and why, in a sentence for each answer that there is."""
+        workers = [one for model in self._running.models.values() for one in model.workers] if self._running else []
+        reports = [getattr(worker.server, "device_report", None) for worker in workers]
+        return tuple(dict.fromkeys(f"{report.reason} {report.remedy}".strip() for report in reports if report))
+
     def start(self) -> None:
         """Serve on a thread of its own, and return when every model answers.
 

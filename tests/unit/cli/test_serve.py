@@ -31,6 +31,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     class Gateway:
+        devices = ("Using the CPU.",)
+
         def __init__(self, config: GatewayConfig) -> None:
             seen.append(config)
 
@@ -53,6 +55,7 @@ def test_a_gateway_is_told_what_was_said_and_its_start_is_announced(
         "",
         ("llcuda: loading demo\n"
         "llcuda serves demo on http://127.0.0.1:8090 with 2 workers on the CPU; Ctrl-C ends it\n"
+        "  Using the CPU.\n"
         "  page http://127.0.0.1:8090/   chat http://127.0.0.1:8090/chat   OpenAI's API http://127.0.0.1:8090/v1\n"
         '  try: llcuda-client --url http://127.0.0.1:8090 "What is 2+2?"\n'),
     )
