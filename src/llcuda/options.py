@@ -197,7 +197,7 @@ def _check_range(name: str, number: float, option: Option) -> None:
 
 def _check_bool(name: str, value: Any, _option: Option) -> bool:
     if not isinstance(value, bool):
-        raise UsageError(f"{name}={value!r} is neither True nor False")
+        raise UsageError(f"{name}={value!r} is neither true nor false")
     return value
 
 

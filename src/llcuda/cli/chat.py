@@ -103,7 +103,7 @@ class _Chat:
         except (RequestError, UsageError) as error:
             if "exceed_context_size" in getattr(error, "body", ""):
                 error.hint = _FULL
-            print_error(error)
+            print_error(error, is_about_flags=name != "/set")
 
     def attach(self, image: dict[str, Any]) -> None:
         """Send the image with the next message. Raises UsageError if the model takes none."""

@@ -36,27 +36,30 @@ __all__ = [
 _RED, _GREEN = 31, 32
 _SILENCE = 8.0  # seconds after which people ask themselves whether it still runs
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
-_FLAGS = frozenset({
-    "chat-template", "ctx-size", "device", "draft", "draft-keep", "fallback", "gpu-layers", "port", "require-gpu",
-    "threads",
-})  # fmt: skip
+_NAMES = (
+    "chat_template ctx_size device draft draft_keep fallback gpu_layers host max_tokens min_p port raw require_gpu "
+    "seed system temperature threads top_k top_p url verbose"
+)
+_FLAGS = {**{name: f"--{name.replace('_', '-')}" for name in _NAMES.split()}, "stop_sequences": "--stop"}
 _COMMANDS = {
     "`engine.check_server()` tells.": "Start one with `llcuda serve -m demo`, or name another with --url.",
     "Leave the port out to get a free one, choose another, or attach to what runs there with "
     "InferenceEngine(server_url=…).": "Take a free one with --port 0, or choose another.",
-    "stall_timeout=…, timeout=…": "--server-option timeout=600",
+    "api_key=…, or engine.api_key": "--api-key-file FILE, or LLAMA_API_KEY",
+    "api_key=…": "--api-key-file FILE",
 }
 """Hints that speak of Python's objects, and what stands for them at the command line."""
 _ARGUMENT = re.compile(
-    r"""\b(?P<name>[a-z]+(?:_[a-z]+)*)=(?P<value>"[^"]*"|'[^']*'|True|\d+|…)|\b(?P<bare>[a-z]+_[a-z_]+)\b"""
+    r"""(?<![\w.\-/`'"=])(?P<name>[a-z]+(?:_[a-z]+)*)\b(?:=(?P<value>"[^"]*"|'[^']*'|True|-?\d+(?:\.\d+)?|…))?"""
 )
 
 
-def print_error(error: LlcudaError) -> None:
+def print_error(error: LlcudaError, *, is_about_flags: bool = True) -> None:
     """Print the last words of llama-server if there are any, then what was wrong and what to try."""
     for line in getattr(error, "log_tail", ()):
         print(f"  | {line}", file=sys.stderr)
-    print(f"{colour('llcuda:', _RED)} {speak_flags(str(error))}", file=sys.stderr)
+    message = speak_flags(str(error)) if is_about_flags else str(error)
+    print(f"{colour('llcuda:', _RED)} {message}", file=sys.stderr)
     if error.hint:
         print(f"  {colour('try:', _GREEN)} {speak_flags(error.hint)}", file=sys.stderr)
 
@@ -75,11 +78,14 @@ def speak_flags(text: str) -> str:
 
 
 def _to_flag(found: re.Match[str]) -> str:
-    name = (found["name"] or found["bare"]).replace("_", "-")
-    if name not in _FLAGS or found["bare"]:
-        return f"--{name}" if name in _FLAGS else found[0]
-    value = found["value"].strip("\"'")
-    return f"--{name}" if value == "True" else f"--{name} {value}"
+    name, value = found["name"], (found["value"] or "").strip("\"'")
+    if not value:
+        is_key = found.string[: found.start()].endswith(": ")  # of a file: its name and a colon stand before
+        return name if is_key or "_" not in name else _FLAGS.get(name, name)
+    if name in _FLAGS:
+        return _FLAGS[name] if value == "True" else f"{_FLAGS[name]} {value}"
+    is_option = "_" in name or name == "timeout"
+    return f"--server-option {name.replace('_', '-')}={value}" if is_option else found[0]
 
 
 def print_note(text: str) -> None:

@@ -29,7 +29,7 @@ _HINTS = {
     403: "Give the key that the server was started with: api_key=…, or engine.api_key.",
     404: "Is this the address of a llama-server or an llcuda gateway, without a path? Is the endpoint switched on?",
     501: "The server has to be started for this; the message says with which option.",
-    503: "The model is still loading: try again when client.health() is true.",
+    503: "The model is still loading: try again when /health is answered with 200.",
 }
 
 

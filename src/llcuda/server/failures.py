@@ -326,7 +326,7 @@ _CUDA_HINTS = (
     ),
     (
         r"launch timed out",
-        "The GPU drives a display, whose watchdog ends long work: use another GPU, or a smaller ubatch_size.",
+        "The GPU drives a display, whose watchdog ends long work: use another GPU, or ubatch_size=128.",
     ),
     (
         r"illegal memory access|illegal instruction|misaligned address|illegal address",
