@@ -73,6 +73,8 @@ def connect(arguments: argparse.Namespace) -> InferenceClient | GrpcClient:
         if arguments.url:
             return InferenceClient(url=arguments.url, api_key=key)
         return InferenceClient(arguments.host, arguments.port or 8090, api_key=key)
+    if arguments.url:
+        raise UsageError("--url is for HTTP", hint="With --grpc, give --host and --port.")
     try:
         from llcuda.gateway import GrpcClient  # noqa: PLC0415 - the extra
     except ModuleNotFoundError as error:

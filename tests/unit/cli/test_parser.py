@@ -32,6 +32,8 @@ def test_a_command_alone_shows_its_help(words: list[str], capsys: pytest.Capture
     [
         (["infr"], "try: llcuda infer"),
         (["gpu", "stats"], "try: llcuda gpu status"),
+        (["run", "demo"], "try: llcuda chat"),
+        (["ls"], "try: llcuda models list"),
         (["infer", "-m", "demo", "--tempature", "1"], "try: --temperature"),
         (["serve", "-m", "demo", "--wokers", "2"], "try: --workers"),
     ],
