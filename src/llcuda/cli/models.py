@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import add_command
-from llcuda.cli.output import format_bytes, print_json, print_note, print_table
+from llcuda.cli.output import format_bytes, format_table, print_note, show
 from llcuda.cli.parser import add_commands
 from llcuda.errors import LlcudaError
 
@@ -60,11 +60,9 @@ def run_list(arguments: argparse.Namespace) -> int:
     models = [model for model in list_models() if model.on_disk or not arguments.on_disk]
     rooms = _find_rooms()
     fitting = [(model, need := _measure_need(model), _find_room(need, rooms)) for model in models]
-    if arguments.json:
-        print_json([{**_to_json(model), "needs_bytes": need, "fits": room} for model, need, room in fitting])
-    else:
-        header = ("name", "parameters", "quantisation", "size", "on disk", "needs", "fits")
-        print_table(header, (_to_row(model, need, room) for model, need, room in fitting))
+    plain = [{**_to_json(model), "needs_bytes": need, "fits": room} for model, need, room in fitting]
+    header = ("name", "parameters", "quantisation", "size", "on disk", "needs", "fits")
+    show(plain, format_table(header, (_to_row(*row) for row in fitting)), as_json=arguments.json)
     return 0
 
 
@@ -73,10 +71,8 @@ def run_pull(arguments: argparse.Namespace) -> int:
     from llcuda.models import pull_model  # noqa: PLC0415
 
     model = pull_model(arguments.model)
-    if arguments.json:
-        print_json(_to_facts(model))
-    else:
-        print(f"{model.path}, {format_bytes(model.info.file_bytes)}: use it with -m {arguments.model}")
+    text = f"{model.path}, {format_bytes(model.info.file_bytes)}: use it with -m {arguments.model}"
+    show(_to_facts(model), text, as_json=arguments.json)
     return 0
 
 
@@ -94,12 +90,8 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         cache_type_v=arguments.cache_type_v,
     )
     gpus = [gpu for gpu in find_devices().gpus if gpu.memory_free_mib is not None]
-    if arguments.json:
-        print_json({**_to_facts(model), "memory": _to_memory(estimate, gpus)})
-    else:
-        _print_model(model, as_json=False)
-        print()
-        print_table(("memory", ""), _to_memory_rows(estimate, gpus))
+    text = "\n\n".join([*_format_facts(model), format_table(("memory", ""), _to_memory_rows(estimate, gpus))])
+    show({**_to_facts(model), "memory": _to_memory(estimate, gpus)}, text, as_json=arguments.json)
     return 0
 
 
@@ -108,12 +100,8 @@ def run_remove(arguments: argparse.Namespace) -> int:
     from llcuda.models import remove_model  # noqa: PLC0415
 
     removal = remove_model(arguments.model)
-    if arguments.json:
-        print_json(dataclasses.asdict(removal))
-    else:
-        for file in removal.files:
-            print(file)
-        print_note(f"{format_bytes(removal.bytes_freed)} freed")
+    show(dataclasses.asdict(removal), "\n".join(removal.files), as_json=arguments.json)
+    print_note(f"{format_bytes(removal.bytes_freed)} freed")
     return 0
 
 
@@ -209,18 +197,14 @@ def _to_facts(model: ModelFile) -> dict[str, Any]:
     }
 
 
-def _print_model(model: ModelFile, *, as_json: bool) -> None:
+def _format_facts(model: ModelFile) -> tuple[str, str]:
     facts = _to_facts(model)
-    if as_json:
-        print_json(facts)
-        return
     metadata = facts.pop("metadata")
     facts["parameters"] = f"{_format_parameters(model.info.parameters)} ({model.info.parameters})"
     facts["file_bytes"] = f"{format_bytes(model.info.file_bytes)} ({model.info.file_bytes})"
     rows = [(name.replace("_", " "), _to_text(value)) for name, value in facts.items() if value is not None]
-    print_table(("", model.name), rows)
-    print()
-    print_table(("metadata", ""), [(name, _to_text(value)) for name, value in metadata.items()])
+    header = [(name, _to_text(value)) for name, value in metadata.items()]
+    return format_table(("", model.name), rows), format_table(("metadata", ""), header)
 
 
 def _to_text(value: object) -> str:

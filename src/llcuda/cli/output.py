@@ -27,8 +27,8 @@ __all__ = [
     "print_json",
     "print_note",
     "print_pieces",
-    "print_table",
     "repair_streams",
+    "show",
     "silence_output",
     "speak_flags",
 ]
@@ -127,13 +127,16 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=not has_all, indent=2))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under their header, each column as wide as its widest cell."""
-    print(format_table(header, rows))
+def show(value: object, text: str, *, as_json: bool) -> None:
+    """Print what was found, for programs or for people."""
+    if as_json:
+        print_json(value)
+    else:
+        print(text)
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return the table as text."""
+    """Return rows under their header, each column as wide as its widest cell."""
     table = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)

@@ -87,14 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _announce(config: GatewayConfig, gateway: Gateway, *, url: str) -> None:
-    print_note(describe(config, _describe_addresses(config, gateway, url=url)))
-    for sentence in gateway.devices:
-        print_note(f"  {sentence}")
+    by_grpc = "" if config.grpc_port is None else f" and by gRPC on port {gateway.grpc_port}"
     key = " with a key" if config.keys else ""
-    print_note(
-        f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}\n"
-        f'  try: llcuda-client --url {url} "What is 2+2?"'
-    )
+    devices = [f"  {sentence}" for sentence in gateway.devices]
+    addresses = f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}"
+    example = f'  try: llcuda-client --url {url} "What is 2+2?"'
+    print_note("\n".join([describe(config, url + by_grpc), *devices, addresses, example]))
 
 
 def _share_heaps() -> None:
@@ -108,10 +106,6 @@ def _share_heaps() -> None:
         ctypes.CDLL(None).mallopt(arena_max, 2)
 
 
-def _describe_addresses(config: GatewayConfig, gateway: Gateway, *, url: str) -> str:
-    return url if config.grpc_port is None else f"{url} and by gRPC on port {gateway.grpc_port}"
-
-
 def describe(config: GatewayConfig, url: str) -> str:
     """Return in one line what is served, where and with what."""
     if len(config.models) == 1:
@@ -123,20 +117,11 @@ def describe(config: GatewayConfig, url: str) -> str:
 
 def _describe_workers(model: ModelConfig) -> str:
     started = ", on demand" if model.on_demand else ""
-    here = f"{_count_workers(model.workers)}{_describe_device(model.device)}"
+    here = "1 worker" if model.workers == 1 else f"{model.workers} workers"
     there = ", ".join(remote.url for remote in model.remotes)
     if not there:
         return here + started
     return f"{here} and {there}{started}" if model.workers else f"the workers at {there}{started}"
-
-
-def _count_workers(number: int) -> str:
-    return "1 worker" if number == 1 else f"{number} workers"
-
-
-def _describe_device(device: str) -> str:
-    kind, _, index = device.partition(":")
-    return {"cpu": " on the CPU", "cuda": f" on GPU {index}" if index else " on the GPU"}.get(kind, "")
 
 
 def _to_argument(option: Option) -> dict[str, Any]:
