@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     images = [_read_image(file) for file in arguments.image]
     with loaded_engine(arguments) as engine:
         engine.require_template()
-        chat = _Chat(engine, _new_history(arguments.system), options)
+        chat = _Chat(engine, options)
+        chat.begin(arguments.system)
         for image in images:
             chat.attach(image)
         if sys.stdin.isatty():
@@ -84,10 +85,15 @@ def run(arguments: argparse.Namespace) -> int:
 class _Chat:
     """A conversation: what was said, and how tokens are sampled."""
 
-    def __init__(self, engine: InferenceEngine, history: list[dict[str, Any]], options: dict[str, Any]) -> None:
-        self.engine, self.history, self.options = engine, history, options
-        self.images: list[dict[str, Any]] = []
+    def __init__(self, engine: InferenceEngine, options: dict[str, Any]) -> None:
+        self.engine, self.options = engine, options
         self.stats = "Nothing was answered yet."
+
+    def begin(self, system: str | None) -> str:
+        """Forget what was said, and begin with this system prompt."""
+        self.system, self.images = system, list[Any]()
+        self.history: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        return "The conversation is forgotten."
 
     def take(self, text: str) -> None:
         """Do what a command says, or answer; the conversation goes on without a turn that failed."""
@@ -117,23 +123,16 @@ class _Chat:
         return {
             "/help": lambda _: _HELP,
             "/image": self._attach_file,
-            "/reset": lambda _: self._begin(self.history[0]["content"] if self._has_system() else None),
+            "/reset": lambda _: self.begin(self.system),
             "/save": self._save,
             "/set": self._set,
             "/stats": lambda _: self.stats,
-            "/system": self._begin,
+            "/system": self.begin,
         }
-
-    def _has_system(self) -> bool:
-        return bool(self.history) and self.history[0]["role"] == "system"
 
     def _attach_file(self, file: str) -> str:
         self.attach(_read_image(file))
         return f"{file} goes with the next message"
-
-    def _begin(self, system: str | None) -> str:
-        self.history, self.images = _new_history(system), []
-        return "The conversation is forgotten."
 
     def _set(self, text: str) -> str:
         name, _, value = text.partition(" ")
@@ -168,21 +167,13 @@ class _Chat:
         self.history.append({"role": "assistant", "content": stream.text if stream else ""})
 
     def _note(self, result: InferResult) -> None:
-        self.stats = (
-            f"{result.prompt_tokens} tokens read, {result.tokens_generated} generated, "
-            f"{result.tokens_per_sec:.0f} tokens/s, {result.latency_ms:.0f} ms"
-        )
-        if result.finish_reason == "length":
-            print_note(self._explain_cut(result))
-
-    def _explain_cut(self, result: InferResult) -> str:
-        if result.tokens_generated == self.options.get("max_tokens"):
-            return f"(cut off after {result.tokens_generated} tokens; /set max_tokens N allows more)"
-        return f"(cut off: the context of {result.prompt_tokens + result.tokens_generated} tokens is full; {_FULL})"
-
-
-def _new_history(system: str | None) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": system}] if system else []
+        read, generated = result.prompt_tokens, result.tokens_generated
+        speed = f"{result.tokens_per_sec:.0f} tokens/s, {result.latency_ms:.0f} ms"
+        self.stats = f"{read} tokens read, {generated} generated, {speed}"
+        if result.finish_reason == "length" and generated == self.options.get("max_tokens"):
+            print_note(f"(cut off after {generated} tokens; /set max_tokens N allows more)")
+        elif result.finish_reason == "length":
+            print_note(f"(cut off: the context of {read + generated} tokens is full; {_FULL})")
 
 
 def _read_image(file: str) -> dict[str, Any]:

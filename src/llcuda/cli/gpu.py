@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llcuda.cli.options import Commands
-    from llcuda.devices import Choice, Devices, Gpu
+    from llcuda.devices import Choice, Devices
     from llcuda.native import Backend, InstalledBundle
 
 __all__ = ["add_parser", "format_backend"]
@@ -77,16 +77,11 @@ def _describe_installed(installed: Sequence[InstalledBundle], backends: Sequence
 
 
 def _to_rows(devices: Devices, choice: Choice) -> Iterator[tuple[str, ...]]:
-    for gpu in devices.gpus:
-        yield _to_row(gpu, "used" if gpu in choice.gpus else "left out")
-    for gpu in devices.hidden:
-        yield _to_row(gpu, "hidden")
-
-
-def _to_row(gpu: Gpu, use: str) -> tuple[str, ...]:
-    total = f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib else "-"
-    free = "-" if gpu.memory_free_mib is None else f"{gpu.memory_free_mib} MiB"
-    return str(gpu.index), gpu.name, gpu.capability or "-", total, free, use, gpu.uuid
+    for gpu in (*devices.gpus, *devices.hidden):
+        use = "used" if gpu in choice.gpus else "left out" if gpu in devices.gpus else "hidden"
+        total = f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib else "-"
+        free = "-" if gpu.memory_free_mib is None else f"{gpu.memory_free_mib} MiB"
+        yield str(gpu.index), gpu.name, gpu.capability or "-", total, free, use, gpu.uuid
 
 
 def _to_json(devices: Devices, backends: Sequence[Backend], choice: Choice) -> dict[str, Any]:

@@ -158,13 +158,9 @@ def loaded_engine(arguments: argparse.Namespace, **server_options: Any) -> Itera
                 threads=arguments.threads,
                 verbose=arguments.verbose,
                 **server_options,
-                **_parse_server_options(arguments.server_option),
+                **dict(map(_parse_server_option, arguments.server_option)),
             )
         yield engine
-
-
-def _parse_server_options(pairs: list[str]) -> dict[str, Any]:
-    return dict(_parse_server_option(pair) for pair in pairs)
 
 
 def _parse_server_option(pair: str) -> tuple[str, Any]:

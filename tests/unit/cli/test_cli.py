@@ -9,7 +9,7 @@ import pytest
 
 import llcuda
 from llcuda.cli import build_parser, main, run_guarded
-from llcuda.cli.options import _parse_server_options, read_prompt, sampling_options
+from llcuda.cli.options import _parse_server_option, read_prompt, sampling_options
 from llcuda.cli.output import format_bytes, format_table
 from llcuda.errors import LlcudaError, ServerExitedError, UsageError
 
@@ -58,14 +58,14 @@ def test_a_table_without_rows_is_its_header() -> None:
     ],
 )
 def test_a_server_option_is_parsed(pair: str, name: str, value: object) -> None:
-    parsed = _parse_server_options([pair])
-    assert parsed == {name: value}
-    assert type(parsed[name]) is type(value)
+    parsed = _parse_server_option(pair)
+    assert parsed == (name, value)
+    assert type(parsed[1]) is type(value)
 
 
 def test_a_server_option_without_a_name_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="has no name"):
-        _parse_server_options(["=3"])
+        _parse_server_option("=3")
 
 
 def test_only_the_sampling_options_that_were_given_are_passed_on() -> None:
