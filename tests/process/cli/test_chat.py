@@ -29,6 +29,7 @@ WITHOUT_EDITOR = [
     "import sys; sys.modules['prompt_toolkit'] = None\nfrom llcuda.__main__ import main\nsys.exit(main())",
 ]  # fmt: skip
 UP, PASTE, END_OF_PASTE, ALT_ENTER = "\x1b[A", "\x1b[200~", "\x1b[201~", "\x1b\r"
+_PROMPT = re.compile(r">[ \b\r]*$")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[=>])")
 
 
@@ -47,9 +48,9 @@ class Terminal:
         os.write(self.end, text.encode())
 
     def read_until(self, words: str) -> str:
-        """Return what the screen has shown up to these words, and that the next prompt came after them."""
+        """Return what the screen has shown up to these words and the prompt after them."""
         said = ""
-        while words not in said or not said.endswith("> "):
+        while not _PROMPT.search(said.rpartition(words)[2] if words in said else ""):
             said = _ESCAPE.sub("", said + os.read(self.end, 4096).decode(errors="replace"))
         return said
 
