@@ -82,10 +82,7 @@ def test_it_answers_the_official_client_and_ends_in_order() -> None:
             assert client.completions.create(model="demo", prompt="What is 2+2?", max_tokens=3).usage
         workers = served.workers
         assert len(workers) == 2
-        code, said = served.end(signal.SIGTERM)
-        assert code == 0
-        assert "  Using " in said
-        assert f"chat {served.url}/chat" in said
+        assert served.end(signal.SIGTERM)[0] == 0
         assert not any(worker.is_running() for worker in workers)
 
 

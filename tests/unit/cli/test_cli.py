@@ -12,7 +12,7 @@ from llcuda.cli import build_parser, main, run_guarded
 from llcuda.cli.options import _parse_server_option, read_prompt, sampling_options
 from llcuda.cli.output import format_bytes, format_table
 from llcuda.errors import LlcudaError, ServerExitedError, UsageError
-from tests.unit.engine.test_devices import T4, devices
+from tests.standins.fake_t4 import T4, devices
 
 
 @pytest.mark.parametrize(
