@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print the answer as it is generated. The key is read from LLAMA_API_KEY, as llama-server's is."""
     options = sampling_options(arguments)
-    options |= {name: value for name in ("system", "model") if (value := getattr(arguments, name)) is not None}
+    options |= {name: value for name in ("system", "model", "raw") if (value := getattr(arguments, name))}
     prompt = read_prompt(arguments.prompt)
     with connect(arguments) as client, keep_saying("the answer is awaited") as stop_saying:
         if arguments.json:

@@ -75,7 +75,7 @@ def _examine_build(check: str) -> Iterator[Finding]:
 
     build = read_build_info(binaries_dir())
     variants = f"{len(build.cpu_variants)} CPU variants" if build.profile == "all" else "CPU of the building machine"
-    patched = f" with {', '.join(build.llama_cpp_patches)}" if build.llama_cpp_patches else ""
+    patched = f" with {len(build.llama_cpp_patches)} patches" if build.llama_cpp_patches else ""
     yield Finding(check, ok=True, found=f"llama.cpp {build.llama_cpp_tag}{patched}, {build.compiler}, {variants}")
 
 

@@ -42,7 +42,6 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, run, name="infer", summary="answer one prompt", epilog=_EXAMPLES)
     add_prompt(parser)
     add_system_flag(parser)
-    parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
     parser.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer has to hold to")
     parser.add_argument("--json", action="store_true", help="print the answer with its figures as JSON")
     add_model_flags(parser)

@@ -45,6 +45,7 @@ _COMMANDS = {
     "`engine.check_server()` tells.": "Start one with `llcuda serve -m demo`, or name another with --url.",
     "Leave the port out to get a free one, choose another, or attach to what runs there with "
     "InferenceEngine(server_url=…).": "Take a free one with --port 0, or choose another.",
+    "; write _ for - in their names": "",
     "api_key=…, or engine.api_key": "--api-key-file FILE, or LLAMA_API_KEY",
     "api_key=…": "--api-key-file FILE",
 }

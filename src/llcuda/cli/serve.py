@@ -89,10 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _announce(config: GatewayConfig, gateway: Gateway, *, url: str) -> None:
     by_grpc = "" if config.grpc_port is None else f" and by gRPC on port {gateway.grpc_port}"
     key = " with a key" if config.keys else ""
-    devices = [f"  {sentence}" for sentence in gateway.devices]
+    notes = [f"  {sentence}" for sentence in gateway.notes]
     addresses = f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}"
     example = f'  try: llcuda-client --url {url} "What is 2+2?"'
-    print_note("\n".join([describe(config, url + by_grpc), *devices, addresses, example]))
+    print_note("\n".join([describe(config, url + by_grpc), *notes, addresses, example]))
 
 
 def _share_heaps() -> None:

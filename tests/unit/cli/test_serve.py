@@ -31,7 +31,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     class Gateway:
-        devices = ("Using the CPU.",)
+        notes = ("Using the CPU.",)
 
         def __init__(self, config: GatewayConfig) -> None:
             seen.append(config)
