@@ -142,7 +142,9 @@ def test_images_go_to_a_model_that_has_a_projector(picture: Path, tmp_path: Path
     model, file = tmp_path / "seeing" / "model.gguf", tmp_path / "chat.json"
     model.parent.mkdir()
     shutil.copy(demo_path("demo"), model)
-    write_sparse_projector(model.parent / "mmproj-model.gguf", width=64, layers=1, image=64, patch=16, output=256)
+    write_sparse_projector(
+        model.parent / "mmproj-model.gguf", width=64, layers=1, image=64, patch=16, output=256, kind="gemma3"
+    )
     turns = ["What is this?", "/stats", f"/image {picture}", "And this?", "What is 2+2?", f"/save {file}"]
     done = converse("--image", str(picture), "-n", "8", turns=turns, model=str(model))
     assert done.returncode == 0, done.stderr
