@@ -164,7 +164,7 @@ def test_an_install_line_of_the_readme_works(line: str, wheel: Path, tmp_path: P
     run("bash", "-euc", line.replace("'.[", f"'{wheel}["), cwd=tmp_path, env=variables)
     (program,) = [path for path in (tmp_path / ".venv/bin/llcuda", tmp_path / ".local/bin/llcuda") if path.exists()]
     assert "4" in run(program, *ASK[2:], cwd=tmp_path)
-    command = [program, "serve", "-m", "demo", "--port", "0"]
+    command = [str(program), "serve", "-m", "demo", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         assert any("llcuda serves demo" in said for said in process.stderr)

@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
     def _suggest(self, message: str) -> Iterator[str]:
         if command := _INVALID_COMMAND.match(message):
             near = get_close_matches(command[1], self._list_commands(), n=1)
-            yield from (f"{self.prog} {name}" for name in near or _OTHER_NAMES.get(command[1], ()))
+            yield from (f"{self.prog} {name}" for name in near or _OTHER_NAMES.get(command[1], []))
         for flag in re.findall(r"(?<!\S)--?[\w-]+", message) if message.startswith("unrecognized") else ():
             yield from get_close_matches(flag, self._option_string_actions, n=1)
 

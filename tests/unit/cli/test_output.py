@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from llcuda.cli import output
@@ -19,8 +21,13 @@ def test_what_goes_on_is_said_until_something_comes(monkeypatch: pytest.MonkeyPa
 
 
 def test_it_is_not_said_if_it_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+    asked = threading.Event()
+
+    def holds() -> bool:
+        asked.set()
+        return False
+
     monkeypatch.setattr(output, "_SILENCE", 0.001)
     monkeypatch.setattr(output, "print_note", lambda _: pytest.fail("it was said"))
-    with output.keep_saying("it is being loaded", holds=lambda: bool(asked.append(True))):
-        wait_until(lambda: asked)
+    with output.keep_saying("it is being loaded", holds=holds):
+        asked.wait()

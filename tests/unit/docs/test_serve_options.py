@@ -42,7 +42,7 @@ def test_the_options_of_a_model_are_those_said() -> None:
 
 
 def test_every_flag_of_the_command_is_on_the_page() -> None:
-    commands: dict[str, Any] = next(action.choices for action in build_parser()._actions if action.choices)
+    commands: Any = next(action.choices for action in build_parser()._actions if action.choices)
     actions = commands["serve"]._actions
     keys = {option.flag for option in OPTIONS}
     flags = [(one.option_strings[-1], one.help) for one in actions if not keys & set(one.option_strings)]
