@@ -31,7 +31,7 @@ def run(commands: tuple[str, ...] = COMMANDS) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         steps = ((f"echo {shlex.quote(f'$ {one}')}", one, _WAIT if one.endswith("&") else "") for one in commands)
         script = "\n".join("\n".join(step) for step in steps)
-        command = ["bash", "-c", f"exec 2>&1; trap 'kill $(jobs -p)' EXIT\n{script}"]
+        command = ["bash", "-c", f"exec 2>&1; trap 'jobs -p | xargs -r kill' EXIT\n{script}"]
         said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=300).stdout
     return said.splitlines()
 
