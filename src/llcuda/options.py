@@ -179,7 +179,7 @@ def _check_range(name: str, number: float, option: RequestOption) -> None:
 
 
 def _check_type(name: str, value: Any, option: RequestOption) -> Any:
-    kind, words = {"bool": (bool, "neither True nor False"), "str": (str, "not a string")}[option.kind]
+    kind, words = {"bool": (bool, "neither true nor false"), "str": (str, "not a string")}[option.kind]
     if not isinstance(value, kind):
         raise UsageError(f"{name}={value!r} is {words}")
     return value

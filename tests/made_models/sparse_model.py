@@ -46,8 +46,13 @@ def write_sparse_model(path: Path, sparse: Sparse) -> Path:
     return _write(path, Model(pairs=list(_pairs(sparse)), tensors=list(_tensors(sparse))))
 
 
-def write_sparse_projector(path: Path, *, width: int, layers: int, image: int, patch: int, output: int) -> Path:
-    """Write a vision projector of the SigLIP kind for a model of the width ``output``, and return its path."""
+def write_sparse_projector(
+    path: Path, *, width: int, layers: int, image: int, patch: int, output: int, kind: str = "idefics3"
+) -> Path:
+    """Write a vision projector of the SigLIP kind for a model of the width ``output``, and return its path.
+
+    Of the kind ``gemma3`` it needs no tokens of its own in the model's vocabulary.
+    """
     hidden, shuffle = 4 * width, 2
     numbers = {
         "image_size": image,
@@ -63,16 +68,23 @@ def write_sparse_projector(path: Path, *, width: int, layers: int, image: int, p
         ("general.architecture", STRING, "clip"),
         ("clip.has_vision_encoder", 7, True),
         ("clip.use_gelu", 7, True),
-        ("clip.projector_type", STRING, "idefics3"),
+        ("clip.projector_type", STRING, kind),
         *((f"clip.vision.{name}", U32, value) for name, value in numbers.items()),
         ("clip.vision.attention.layer_norm_epsilon", F32, 1e-5),
         *((f"clip.vision.image_{name}", ARRAY, (F32, [0.5, 0.5, 0.5])) for name in ("mean", "std")),
     ]
+    projections = {
+        "idefics3": [Tensor("mm.model.fc.weight", (width * shuffle * shuffle, output), _F16)],
+        "gemma3": [
+            Tensor("mm.input_projection.weight", (output, width), _F16),
+            Tensor("mm.soft_emb_norm.weight", (width,)),
+        ],
+    }
     tensors = [
         Tensor("v.patch_embd.weight", (patch, patch, 3, width), _F16),
         Tensor("v.patch_embd.bias", (width,)),
         Tensor("v.position_embd.weight", (width, (image // patch) ** 2)),
-        Tensor("mm.model.fc.weight", (width * shuffle * shuffle, output), _F16),
+        *projections[kind],
         *(Tensor(f"v.post_ln.{part}", (width,)) for part in ("weight", "bias")),
     ]
     for layer in range(layers):

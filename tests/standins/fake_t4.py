@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llcuda.devices
-from llcuda.devices import Devices, Gpu, Situation
+from llcuda.devices import Devices, Gpu, Situation, compatibility
 from llcuda.engine import placement
 from llcuda.gateway.admin import install_child
 from llcuda.installer import install
@@ -47,7 +47,7 @@ def devices(*gpus: Gpu, **changes: Any) -> Devices:
 
 def put_t4(change: Callable[[object, str, Any], None] = setattr) -> None:
     """Put it into this process."""
-    for module in (install, placement, install_child, llcuda.devices):
+    for module in (install, placement, install_child, compatibility, llcuda.devices):
         change(module, "find_devices", lambda **_: devices(T4))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from tests.places import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS = ("LLAMA_", "LLAMACPP_", "LLCUDA_", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 PROBE = """
 import json, os, llcuda, llcuda.native
@@ -151,3 +154,20 @@ def test_an_editable_install_runs_the_source_with_the_built_binaries(tmp_path: P
         Path(result["server"]).is_relative_to(tmp_path / "venv") or (ROOT / "src/llcuda/binaries/BUILD.json").exists()
     )
     assert "4" in run(python, *ASK, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\| (?:in|as) a[^|]*\| `(.*)` \|$", README, re.MULTILINE))
+def test_an_install_line_of_the_readme_works(line: str, wheel: Path, tmp_path: Path) -> None:
+    """Runs it as it stands, with the wheel for the clone; what it depends on comes from the package index."""
+    scripts = sysconfig.get_path("scripts")
+    variables = {"PATH": f"{scripts}:{os.environ['PATH']}", "UV_PYTHON": sys.executable, "UV_LINK_MODE": "copy"}
+    run("bash", "-euc", line.replace("'.[", f"'{wheel}["), cwd=tmp_path, env=variables)
+    (program,) = [path for path in (tmp_path / ".venv/bin/llcuda", tmp_path / ".local/bin/llcuda") if path.exists()]
+    assert "4" in run(program, *ASK[2:], cwd=tmp_path)
+    command = [str(program), "serve", "-m", "demo", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any("llcuda serves demo" in said for said in process.stderr)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 0

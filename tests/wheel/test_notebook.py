@@ -1,4 +1,7 @@
-"""examples/colab_quickstart.ipynb, run cell by cell in a kernel of this environment, as Colab would."""
+"""examples/colab_quickstart.ipynb, run cell by cell in a kernel of this environment, as Colab would.
+
+It runs twice: with the GPUs of this machine, and with a T4 that is not there (tests/standins/fake_gpu.c).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import json
 import os
 import re
 import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -14,7 +19,10 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from llcuda.models.registry import read_registry
+from tests.inputs.bundles import LIBRARY
 from tests.places import ROOT
+from tests.process.server.test_offload import compile_backends
+from tests.upgrading import write_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +30,14 @@ if TYPE_CHECKING:
 NOTEBOOK = ROOT / "examples" / "colab_quickstart.ipynb"
 TIMEOUT = 120
 # The package is there already: pip has nothing to ask for, and the model is inside the wheel.
+PUT_GPU = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.upgrading import put_gpu
+put_gpu()
+from llcuda.installer import sources
+sources.HUB_SOURCE = {bundle!r}
+"""
 WITHOUT_NETWORK = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "LLCUDA_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -69,9 +85,10 @@ def count_servers(pid: int) -> int:
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
     folder = tmp_path_factory.mktemp("notebook")
     manager = KernelManager()
+    paths = {"LLCUDA_HOME": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     manager.start_kernel(
         cwd=str(folder),
-        env={**os.environ, **WITHOUT_NETWORK, "LLCUDA_HOME": str(folder)},
+        env={**os.environ, **WITHOUT_NETWORK, **paths, "GGML_FAKE_GPU": "4096"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -80,21 +97,41 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
     manager.cleanup_resources()
 
 
-@pytest.fixture(scope="module")
-def ran(kernel: KernelManager) -> Run:
-    """Run the whole notebook once."""
+def run_notebook(kernel: KernelManager, *, before: str = "") -> Run:
     run = Run()
     owner: Any = kernel.provisioner
     client = kernel.client()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=TIMEOUT)
+        execute(client, before)
         for cell, code in read_cells("code").items():
             run.output[cell] = execute(client, code)
             run.servers[cell] = count_servers(owner.pid)
         run.report = json.loads(execute(client, "import json; print(json.dumps(report.to_dict()))"))
     finally:
         client.stop_channels()
+    return run
+
+
+@pytest.fixture(scope="module")
+def ran_here(kernel: KernelManager) -> Run:
+    """Run the whole notebook once."""
+    return run_notebook(kernel)
+
+
+@pytest.fixture(scope="module")
+def ran_with_a_gpu(kernel: KernelManager, binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run it once more on a machine that has got a T4, and whose releases have a backend for it."""
+    folder = tmp_path_factory.mktemp("backend")
+    library = compile_backends(folder, binaries) / "fake" / LIBRARY
+    bundle = write_backend(folder / "bundle", library, binaries=binaries)
+    return run_notebook(kernel, before=PUT_GPU.format(root=str(ROOT), bundle=str(bundle)))
+
+
+@pytest.fixture(params=["ran_here", "ran_with_a_gpu"])
+def ran(request: pytest.FixtureRequest) -> Run:
+    run: Run = request.getfixturevalue(request.param)
     return run
 
 
@@ -115,7 +152,7 @@ def test_it_names_no_address() -> None:
 
 def test_it_begins_with_a_title_and_the_package() -> None:
     assert next(iter(read_cells("markdown").values())).startswith("# ")
-    assert next(iter(read_cells("code").values())) == "%pip install --quiet llcuda"
+    assert next(iter(read_cells("code").values())).endswith("%pip install --quiet {package}")
 
 
 def test_the_bigger_models_are_in_the_registry_and_none_is_chosen() -> None:
@@ -144,6 +181,18 @@ def test_the_proof_says_what_the_report_says(ran: Run) -> None:
     assert ("The GPU is used:" in ran.output["proof"]) == used
     assert ("The GPU is not used:" in ran.output["proof"]) != used
     assert f"on the {ran.report['device'].upper()}" in ran.output["load"]
+
+
+def test_a_gpu_that_has_no_backend_gets_one_and_is_used(ran_with_a_gpu: Run) -> None:
+    assert "Installed cuda12, and proved it on Tesla T4." in ran_with_a_gpu.output["gpu"]
+    assert ran_with_a_gpu.report["device"] == "cuda"
+    assert "The GPU is used: 4 of 4 layers are on it." in ran_with_a_gpu.output["proof"]
+
+
+def test_it_says_what_is_here_and_what_the_package_carries(ran_here: Run) -> None:
+    assert re.search("^backends: +\\S", ran_here.output["status"], re.MULTILINE)
+    used = ran_here.report["device"] == "cuda"
+    assert ("Everything below runs on the CPU." in ran_here.output["gpu"]) != used
 
 
 def test_what_can_be_used_and_what_is_used_agree(ran: Run) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llcuda import __version__
 from llcuda.cli import run_guarded
 from llcuda.cli.options import add_prompt, add_sampling_flags, add_system_flag, read_prompt, sampling_options
-from llcuda.cli.output import print_json
+from llcuda.cli.output import keep_saying, print_json, print_pieces
 from llcuda.cli.parser import Parser
 from llcuda.errors import UsageError
 
@@ -56,17 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print the answer as it is generated. The key is read from LLAMA_API_KEY, as llama-server's is."""
     options = sampling_options(arguments)
-    options |= {name: value for name in ("system", "model") if (value := getattr(arguments, name)) is not None}
+    options |= {name: value for name in ("system", "model", "raw") if (value := getattr(arguments, name))}
     prompt = read_prompt(arguments.prompt)
-    with connect(arguments) as client:
+    with connect(arguments) as client, keep_saying("the answer is awaited") as stop_saying:
         if arguments.json:
             print_json(dataclasses.asdict(client.infer(prompt, **options)))
-            return 0
-        with closing(client.infer_stream(prompt, **options)) as stream:
-            for piece in stream:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-    sys.stdout.write("\n")
+        else:
+            print_pieces(client.infer_stream(prompt, **options), on_piece=stop_saying)
     return 0
 
 
@@ -79,6 +73,8 @@ def connect(arguments: argparse.Namespace) -> InferenceClient | GrpcClient:
         if arguments.url:
             return InferenceClient(url=arguments.url, api_key=key)
         return InferenceClient(arguments.host, arguments.port or 8090, api_key=key)
+    if arguments.url:
+        raise UsageError("--url is for HTTP", hint="With --grpc, give --host and --port.")
     try:
         from llcuda.gateway import GrpcClient  # noqa: PLC0415 - the extra
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llcuda import __version__
 from llcuda.cli.options import add_command
-from llcuda.cli.output import print_json, print_table
+from llcuda.cli.output import format_table, show
 from llcuda.errors import BinaryError, LlcudaError
 
 if TYPE_CHECKING:
@@ -45,14 +45,10 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print every finding; the exit code is 3 where something is broken."""
     findings = list(examine())
-    if arguments.json:
-        print_json([dataclasses.asdict(finding) for finding in findings])
-    else:
-        rows = [("ok" if finding.ok else "BROKEN", finding.check, finding.found) for finding in findings]
-        print_table(("", "check", "found"), rows)
-        for finding in findings:
-            if finding.remedy:
-                print(f"\n{finding.check}: {finding.remedy}")
+    rows = [("ok" if finding.ok else "BROKEN", finding.check, finding.found) for finding in findings]
+    remedies = [f"\n{finding.check}: {finding.remedy}" for finding in findings if finding.remedy]
+    text = "\n".join([format_table(("", "check", "found"), rows), *remedies])
+    show([dataclasses.asdict(finding) for finding in findings], text, as_json=arguments.json)
     return 0 if all(finding.ok for finding in findings) else BinaryError.exit_code
 
 
@@ -79,7 +75,7 @@ def _examine_build(check: str) -> Iterator[Finding]:
 
     build = read_build_info(binaries_dir())
     variants = f"{len(build.cpu_variants)} CPU variants" if build.profile == "all" else "CPU of the building machine"
-    patched = f" with {', '.join(build.llama_cpp_patches)}" if build.llama_cpp_patches else ""
+    patched = f" with {len(build.llama_cpp_patches)} patches" if build.llama_cpp_patches else ""
     yield Finding(check, ok=True, found=f"llama.cpp {build.llama_cpp_tag}{patched}, {build.compiler}, {variants}")
 
 

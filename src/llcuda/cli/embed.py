@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from llcuda.cli.options import add_command, add_model_flags, loaded_engine, read_prompt
-from llcuda.cli.output import print_json
+from llcuda.cli.output import show
 
 if TYPE_CHECKING:
     import argparse
@@ -35,9 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = [read_prompt(prompt) for prompt in arguments.prompt + arguments.texts or [None]]
     with loaded_engine(arguments, embeddings=True, pooling=arguments.pooling) as engine:
         vectors = engine.embed(prompts)
-    if arguments.json:
-        print_json([{"text": text, "embedding": vector} for text, vector in zip(prompts, vectors, strict=True)])
-    else:
-        for vector in vectors:
-            print(json.dumps(vector))
+    pairs = [{"text": text, "embedding": vector} for text, vector in zip(prompts, vectors, strict=True)]
+    show(pairs, "\n".join(map(json.dumps, vectors)), as_json=arguments.json)
     return 0

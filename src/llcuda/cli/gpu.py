@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.cli import gpu_install
 from llcuda.cli.options import add_command
-from llcuda.cli.output import print_json, print_table
+from llcuda.cli.output import format_table, show
 from llcuda.cli.parser import add_commands
 from llcuda.errors import NoDeviceError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llcuda.cli.options import Commands
-    from llcuda.devices import BackendChoice, Devices, Gpu
+    from llcuda.devices import BackendChoice, Devices
     from llcuda.native import Backend, InstalledBundle
 
 __all__ = ["add_parser", "format_backend"]
@@ -40,12 +40,9 @@ def run_status(arguments: argparse.Namespace) -> int:
 
     devices, backends, installed = find_devices(refresh=True), find_backends(), read_installed()
     choice = choose_backend(devices, backends, device=arguments.device)
-    if arguments.json:
-        rest = [gpu_install.to_json(bundle) for bundle in installed]
-        print_json({**_to_json(devices, backends, choice), "installed": rest})
-    else:
-        _print_status(devices, backends, choice)
-        _print_installed(installed, backends)
+    rest = [gpu_install.to_json(bundle) for bundle in installed]
+    text = "\n".join([*_describe(devices, backends, choice), *_describe_installed(installed, backends)])
+    show({**_to_json(devices, backends, choice), "installed": rest}, text, as_json=arguments.json)
     return NoDeviceError.exit_code if arguments.device.startswith("cuda") and choice.backend is None else 0
 
 
@@ -54,19 +51,18 @@ def format_backend(backend: Backend) -> str:
     return f"{backend.name} (CUDA {backend.toolkit}, driver {backend.driver_floor} or newer)"
 
 
-def _print_status(devices: Devices, backends: Sequence[Backend], choice: BackendChoice) -> None:
+def _describe(devices: Devices, backends: Sequence[Backend], choice: BackendChoice) -> Iterator[str]:
     if devices.gpus or devices.hidden:
-        print_table(_HEADER, _to_rows(devices, choice))
-        print()
-    print(f"driver:    {devices.driver or 'none'}{f', for CUDA up to {devices.cuda}' if devices.cuda else ''}")
-    print(f"backends:  {', '.join(map(format_backend, backends)) or 'none in this installation'}")
-    print(f"situation: {devices.detail}")
-    print(f"choice:    {choice.sentence}")
+        yield f"{format_table(_HEADER, _to_rows(devices, choice))}\n"
+    yield f"driver:    {devices.driver or 'none'}{f', for CUDA up to {devices.cuda}' if devices.cuda else ''}"
+    yield f"backends:  {', '.join(map(format_backend, backends)) or 'none in this installation'}"
+    yield f"situation: {devices.detail}"
+    yield f"choice:    {choice.sentence}"
     if choice.remedy:
-        print(f"try:       {choice.remedy}")
+        yield f"try:       {choice.remedy}"
 
 
-def _print_installed(installed: Sequence[InstalledBundle], backends: Sequence[Backend]) -> None:
+def _describe_installed(installed: Sequence[InstalledBundle], backends: Sequence[Backend]) -> Iterator[str]:
     from llcuda.native import package_dir  # noqa: PLC0415
 
     libraries = {backend.library.parent for backend in backends}
@@ -77,20 +73,15 @@ def _print_installed(installed: Sequence[InstalledBundle], backends: Sequence[Ba
             use = "Not used: it was made for another build of llama.cpp."
         else:
             use = gpu_install.describe_proof(bundle)
-        print(f"installed: {bundle.profile} on {bundle.date} from {bundle.source}. {use}")
+        yield f"installed: {bundle.profile} on {bundle.date} from {bundle.source}. {use}"
 
 
 def _to_rows(devices: Devices, choice: BackendChoice) -> Iterator[tuple[str, ...]]:
-    for gpu in devices.gpus:
-        yield _to_row(gpu, "used" if gpu in choice.gpus else "left out")
-    for gpu in devices.hidden:
-        yield _to_row(gpu, "hidden")
-
-
-def _to_row(gpu: Gpu, use: str) -> tuple[str, ...]:
-    total = f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib else "-"
-    free = "-" if gpu.memory_free_mib is None else f"{gpu.memory_free_mib} MiB"
-    return str(gpu.index), gpu.name, gpu.capability or "-", total, free, use, gpu.uuid
+    for gpu in (*devices.gpus, *devices.hidden):
+        use = "used" if gpu in choice.gpus else "left out" if gpu in devices.gpus else "hidden"
+        total = f"{gpu.memory_total_mib} MiB" if gpu.memory_total_mib else "-"
+        free = "-" if gpu.memory_free_mib is None else f"{gpu.memory_free_mib} MiB"
+        yield str(gpu.index), gpu.name, gpu.capability or "-", total, free, use, gpu.uuid
 
 
 def _to_json(devices: Devices, backends: Sequence[Backend], choice: BackendChoice) -> dict[str, Any]:

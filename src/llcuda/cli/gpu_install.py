@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
 from llcuda.cli.options import add_command
-from llcuda.cli.output import print_json, print_note, print_table
+from llcuda.cli.output import format_table, print_note, show
 from llcuda.errors import BinaryError, UsageError
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ def run_install(arguments: argparse.Namespace) -> int:
     print_note(f"This installs {plan}.")
     _require_consent(given=arguments.yes)
     installed = installer.install(plan, force=arguments.force)
-    if arguments.json:
-        print_json(to_json(installed))
-    else:
-        print(f"Installed {installed.profile} in {installed.folder}.\n{describe_proof(installed)}")
+    text = f"Installed {installed.profile} in {installed.folder}.\n{describe_proof(installed)}"
+    show(to_json(installed), text, as_json=arguments.json)
     return 0
 
 
@@ -68,12 +66,11 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
     installer = BinaryInstaller()
     problems, count = installer.verify(), len(installer.list_installed())
-    if arguments.json:
-        print_json([{**dataclasses.asdict(problem), "path": str(problem.path)} for problem in problems])
-    elif problems:
-        print_table(("file", "problem", "try"), [(str(one.path), one.what, one.remedy) for one in problems])
-    else:
-        print(f"{count} installed, every SHA-256 right." if count else "Nothing is installed beside the package.")
+    text = f"{count} installed, every SHA-256 right." if count else "Nothing is installed beside the package."
+    if problems:
+        text = format_table(("file", "problem", "try"), [(str(one.path), one.what, one.remedy) for one in problems])
+    plain = [{**dataclasses.asdict(problem), "path": str(problem.path)} for problem in problems]
+    show(plain, text, as_json=arguments.json)
     return BinaryError.exit_code if problems else 0
 
 
@@ -121,9 +118,6 @@ def _require_consent(*, given: bool) -> None:
 
 
 def _print_left(bundles: tuple[InstalledBundle, ...], *, as_json: bool) -> int:
-    if as_json:
-        print_json([to_json(bundle) for bundle in bundles])
-    else:
-        names = ", ".join(f"{bundle.profile} (installed {bundle.date})" for bundle in bundles)
-        print(f"In use: {names or 'what the package carries'}.")
+    names = ", ".join(f"{bundle.profile} (installed {bundle.date})" for bundle in bundles)
+    show([to_json(bundle) for bundle in bundles], f"In use: {names or 'what the package carries'}.", as_json=as_json)
     return 0

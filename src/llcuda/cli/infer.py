@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from llcuda.cli.options import (
     read_prompt,
     sampling_options,
 )
-from llcuda.cli.output import print_json, print_note
+from llcuda.cli.output import keep_saying, print_json, print_note, print_pieces
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, run, name="infer", summary="answer one prompt", epilog=_EXAMPLES)
     add_prompt(parser)
     add_system_flag(parser)
-    parser.add_argument("--raw", action="store_true", help="complete the text as it is, without the chat template")
     parser.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer has to hold to")
     parser.add_argument("--json", action="store_true", help="print the answer with its figures as JSON")
     add_model_flags(parser)
@@ -58,12 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     with loaded_engine(arguments) as engine:
         if not engine.can_chat and not arguments.raw:
             print_note(f"{arguments.model} has no chat template: it continues the text. --raw says that this is meant.")
-        if arguments.json:
-            print_json(_describe_answer(engine, prompt, options))
-        elif arguments.schema:
-            print(engine.infer(prompt, **options).text)
-        else:
-            _print_stream(engine, prompt, options)
+        with keep_saying("the model is at work") as stop_saying:
+            if arguments.json:
+                print_json(_describe_answer(engine, prompt, options))
+            elif arguments.schema:
+                print(engine.infer(prompt, **options).text)
+            else:
+                print_pieces(engine.infer_stream(prompt, **options), on_piece=stop_saying)
     return 0
 
 
@@ -89,11 +88,3 @@ def _describe_answer(engine: InferenceEngine, prompt: str, options: dict[str, An
     answer = dataclasses.asdict(engine.infer(prompt, **options))
     device, draft = engine.device_report, engine.draft_report
     return answer | {"device": device.to_dict() if device else None, "draft": draft.to_dict() if draft else None}
-
-
-def _print_stream(engine: InferenceEngine, prompt: str, options: dict[str, Any]) -> None:
-    with engine.infer_stream(prompt, **options) as stream:
-        for piece in stream:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    sys.stdout.write("\n")

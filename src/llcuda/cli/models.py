@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import add_command
-from llcuda.cli.output import format_bytes, print_json, print_note, print_table
+from llcuda.cli.output import format_bytes, format_table, print_note, show
 from llcuda.cli.parser import add_commands
+from llcuda.errors import LlcudaError
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +24,9 @@ __all__ = ["add_parser"]
 _LEFT_OUT = {"tensors", "arrays"}
 """Of the header: thousands of names and numbers that nobody reads."""
 _MIB = 1 << 20
+_SHORT_CONTEXT = 4096
+_COMPUTATION_BYTES = 256 * _MIB
+"""About what computing takes, and an eighth of the file a short context, for a model whose header is not here."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -53,10 +58,11 @@ def run_list(arguments: argparse.Namespace) -> int:
     from llcuda.models import list_models  # noqa: PLC0415 - `--help` needs no models
 
     models = [model for model in list_models() if model.on_disk or not arguments.on_disk]
-    if arguments.json:
-        print_json([_to_json(model) for model in models])
-    else:
-        print_table(("name", "parameters", "quantisation", "size", "on disk"), map(_to_row, models))
+    rooms = _find_rooms()
+    fitting = [(model, need := _measure_need(model), _find_room(need, rooms)) for model in models]
+    plain = [{**_to_json(model), "needs_bytes": need, "fits": room} for model, need, room in fitting]
+    header = ("name", "parameters", "quantisation", "size", "on disk", "needs", "fits")
+    show(plain, format_table(header, (_to_row(*row) for row in fitting)), as_json=arguments.json)
     return 0
 
 
@@ -65,10 +71,8 @@ def run_pull(arguments: argparse.Namespace) -> int:
     from llcuda.models import pull_model  # noqa: PLC0415
 
     model = pull_model(arguments.model)
-    if arguments.json:
-        print_json(_to_facts(model))
-    else:
-        print(f"{model.path}, {format_bytes(model.info.file_bytes)}: use it with -m {arguments.model}")
+    text = f"{model.path}, {format_bytes(model.info.file_bytes)}: use it with -m {arguments.model}"
+    show(_to_facts(model), text, as_json=arguments.json)
     return 0
 
 
@@ -86,12 +90,8 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         cache_type_v=arguments.cache_type_v,
     )
     gpus = [gpu for gpu in find_devices().gpus if gpu.memory_free_mib is not None]
-    if arguments.json:
-        print_json({**_to_facts(model), "memory": _to_memory(estimate, gpus)})
-    else:
-        _print_model(model, as_json=False)
-        print()
-        print_table(("memory", ""), _to_memory_rows(estimate, gpus))
+    text = "\n\n".join([*_format_facts(model), format_table(("memory", ""), _to_memory_rows(estimate, gpus))])
+    show({**_to_facts(model), "memory": _to_memory(estimate, gpus)}, text, as_json=arguments.json)
     return 0
 
 
@@ -100,12 +100,8 @@ def run_remove(arguments: argparse.Namespace) -> int:
     from llcuda.models import remove_model  # noqa: PLC0415
 
     removal = remove_model(arguments.model)
-    if arguments.json:
-        print_json(dataclasses.asdict(removal))
-    else:
-        for file in removal.files:
-            print(file)
-        print_note(f"{format_bytes(removal.bytes_freed)} freed")
+    show(dataclasses.asdict(removal), "\n".join(removal.files), as_json=arguments.json)
+    print_note(f"{format_bytes(removal.bytes_freed)} freed")
     return 0
 
 
@@ -113,13 +109,39 @@ def _to_json(model: ListedModel) -> dict[str, Any]:
     return {**dataclasses.asdict(model), "path": str(model.path) if model.path else None}
 
 
-def _to_row(model: ListedModel) -> tuple[str, ...]:
+def _find_rooms() -> dict[str, int]:
+    """Return how many bytes are free, on each GPU and for the CPU; nothing for a place that does not say."""
+    from llcuda.devices import find_devices  # noqa: PLC0415
+    from llcuda.server.free_memory import read_free_memory  # noqa: PLC0415
+
+    free = {f"GPU {gpu.index}": gpu.memory_free_mib for gpu in find_devices().gpus}
+    return {place: mib * _MIB for place, mib in {**free, "CPU": read_free_memory()}.items() if mib is not None}
+
+
+def _measure_need(model: ListedModel) -> int:
+    """Return the memory that the model takes with a short context: what its header says, or what its size suggests."""
+    from llcuda.models import estimate_model, inspect_model  # noqa: PLC0415
+
+    if model.on_disk:
+        with suppress(LlcudaError):
+            return estimate_model(inspect_model(model.name), ctx_size=_SHORT_CONTEXT).total_bytes
+    return model.bytes + model.bytes // 8 + _COMPUTATION_BYTES
+
+
+def _find_room(need: int, rooms: dict[str, int]) -> str | None:
+    """Return the first GPU that has room for so much, else the CPU, or None."""
+    return next((place for place, free in rooms.items() if need <= free), None)
+
+
+def _to_row(model: ListedModel, need: int, room: str | None) -> tuple[str, ...]:
     return (
         model.name,
         _format_parameters(model.parameters),
         model.quantisation or "-",
         format_bytes(model.bytes),
         "yes" if model.on_disk else "",
+        format_bytes(need),
+        room or "no",
     )
 
 
@@ -175,18 +197,14 @@ def _to_facts(model: ModelFile) -> dict[str, Any]:
     }
 
 
-def _print_model(model: ModelFile, *, as_json: bool) -> None:
+def _format_facts(model: ModelFile) -> tuple[str, str]:
     facts = _to_facts(model)
-    if as_json:
-        print_json(facts)
-        return
     metadata = facts.pop("metadata")
     facts["parameters"] = f"{_format_parameters(model.info.parameters)} ({model.info.parameters})"
     facts["file_bytes"] = f"{format_bytes(model.info.file_bytes)} ({model.info.file_bytes})"
     rows = [(name.replace("_", " "), _to_text(value)) for name, value in facts.items() if value is not None]
-    print_table(("", model.name), rows)
-    print()
-    print_table(("metadata", ""), [(name, _to_text(value)) for name, value in metadata.items()])
+    header = [(name, _to_text(value)) for name, value in metadata.items()]
+    return format_table(("", model.name), rows), format_table(("metadata", ""), header)
 
 
 def _to_text(value: object) -> str:

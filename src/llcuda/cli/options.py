@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llcuda.cli.output import keep_saying
 from llcuda.errors import UsageError
 from llcuda.options import check_options
 
@@ -34,6 +35,7 @@ __all__ = [
     "sampling_options",
 ]
 
+_LOADING = ("ctx_size", "gpu_layers", "device", "require_gpu", "fallback", "draft", "draft_keep", "threads", "verbose")
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop_sequences")
 
 
@@ -48,9 +50,10 @@ def add_command(
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """Add the prompt, which may stand alone, after ``--prompt``, or on stdin."""
+    """Add the prompt, which may stand alone, after ``--prompt``, or on stdin, and whether it is to be continued."""
     parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="the prompt (default: what stdin holds)")
     parser.add_argument("-p", "--prompt", dest="prompt", help="the same; - reads it from stdin too")
+    parser.add_argument("--raw", action="store_true", help="continue the text as it is, without the chat template")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -143,30 +146,17 @@ def loaded_engine(arguments: argparse.Namespace, **server_options: Any) -> Itera
     from llcuda.engine import InferenceEngine  # noqa: PLC0415 - `llcuda --help` needs no engine
 
     with InferenceEngine() as engine:
-        engine.load_model(
-            arguments.model,
-            ctx_size=arguments.ctx_size,
-            gpu_layers=arguments.gpu_layers,
-            device=arguments.device,
-            require_gpu=arguments.require_gpu,
-            fallback=arguments.fallback,
-            draft=getattr(arguments, "draft", None),
-            draft_keep=getattr(arguments, "draft_keep", False),
-            threads=arguments.threads,
-            verbose=arguments.verbose,
-            **server_options,
-            **_parse_server_options(arguments.server_option),
-        )
+        # A download has a bar of its own.
+        with keep_saying(f"{arguments.model} is being loaded", holds=lambda: engine.is_loading):
+            named = {name: getattr(arguments, name) for name in _LOADING if hasattr(arguments, name)}
+            given = dict(map(_parse_server_option, arguments.server_option))
+            engine.load_model(arguments.model, **{**named, **server_options, **given})
         yield engine
-
-
-def _parse_server_options(pairs: list[str]) -> dict[str, Any]:
-    return dict(_parse_server_option(pair) for pair in pairs)
 
 
 def _parse_server_option(pair: str) -> tuple[str, Any]:
     name, separator, value = pair.lstrip("-").partition("=")
-    if not name:
+    if name in {"", "name"}:
         raise UsageError(f"--server-option {pair!r} has no name", hint="Write NAME=VALUE, such as cache-type-k=q8_0.")
     return name.replace("-", "_"), parse_value(value) if separator else True
 

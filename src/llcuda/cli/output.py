@@ -7,49 +7,60 @@ import json
 import os
 import re
 import sys
+import threading
+import time
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from llcuda.client import TextStream
     from llcuda.errors import LlcudaError
 
 __all__ = [
     "colour",
     "format_bytes",
     "format_table",
+    "keep_saying",
     "print_error",
     "print_json",
     "print_note",
-    "print_table",
+    "print_pieces",
     "repair_streams",
+    "show",
     "silence_output",
     "speak_flags",
 ]
 
 _RED, _GREEN = 31, 32
+_SILENCE = 8.0  # seconds after which people ask themselves whether it still runs
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
-_FLAGS = frozenset({
-    "chat-template", "ctx-size", "device", "draft", "draft-keep", "fallback", "gpu-layers", "port", "require-gpu",
-    "threads",
-})  # fmt: skip
+_NAMES = (
+    "chat_template ctx_size device draft draft_keep fallback gpu_layers host max_tokens min_p port raw require_gpu "
+    "seed system temperature threads top_k top_p url verbose"
+)
+_FLAGS = {**{name: f"--{name.replace('_', '-')}" for name in _NAMES.split()}, "stop_sequences": "--stop"}
 _COMMANDS = {
     "`engine.check_server()` tells.": "Start one with `llcuda serve -m demo`, or name another with --url.",
     "Leave the port out to get a free one, choose another, or attach to what runs there with "
     "InferenceEngine(server_url=…).": "Take a free one with --port 0, or choose another.",
-    "stall_timeout=…, timeout=…": "--server-option timeout=600",
+    "; write _ for - in their names": "",
+    "api_key=…, or engine.api_key": "--api-key-file FILE, or LLAMA_API_KEY",
+    "api_key=…": "--api-key-file FILE",
 }
 """Hints that speak of Python's objects, and what stands for them at the command line."""
 _ARGUMENT = re.compile(
-    r"""\b(?P<name>[a-z]+(?:_[a-z]+)*)=(?P<value>"[^"]*"|'[^']*'|True|\d+|…)|\b(?P<bare>[a-z]+_[a-z_]+)\b"""
+    r"""(?<![\w.\-/`'"=])(?P<name>[a-z]+(?:_[a-z]+)*)\b(?:=(?P<value>"[^"]*"|'[^']*'|True|-?\d+(?:\.\d+)?|…))?"""
 )
 
 
-def print_error(error: LlcudaError) -> None:
+def print_error(error: LlcudaError, *, is_about_flags: bool = True) -> None:
     """Print the last words of llama-server if there are any, then what was wrong and what to try."""
     for line in getattr(error, "log_tail", ()):
         print(f"  | {line}", file=sys.stderr)
-    print(f"{colour('llcuda:', _RED)} {speak_flags(str(error))}", file=sys.stderr)
+    message = speak_flags(str(error)) if is_about_flags else str(error)
+    print(f"{colour('llcuda:', _RED)} {message}", file=sys.stderr)
     if error.hint:
         print(f"  {colour('try:', _GREEN)} {speak_flags(error.hint)}", file=sys.stderr)
 
@@ -68,16 +79,46 @@ def speak_flags(text: str) -> str:
 
 
 def _to_flag(found: re.Match[str]) -> str:
-    name = (found["name"] or found["bare"]).replace("_", "-")
-    if name not in _FLAGS or found["bare"]:
-        return f"--{name}" if name in _FLAGS else found[0]
-    value = found["value"].strip("\"'")
-    return f"--{name}" if value == "True" else f"--{name} {value}"
+    name, value = found["name"], (found["value"] or "").strip("\"'")
+    if not value:
+        is_key = found.string[: found.start()].endswith(": ")  # of a file: its name and a colon stand before
+        return name if is_key or "_" not in name else _FLAGS.get(name, name)
+    if name in _FLAGS:
+        return _FLAGS[name] if value == "True" else f"{_FLAGS[name]} {value}"
+    is_option = "_" in name or name == "timeout"
+    return f"--server-option {name.replace('_', '-')}={value}" if is_option else found[0]
 
 
 def print_note(text: str) -> None:
     """Print progress or advice, which is not part of the result."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def keep_saying(text: str, *, holds: Callable[[], bool] = lambda: True) -> Iterator[Callable[[], None]]:
+    """Say again and again what goes on, if it ``holds``, until the block ends or what it yields is called."""
+    done, started = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        while not done.wait(_SILENCE):
+            if holds():
+                print_note(f"llcuda: {text}, since {time.monotonic() - started:.0f} s")
+
+    threading.Thread(target=speak, daemon=True).start()
+    try:
+        yield done.set
+    finally:
+        done.set()
+
+
+def print_pieces(stream: TextStream | Generator[str, None, None], *, on_piece: Callable[[], None]) -> None:
+    """Print a text as it comes, and close what it comes from."""
+    with closing(stream):
+        for piece in stream:
+            on_piece()
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    sys.stdout.write("\n")
 
 
 def print_json(value: object) -> None:
@@ -87,13 +128,16 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=not has_all, indent=2))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under their header, each column as wide as its widest cell."""
-    print(format_table(header, rows))
+def show(value: object, text: str, *, as_json: bool) -> None:
+    """Print what was found, for programs or for people."""
+    if as_json:
+        print_json(value)
+    else:
+        print(text)
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return the table as text."""
+    """Return rows under their header, each column as wide as its widest cell."""
     table = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)

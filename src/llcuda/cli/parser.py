@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Parser", "add_commands"]
 
+_OTHER_NAMES = {
+    "run": ["chat"], "generate": ["infer"], "ps": ["gpu status"], "list": ["models list"], "ls": ["models list"],
+    "pull": ["models pull"], "show": ["models inspect"], "rm": ["models rm"], "help": ["--help"],
+}  # fmt: skip
+"""What other programs call our commands."""
 _INVALID_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
 
 
@@ -36,7 +41,8 @@ class Parser(argparse.ArgumentParser):
 
     def _suggest(self, message: str) -> Iterator[str]:
         if command := _INVALID_COMMAND.match(message):
-            yield from (f"{self.prog} {name}" for name in get_close_matches(command[1], self._list_commands(), n=1))
+            near = get_close_matches(command[1], self._list_commands(), n=1)
+            yield from (f"{self.prog} {name}" for name in near or _OTHER_NAMES.get(command[1], []))
         for flag in re.findall(r"(?<!\S)--?[\w-]+", message) if message.startswith("unrecognized") else ():
             yield from get_close_matches(flag, self._option_string_actions, n=1)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llcuda.cli.options import add_command, add_file_flags
-from llcuda.cli.output import print_json, print_note
+from llcuda.cli.output import keep_saying, print_json, print_note
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,20 +76,23 @@ def run(arguments: argparse.Namespace) -> int:
     gateway = _import_gateway()(config)
     names = ", ".join(model.name for model in config.models if not model.on_demand)
     print_note(f"llcuda: loading {names or 'nothing yet'}")
-    gateway.run(
-        on_ready=lambda url: _announce(config, gateway, url=url),
-        read_config=lambda: read_config(flags, environment=os.environ),
-    )
+    with keep_saying(f"{names} is being loaded") as stop_saying:
+
+        def announce(url: str) -> None:
+            stop_saying()
+            _announce(config, gateway, url=url)
+
+        gateway.run(on_ready=announce, read_config=lambda: read_config(flags, environment=os.environ))
     return 0
 
 
 def _announce(config: GatewayConfig, gateway: Gateway, *, url: str) -> None:
-    print_note(describe(config, _describe_addresses(config, gateway, url=url)))
+    by_grpc = "" if config.grpc_port is None else f" and by gRPC on port {gateway.grpc_port}"
     key = " with a key" if config.keys else ""
-    print_note(
-        f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}\n"
-        f'  try: llcuda-client --url {url} "What is 2+2?"'
-    )
+    notes = [f"  {sentence}" for sentence in gateway.notes]
+    addresses = f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}"
+    example = f'  try: llcuda-client --url {url} "What is 2+2?"'
+    print_note("\n".join([describe(config, url + by_grpc), *notes, addresses, example]))
 
 
 def _share_heaps() -> None:
@@ -103,10 +106,6 @@ def _share_heaps() -> None:
         ctypes.CDLL(None).mallopt(arena_max, 2)
 
 
-def _describe_addresses(config: GatewayConfig, gateway: Gateway, *, url: str) -> str:
-    return url if config.grpc_port is None else f"{url} and by gRPC on port {gateway.grpc_port}"
-
-
 def describe(config: GatewayConfig, url: str) -> str:
     """Return in one line what is served, where and with what."""
     if len(config.models) == 1:
@@ -118,20 +117,11 @@ def describe(config: GatewayConfig, url: str) -> str:
 
 def _describe_workers(model: ModelConfig) -> str:
     started = ", on demand" if model.on_demand else ""
-    here = f"{_count_workers(model.workers)}{_describe_device(model.device)}"
+    here = "1 worker" if model.workers == 1 else f"{model.workers} workers"
     there = ", ".join(remote.url for remote in model.remotes)
     if not there:
         return here + started
     return f"{here} and {there}{started}" if model.workers else f"the workers at {there}{started}"
-
-
-def _count_workers(number: int) -> str:
-    return "1 worker" if number == 1 else f"{number} workers"
-
-
-def _describe_device(device: str) -> str:
-    kind, _, index = device.partition(":")
-    return {"cpu": " on the CPU", "cuda": f" on GPU {index}" if index else " on the GPU"}.get(kind, "")
 
 
 def _to_argument(option: Option) -> dict[str, Any]:

@@ -22,12 +22,11 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _decode = JSONDecoder().decode
 _SHAPE_ERRORS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
 _HINTS = {
-    400: "The message says what the server did not accept.",
     401: "Give the key that the server was started with: api_key=…, or engine.api_key.",
     403: "Give the key that the server was started with: api_key=…, or engine.api_key.",
     404: "Is this the address of a llama-server or an llcuda gateway, without a path? Is the endpoint switched on?",
     501: "The server has to be started for this; the message says with which option.",
-    503: "The model is still loading: try again when client.health() is true.",
+    503: "The model is still loading: try again when /health is answered with 200.",
 }
 
 

@@ -51,6 +51,10 @@ class BaseClient:
         """Return the server's address."""
         return self._address.url
 
+    def __repr__(self) -> str:
+        """Return where it asks, without its key."""
+        return f"<{type(self).__name__} of {self.url}>"
+
     async def _send(self, call: Call[T]) -> T:
         response = await self._sender.send(
             call.method, call.target, body=call.body, deadline=Deadline(self._timeout), repeats=call.repeats

@@ -79,7 +79,7 @@ def infer(prompt: str, *, system: str | None, raw: bool, schema: object, options
         raise UsageError(f"the prompt is a {type(prompt).__name__}, not a string", hint="For messages, use chat().")
     if raw:
         if system is not None:
-            raise UsageError("system= needs the chat template, which raw=True leaves out")
+            raise UsageError("a system prompt needs the chat template, which raw=True leaves out")
         return complete(prompt, schema=schema, options=options)
     messages = [{"role": "user", "content": prompt}]
     if system is not None:

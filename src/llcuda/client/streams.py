@@ -66,6 +66,11 @@ class BaseStream:
         """Return whether nothing more comes: after the end, or because it was closed."""
         return self._closed
 
+    def __repr__(self) -> str:
+        """Return how far it has come, and the end of its text."""
+        state = "ended" if self._result else "closed" if self._closed else "open"
+        return f"<{type(self).__name__}: {state}, {len(self.text)} characters: {self.text[-40:]!r}>"
+
     def __del__(self) -> None:
         """Close: nobody waits for the rest any more."""
         if getattr(self, "_answer", None) is not None:

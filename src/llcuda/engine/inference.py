@@ -198,6 +198,19 @@ class InferenceEngine:
         """Whether a model is there to answer."""
         return self._client is not None and self.check_server()
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a model is on its way into memory, after its download."""
+        return self._server.state == "starting"
+
+    def __repr__(self) -> str:
+        """Return which model runs, where, and at which address."""
+        if self._client is None:
+            return "<InferenceEngine: no model is loaded>"
+        if self.model is None or self.device_report is None:
+            return f"<InferenceEngine: attached to {self._client.url}>"
+        return f"<InferenceEngine: {self.model.name} on {self.device_report.device} at {self._client.url}>"
+
     def check_server(self) -> bool:
         """Return whether the server answers its health check."""
         return self._client is not None and self._client.is_healthy()

@@ -71,6 +71,16 @@ class Gateway:
             raise ServerError("the gateway answers no gRPC calls", hint="Set grpc_port, and start it.")
         return self._running.grpc.port
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where the workers on this machine run, and why, and which models cannot chat: a sentence for each."""
+        models = self._running.models if self._running else {}
+        workers = [worker for model in models.values() for worker in model.workers]
+        reports = [getattr(worker.server, "device_report", None) for worker in workers]
+        places = dict.fromkeys(f"{report.reason} {report.remedy}".strip() for report in reports if report)
+        mute = [name for name, model in models.items() if not model.fleet.can_chat]
+        return (*places, *(f"{name} has no chat template: it continues texts." for name in mute))
+
     def start(self) -> None:
         """Serve on a thread of its own, and return when every model answers.
 

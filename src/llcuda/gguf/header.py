@@ -87,7 +87,7 @@ class GGUFInfo:
     split: tuple[int, int] | None
     """The part's index from 0 and the number of parts, for a model in several files."""
     alignment: int
-    metadata: dict[str, Scalar] = field(hash=False)
+    metadata: dict[str, Scalar] = field(hash=False, repr=False)
     """Every key with a single value; strings of over 1,024 characters and arrays are left out."""
     arrays: dict[str, tuple[Scalar, ...]] = field(default_factory=dict, hash=False, repr=False)
     """Every array of up to 1,024 numbers: what a model has one of for each layer."""

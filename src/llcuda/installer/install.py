@@ -138,7 +138,10 @@ class BinaryInstaller:
         """
         devices, tag = find_devices(refresh=True), _get_tag()
         if tag and not (profile or self._source or devices.gpus):
-            raise choose_backend(devices, (), device="cuda").error()  # the releases have nothing for such a machine
+            nothing = choose_backend(devices, (), device="cuda")  # the releases have nothing for such a machine
+            error = nothing.error()
+            error.hint = nothing.remedy or "Nothing is to be installed: models run on the CPU here."
+            raise error
         source = open_source(self._source, downloads=self._home / "binaries" / "downloads")
         bundles = source.list_bundles()
         if profile is None and len(bundles) == 1:

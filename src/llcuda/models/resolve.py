@@ -43,6 +43,10 @@ class ModelFile:
     parts: tuple[Path, ...]
     """Every file that the model consists of, the projector apart."""
 
+    def __repr__(self) -> str:
+        """Return what it is, without its header."""
+        return f"<ModelFile {self.name}: {self.info.architecture}, {self.info.quantisation}, {self.path}>"
+
 
 def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelFile:
     """Return the model that ``name`` means.

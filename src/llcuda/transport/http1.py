@@ -31,7 +31,7 @@ def build_head(authority: str, *, user_agent: str, api_key: str | None) -> str:
     lines = [f"Host: {authority}", f"User-Agent: {user_agent}", "Accept: */*"]
     if api_key is not None:
         if not api_key or not api_key.isascii() or not api_key.isprintable():
-            raise UsageError("api_key is empty or has characters that no key has", hint="Is there a line break in it?")
+            raise UsageError("the API key is empty or has characters of no key", hint="Is there a line break in it?")
         lines.append(f"Authorization: Bearer {api_key}")
     return "".join(f"{line}\r\n" for line in lines)
 

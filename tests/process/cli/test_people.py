@@ -68,6 +68,18 @@ def test_the_gateway_says_so_too(base_model: Path) -> None:
         assert refused.status_code == 400
         assert refused.json()["error"]["code"] == "no_chat_template"
         assert http.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 2}).status_code == 200
+        assert gateway.notes[1:] == ("base has no chat template: it continues texts.",)
+        code = "from llcuda.cli.client import main; raise SystemExit(main())"
+        command = [sys.executable, "-c", code, "--url", gateway.url, "-n", "2", "--raw", "Hello"]
+        assert subprocess.run(command, check=False, timeout=60, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_an_option_of_the_server_takes_the_place_of_a_flag() -> None:
+    done = ask("infer", "-m", "demo", "--server-option", "ctx-size=-5", "x")
+    assert done.returncode == 2
+    assert "--ctx-size -5 is not a whole number" in done.stderr
+    done = ask("infer", "-m", "demo", "--server-option", "nonesuch=1", "x")
+    assert "try: `llcuda-server --help` lists them.\n" in done.stderr
 
 
 def test_a_folder_is_a_model(base_model: Path) -> None:

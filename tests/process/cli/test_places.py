@@ -118,7 +118,7 @@ def read_until(terminal: int, words: bytes) -> bytes:
 
 def test_a_gateway_ends_with_its_terminal() -> None:
     with serve_at_a_terminal() as (pid, terminal):
-        read_until(terminal, b"serves demo")
+        assert b"  Using " in read_until(terminal, b"try: llcuda-client --url")
         os.kill(pid, signal.SIGHUP)
         read_until(terminal, b"SIGHUP: the terminal has closed, so this gateway ends")
 

@@ -75,6 +75,24 @@ def test_a_projector_that_nobody_asked_for_is_left_out(tmp_path: Path, caplog: p
             engine.load_model(tmp_path / "model.gguf", device="cpu", silent=True, mmproj=tmp_path / "mmproj-model.gguf")
 
 
+def test_what_is_printed_of_an_object_is_a_line_that_says_what_it_is(engine: llcuda.InferenceEngine) -> None:
+    assert engine.model is not None
+    with engine.infer_stream("What is 2+2?", temperature=0) as stream:
+        next(stream)
+        assert repr(stream).startswith("<TextStream: open, ")
+        stream.read_all()
+    lines = {
+        repr(llcuda.InferenceEngine()): "<InferenceEngine: no model is loaded>",
+        repr(llcuda.InferenceEngine("http://localhost:1")): "<InferenceEngine: attached to http://localhost:1>",
+        repr(engine): f"<InferenceEngine: demo on cpu at {engine.url}>",
+        repr(engine.client): f"<InferenceClient of {engine.url}>",
+        repr(stream): "<TextStream: ended, 10 characters: '2 + 2 = 4.'>",
+        repr(engine.model): f"<ModelFile demo: llama, F16, {engine.model.path}>",
+    }
+    assert list(lines) == list(lines.values())
+    assert "template" not in repr(engine.model.info).replace("has_chat_template", "")
+
+
 def test_one_text_is_no_batch(engine: llcuda.InferenceEngine) -> None:
     with pytest.raises(UsageError, match="takes a list of prompts, and was given one text"):
         engine.batch_infer("What is 2+2?")

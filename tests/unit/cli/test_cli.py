@@ -9,9 +9,10 @@ import pytest
 
 import llcuda
 from llcuda.cli import build_parser, main, run_guarded
-from llcuda.cli.options import _parse_server_options, read_prompt, sampling_options
+from llcuda.cli.options import _parse_server_option, read_prompt, sampling_options
 from llcuda.cli.output import format_bytes, format_table
 from llcuda.errors import LlcudaError, ServerExitedError, UsageError
+from tests.standins.fake_t4 import T4, devices
 
 
 @pytest.mark.parametrize(
@@ -58,14 +59,14 @@ def test_a_table_without_rows_is_its_header() -> None:
     ],
 )
 def test_a_server_option_is_parsed(pair: str, name: str, value: object) -> None:
-    parsed = _parse_server_options([pair])
-    assert parsed == {name: value}
-    assert type(parsed[name]) is type(value)
+    parsed = _parse_server_option(pair)
+    assert parsed == (name, value)
+    assert type(parsed[1]) is type(value)
 
 
 def test_a_server_option_without_a_name_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="has no name"):
-        _parse_server_options(["=3"])
+        _parse_server_option("=3")
 
 
 def test_only_the_sampling_options_that_were_given_are_passed_on() -> None:
@@ -149,3 +150,19 @@ def test_a_model_that_is_not_there_ends_with_5(capsys: pytest.CaptureFixture[str
 def test_what_was_not_downloaded_is_not_removed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "rm", "demo"]) == 2
     assert "not a downloaded model" in capsys.readouterr().err
+
+
+def test_models_list_says_where_each_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llcuda.devices.find_devices", lambda: devices(T4))
+    monkeypatch.setattr("llcuda.server.free_memory.read_free_memory", lambda: 20_000)
+    assert main(["models", "list", "--json"]) == 0
+    listed = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    named = ("demo", "phi-4-Q4_K_M", "gemma-3-27b-Q4_K_M", "qwen3-30b-a3b-Q4_K_M")
+    assert [listed[name]["fits"] for name in named] == ["GPU 0", "GPU 0", "CPU", None]
+    assert all(model["needs_bytes"] > model["bytes"] for model in listed.values())
+    main(["models", "list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[-2:] == ["needs", "fits"]
+    assert lines[1].endswith("GPU 0")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import re
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+import llcuda
 from llcuda.cli import build_parser, main
 from llcuda.cli.options import read_prompt
 from llcuda.cli.output import colour, speak_flags
 from llcuda.errors import ConnectionFailedError, NoDeviceError, PortInUseError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize("words", [[], ["models"], ["gpu"]])
@@ -24,6 +32,8 @@ def test_a_command_alone_shows_its_help(words: list[str], capsys: pytest.Capture
     [
         (["infr"], "try: llcuda infer"),
         (["gpu", "stats"], "try: llcuda gpu status"),
+        (["run", "demo"], "try: llcuda chat"),
+        (["ls"], "try: llcuda models list"),
         (["infer", "-m", "demo", "--tempature", "1"], "try: --temperature"),
         (["serve", "-m", "demo", "--wokers", "2"], "try: --workers"),
     ],
@@ -69,16 +79,45 @@ def test_help_keeps_its_examples_and_follows_the_width(
         ("gpu_layers=0 keeps it off", "--gpu-layers 0 keeps it off"),
         ("give require_gpu=True", "give --require-gpu"),
         ("a smaller ctx_size", "a smaller --ctx-size"),
-        ("cache_type_k=3 stays", "cache_type_k=3 stays"),
+        ('split_mode="row" is gone', "--server-option split-mode=row is gone"),
+        ("temperature=-1 is below 0", "--temperature -1 is below 0"),
+        ("stop_sequences=3 is not a list", "--stop 3 is not a list"),
+        ("serve.toml: ctx_size is 'x'", "serve.toml: ctx_size is 'x'"),
+        ("`sudo modprobe nvidia_uvm` and k=3 stay", "`sudo modprobe nvidia_uvm` and k=3 stay"),
     ],
 )
 def test_a_message_speaks_of_flags(words: str, said: str) -> None:
     assert speak_flags(words) == said
 
 
-def test_no_hint_at_the_command_line_speaks_of_objects() -> None:
-    assert "engine." not in speak_flags(ConnectionFailedError("URL", "refused").hint)
+_PYTHON = re.compile(
+    r"\b(?:engine|client|manager)\.\w|\b[A-Z][a-z]+[A-Z]\w+\(|\w\(\)|[a-z]+_[a-z_]+=…|\b(?:True|False|None)\b"
+)
+_FOR_PROGRAMS = (
+    "Call engine.load_model", "Call start_server", "For example [{", "For messages, use chat()",
+    "InferenceEngine() of its", "Talk to it with InferenceClient", "Use bool, int", "another ServerManager",
+    "embeddings=True generates",
+)  # fmt: skip
+"""What only a program can meet."""
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """Yield what a module says to people: its texts of several words, but no docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def test_no_message_at_the_command_line_speaks_python() -> None:
+    folder = Path(llcuda.__file__).parent
+    paths = [path for path in folder.rglob("*.py") if "gateway" not in path.parts or "config" in path.parts]
+    texts = {speak_flags(text) for path in paths for text in read_texts(path) if " " in text and "\\" not in text}
+    speaking = sorted(text for text in texts if _PYTHON.search(text) and not any(one in text for one in _FOR_PROGRAMS))
+    assert speaking == []
     assert "--port 0" in speak_flags(PortInUseError("localhost", 1).hint)
+    assert "--url" in speak_flags(ConnectionFailedError("URL", "refused").hint)
 
 
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:

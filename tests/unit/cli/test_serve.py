@@ -31,6 +31,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     class Gateway:
+        notes = ("Using the CPU.",)
+
         def __init__(self, config: GatewayConfig) -> None:
             seen.append(config)
 
@@ -52,7 +54,8 @@ def test_a_gateway_is_told_what_was_said_and_its_start_is_announced(
     assert capsys.readouterr() == (
         "",
         ("llcuda: loading demo\n"
-        "llcuda serves demo on http://127.0.0.1:8090 with 2 workers on the CPU; Ctrl-C ends it\n"
+        "llcuda serves demo on http://127.0.0.1:8090 with 2 workers; Ctrl-C ends it\n"
+        "  Using the CPU.\n"
         "  page http://127.0.0.1:8090/   chat http://127.0.0.1:8090/chat   OpenAI's API http://127.0.0.1:8090/v1\n"
         '  try: llcuda-client --url http://127.0.0.1:8090 "What is 2+2?"\n'),
     )
@@ -72,11 +75,11 @@ def test_a_reload_reads_the_file_again(started: list[Any], tmp_path: Path, monke
     ("models", "line"),
     [
         ([ModelConfig("a", "x")], "a on URL with 1 worker"),
-        ([ModelConfig("a", "x", workers=3, device="cuda")], "a on URL with 3 workers on the GPU"),
-        ([ModelConfig("a", "x", device="cuda:1", on_demand=True)], "a on URL with 1 worker on GPU 1, on demand"),
+        ([ModelConfig("a", "x", workers=3, device="cuda")], "a on URL with 3 workers"),
+        ([ModelConfig("a", "x", device="cuda:1", on_demand=True)], "a on URL with 1 worker, on demand"),
         (
             [ModelConfig("a", "x"), ModelConfig("b", "y", workers=2, device="cpu")],
-            "a (1 worker) and b (2 workers on the CPU) on URL",
+            "a (1 worker) and b (2 workers) on URL",
         ),
     ],
 )

@@ -89,9 +89,8 @@ def test_the_estimate_is_the_one_that_is_printed(
     assert SHOWN[0] == f"memory{capsys.readouterr().out.rpartition('memory')[2]}"
 
 
-def test_the_status_of_two_gpus_is_the_one_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    gpu._print_status(FOUND, [CUDA12], choose_backend(FOUND, [CUDA12]))
-    assert capsys.readouterr().out in SHOWN
+def test_the_status_of_two_gpus_is_the_one_that_is_printed() -> None:
+    assert "\n".join(gpu._describe(FOUND, [CUDA12], choose_backend(FOUND, [CUDA12]))) + "\n" in SHOWN
 
 
 def test_the_contradiction_is_the_one_that_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llcuda.cli import build_parser
 from llcuda.gateway.config.reading import read_config
 from llcuda.gateway.config.serve_options import KEY_OPTIONS, MODEL_OPTIONS, OPTIONS, Option
 from llcuda.gateway.observe.audit_log import AuditRecord
@@ -38,6 +39,16 @@ def test_the_options_of_a_model_are_those_said() -> None:
         "--allowed-host",
         "--allowed-origin",
     ]
+
+
+def test_every_flag_of_the_command_is_on_the_page() -> None:
+    commands: Any = next(action.choices for action in build_parser()._actions if action.choices)
+    actions = commands["serve"]._actions
+    keys = {option.flag for option in OPTIONS}
+    flags = [(one.option_strings[-1], one.help) for one in actions if not keys & set(one.option_strings)]
+    assert re.findall(r"^\| `(--[\w-]+)` \| (.*) \|$", PAGE, re.MULTILINE) == flags
+    assert keys <= {string for one in actions for string in one.option_strings}
+    assert "`aliases`" in PAGE
 
 
 def test_the_keys_of_a_key_are_those_said() -> None:
