@@ -44,9 +44,14 @@ class Gateway:
     llama-servers end with it, and with this process however it dies.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; nothing is started yet."""
+    def __init__(self, config: GatewayConfig, *, on_link: Callable[[str], object] | None = None) -> None:
+        """Prepare; nothing is started yet.
+
+        ``on_link``, if it is given, is called with a link to the page: without keys, whoever opens it first is the
+        administrator. It is called again with another one if that one is opened a second time.
+        """
         self.config = config
+        self._on_link = on_link
         self._running: Running | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -130,7 +135,7 @@ class Gateway:
         self, on_ready: Callable[[str], object], read_config: Callable[[], GatewayConfig] | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        self._running = running = Running(self.config)
+        self._running = running = Running(self.config, on_link=self._on_link)
         reloads: set[asyncio.Task[None]] = set()
 
         def reload() -> None:
@@ -162,7 +167,7 @@ class Gateway:
     def _serve(self, ready: threading.Event) -> None:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            self._running = Running(self.config)
+            self._running = Running(self.config, on_link=self._on_link)
             await run_until_stopped(self._running, on_ready=ready.set)
 
         try:

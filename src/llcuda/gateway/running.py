@@ -19,6 +19,7 @@ from llcuda.gateway.dialects.ollama_listing import Listing
 from llcuda.gateway.http.access import Access
 from llcuda.gateway.http.connection import Connection
 from llcuda.gateway.http.listener import Listener, allow_connections
+from llcuda.gateway.http.owner import Owner
 from llcuda.gateway.observe.audit_log import AuditLog
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.pages.chat_files import ARCHIVE_NAME
@@ -42,9 +43,10 @@ _FAREWELL_SECONDS = 1.0
 class Running:
     """A gateway on the loop that runs: :meth:`start`, :meth:`begin_stop`, :meth:`wait_closed`."""
 
-    def __init__(self, config: GatewayConfig) -> None:
-        """Prepare; nothing is started yet."""
+    def __init__(self, config: GatewayConfig, *, on_link: Callable[[str], object] | None = None) -> None:
+        """Prepare; nothing is started yet. ``on_link`` is given the links by which a gateway without keys is owned."""
         self.config = config
+        self.owner = Owner(on_link)
         self.url = ""
         self.port = 0
         self.grpc: GrpcServer | None = None
@@ -152,7 +154,7 @@ class Running:
         for model in config.models:
             self.models[model.name].configure(model, config.limits)
         if self._service is not None:
-            self._service.configure(config, Access(config, port=self.port))
+            self._service.configure(config, Access(config, port=self.port, owner=self.owner))
 
     async def _listen(self) -> Listener:
         config, loop = self.config, self._loop
@@ -191,7 +193,7 @@ class Running:
         chat = ChatPage(binaries_dir() / ARCHIVE_NAME)
         return GatewayService(
             self.config,
-            access=Access(self.config, port=self.port),
+            access=Access(self.config, port=self.port, owner=self.owner),
             models=self.models,
             metrics=self.metrics,
             own={**self._administration.table, **chat.table, **Listing(self.models).table},
@@ -261,6 +263,8 @@ async def run_until_stopped(running: Running, *, on_ready: Callable[[], object])
             return
         raise
     on_ready()
+    if not running.config.keys:
+        running.owner.offer(running.url)
     await running.wait_closed()
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.config.configuration import GatewayConfig
     from llcuda.gateway.http.exchange import Exchange
+    from llcuda.gateway.http.owner import Owner
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 __all__ = ["Information", "Site", "describe_model"]
@@ -40,6 +41,7 @@ class Site(Protocol):
     """What it follows now; a reload changes it."""
     models: dict[str, ServedModel]
     metrics: GatewayMetrics
+    owner: Owner
 
     @property
     def grpc_port(self) -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda import __version__
 from llcuda.fleet.processes.process_usage import read_resident
 from llcuda.gateway.admin.offload_changes import Offloads
+from llcuda.gateway.http.access import parse_bearer
 from llcuda.gateway.http.error_envelopes import to_refusal
 from llcuda.gateway.http.static_files import serve_page
 from llcuda.gateway.observe.history import Figures, History, read_figures
@@ -37,6 +38,7 @@ class Status:
         """Show what runs, and change it."""
         self._models = site.models
         self._metrics = site.metrics
+        self._owner = site.owner
         self._offloads = Offloads(site)
         self._history = History()
         self._figures = Figures()
@@ -45,7 +47,7 @@ class Status:
     @property
     def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
         """The endpoints of :mod:`llcuda.gateway.http.routes` that are answered here."""
-        return {"page": serve_page, "status": self._answer, "offload": self._begin_offload}
+        return {"page": serve_page, "status": self._answer, "offload": self._begin_offload, "owner": self._give_key}
 
     def note_second(self) -> None:
         """Take the figures for the charts; to be called once a second."""
@@ -59,6 +61,9 @@ class Status:
 
     async def _begin_offload(self, exchange: Exchange) -> None:
         _respond(exchange, await self._offloads.begin(exchange.body), status=202)
+
+    async def _give_key(self, exchange: Exchange) -> None:
+        _respond(exchange, {"key": self._owner.claim(parse_bearer(exchange.headers.get("authorization", "")))})
 
     def _describe(self, exchange: Exchange) -> dict[str, Any]:
         caller = exchange.caller
