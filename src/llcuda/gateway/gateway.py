@@ -154,7 +154,7 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.begin_stop)
         loop.add_signal_handler(signal.SIGHUP, hang_up if _has_terminal() else reload)
-        await run_until_stopped(running, on_ready=lambda: on_ready(running.url))
+        await run_until_stopped(running, on_ready=lambda: (on_ready(running.url), running.offer_link()))
 
     def _run_loop(self, serving: Coroutine[Any, Any, None]) -> None:
         """Run it by uvloop, but by asyncio if there is TLS: uvloop's 256 KiB a connection cannot be made less."""
@@ -167,8 +167,8 @@ class Gateway:
     def _serve(self, ready: threading.Event) -> None:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            self._running = Running(self.config, on_link=self._on_link)
-            await run_until_stopped(self._running, on_ready=ready.set)
+            self._running = running = Running(self.config, on_link=self._on_link)
+            await run_until_stopped(running, on_ready=lambda: (running.offer_link(), ready.set()))
 
         try:
             self._run_loop(serve())

@@ -88,6 +88,11 @@ class Running:
         """The port of the binary protocol, if it is switched on."""
         return self.grpc.port if self.grpc is not None else None
 
+    def offer_link(self) -> None:
+        """Give out the link by which a gateway without keys is owned."""
+        if not self.config.keys:
+            self.owner.offer(self.url)
+
     @property
     def is_stopping(self) -> bool:
         """Whether it was told to end."""
@@ -263,8 +268,6 @@ async def run_until_stopped(running: Running, *, on_ready: Callable[[], object])
             return
         raise
     on_ready()
-    if not running.config.keys:
-        running.owner.offer(running.url)
     await running.wait_closed()
 
 
