@@ -1,4 +1,4 @@
-"""The owner of a gateway without keys: whoever opens the link that it shows at its terminal, as nobody else can read it.
+"""The owner of a gateway without keys: whoever opens the link that it shows at its terminal, which nobody else reads.
 
 The link's key stands behind the ``#``, which a browser sends to nobody, and is good once: the page changes it for a key
 of its own. So it is worth nothing in a browser's history. Who shows a used one gets a new link, at the terminal.
@@ -61,7 +61,7 @@ class Owner:
 
 def _is_among(key: str, digests: Iterable[bytes]) -> bool:
     # All are compared, each in constant time.
-    return any([compare_digest(digest_key(key), known) for known in digests])
+    return sum(compare_digest(digest_key(key), known) for known in digests) > 0
 
 
 def digest_key(key: str) -> bytes:

@@ -32,7 +32,7 @@ def test_whoever_reads_the_terminal_is_the_administrator_once(tmp_path: Path) ->
     audit = tmp_path / "audit.jsonl"
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(SERVE[0], [*SERVE, "--audit-log", str(audit)])
+        os.execv(SERVE[0], [*SERVE, "--audit-log", str(audit)])  # noqa: S606
     try:
         link, _ = read_until(terminal, LINK)
         url, key = link[1].decode(), link[2].decode()

@@ -378,7 +378,8 @@ def telling(page: Page, **changed: Any) -> Iterator[None]:
 def test_what_was_sent_away_is_said_in_words(browser: Browser, gateway: Gateway) -> None:
     with visiting(browser, gateway.url, expected="status of 401") as page:
         sign_in(page)
-        with telling(page, counted={"rejected": {"queue_full": 3, "model_not_found": 1, "invalid_json": 1, "no_tools": 9}}):
+        rejected = {"queue_full": 3, "model_not_found": 1, "invalid_json": 1, "no_tools": 9}
+        with telling(page, counted={"rejected": rejected}):
             expect(page.locator("#rejected li")).to_have_text([
                 "3 requests were sent away because the queue was full.",
                 "1 request was sent away because there is no such model.",
@@ -392,7 +393,8 @@ def test_a_chart_shows_nothing_and_a_single_point_and_its_line_is_not_cut(browse
         sign_in(page)
         tile = page.locator(".tile").nth(1)
         with telling(page, recent={"seconds": SECONDS}):
-            expect(tile.locator("svg")).to_have_attribute("aria-label", "Time to first token: nothing in the last two minutes")
+            nothing = "Time to first token: nothing in the last two minutes"
+            expect(tile.locator("svg")).to_have_attribute("aria-label", nothing)
             expect(tile.locator(".most")).to_have_text("")
         height = (tile.bounding_box() or {})["height"]
         with telling(page, recent={"seconds": {**SECONDS, "first_token_ms": [*[None] * 60, 250, *[None] * 59]}}):
