@@ -32,6 +32,10 @@ __all__ = ["Information", "Site", "describe_model"]
 
 _OK = 200
 _WATCH_SECONDS = 50
+_ROUTER = {
+    "role": "router", "model_path": "none", "ui": True, "default_generation_settings": {"params": {}, "n_ctx": 0},
+}  # fmt: skip
+"""As llama-server's router describes itself: the chat page then lets people choose a model, and starts it by asking."""
 
 
 class Site(Protocol):
@@ -120,6 +124,10 @@ class Information:
         name = next(iter(parse_qs(exchange.query).get("model", ())), None)
         model = find_model(self._models, name)
         worker = model.choose_any()
+        is_to_start = worker is None and model.config.on_demand
+        if _is_of_page(exchange) and name is None and (len(self._models) > 1 or is_to_start):
+            _respond(exchange, _ROUTER)
+            return
         answer = await fetch(worker, "/props") if worker else None
         if answer is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
@@ -128,8 +136,6 @@ class Information:
         props["model_path"] = model.name
         if _is_of_page(exchange):
             props["ui"] = True  # or it would hide the model, whose own page is switched off
-            if name is None and len(self._models) > 1:
-                props["role"] = "router"  # at which it lets people choose a model
         _respond(exchange, props, status=answer.status)
 
     async def _slots(self, exchange: Exchange) -> None:

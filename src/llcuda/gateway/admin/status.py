@@ -36,9 +36,9 @@ class Status:
 
     def __init__(self, site: Site) -> None:
         """Show what runs, and change it."""
+        self._site = site
         self._models = site.models
         self._metrics = site.metrics
-        self._owner = site.owner
         self._offloads = Offloads(site)
         self._history = History()
         self._figures = Figures()
@@ -63,7 +63,7 @@ class Status:
         _respond(exchange, await self._offloads.begin(exchange.body), status=202)
 
     async def _give_key(self, exchange: Exchange) -> None:
-        _respond(exchange, {"key": self._owner.claim(parse_bearer(exchange.headers.get("authorization", "")))})
+        _respond(exchange, {"key": self._site.owner.claim(parse_bearer(exchange.headers.get("authorization", "")))})
 
     def _describe(self, exchange: Exchange) -> dict[str, Any]:
         caller = exchange.caller
@@ -72,6 +72,7 @@ class Status:
         return {
             "version": __version__,
             "uptime_seconds": round(monotonic() - self._began),
+            "needs_key": bool(self._site.config.keys),
             "caller": {"name": caller.name if caller else "", "is_admin": is_admin},
             "memory": {
                 "gateway_bytes": read_resident(os.getpid()),

@@ -55,7 +55,9 @@ function showOffer() {
   setText(button, `Enable GPU${size}`);
   button.hidden = !offer.possible || offer.running;
   const installed = offer.installed ? "A GPU backend is installed." : "";
-  const note = offer.running ? "An installation is under way." : offer.possible ? "" : speak(offer.reason ?? installed);
+  const reason = speak(offer.reason ?? installed);
+  const isSaid = find("gpu-reason").textContent.includes(reason.split(". ")[0]);
+  const note = offer.running ? "An installation is under way." : offer.possible || isSaid ? "" : reason;
   setText(find("upgrade-note"), note);
 }
 

@@ -6,7 +6,7 @@ import { bytes, count, find, make, sentence, setLines, setText } from "./words.j
 const COLUMNS = ["Worker", "State", "Runs on", "Layers on GPU", "Slots", "Memory", "Restarts"];
 const cards = new Map();
 
-export function showModels(models, caller) {
+export function showModels({ models, caller, needs_key: needsKey }) {
   for (const name of [...cards.keys()]) {
     if (models.every((model) => model.name !== name)) {
       cards.get(name).card.remove();
@@ -15,7 +15,7 @@ export function showModels(models, caller) {
   }
   for (const model of models) {
     if (!cards.has(model.name)) cards.set(model.name, makeCard(model.name));
-    showModel(cards.get(model.name), model, caller);
+    showModel(cards.get(model.name), model, caller.is_admin, needsKey);
   }
 }
 
@@ -38,14 +38,14 @@ function makeCard(name) {
   return { card, chip, table, body, reasons, offload, rows: new Map() };
 }
 
-function showModel(view, model, caller) {
+function showModel(view, model, isAdmin, needsKey) {
   const ready = model.workers.filter((worker) => worker.state === "ready").length;
   setText(view.chip, describe(model, ready));
   view.chip.dataset.kind = ready ? "good" : model.on_demand && !model.workers.length ? "" : "bad";
   view.table.hidden = !model.workers.length;
   showWorkers(view, model.workers);
-  setLines(view.reasons, explainWorkers(model.workers, caller.is_admin));
-  showOffload(view.offload, model.offload, caller);
+  setLines(view.reasons, explainWorkers(model.workers, isAdmin));
+  showOffload(view.offload, model.offload, isAdmin, needsKey);
 }
 
 function describe(model, ready) {

@@ -55,7 +55,7 @@ async function apply(view) {
   setBusy(view, false);
 }
 
-export function showOffload(view, offload, { name, is_admin: isAdmin }) {
+export function showOffload(view, offload, isAdmin, needsKey) {
   const { choice, gpu_layers: layers, change } = offload;
   const isRunning = change?.state === "running";
   if (!view.isTouched && !view.isBusy) {
@@ -67,7 +67,7 @@ export function showOffload(view, offload, { name, is_admin: isAdmin }) {
   setText(view.most, offload.layers ? ` of ${offload.layers}` : "");
   view.fields.disabled = !isAdmin;
   view.button.hidden = !isAdmin;
-  setText(view.note, isAdmin ? "" : name === "anyone" ? HOW_TO_OWN : "Changing it needs the key of an administrator.");
+  setText(view.note, isAdmin ? "" : needsKey ? "Changing it needs the key of an administrator." : HOW_TO_OWN);
   showLayers(view);
   view.button.setAttribute("aria-disabled", String(isRunning || view.isBusy));
   if (change) showChange(view, change);

@@ -50,9 +50,9 @@ function show(status) {
   showSummary(`${ready} of ${count(workers.length, "worker")} ready`, ready || !workers.length ? "good" : "bad");
   showGpuUse(status.models);
   showCharts(status.recent);
-  showModels(status.models, status.caller);
+  showModels(status);
   showTotals(status);
-  showExample(status.models[0].name);
+  showExample(status);
 }
 
 function showTotals({ counted, memory, recent, uptime_seconds: uptime, models }) {
@@ -74,10 +74,10 @@ function showTotals({ counted, memory, recent, uptime_seconds: uptime, models })
   setLines(find("rejected"), rejected.map(([reason, value]) => `${count(value, "request was", "requests were")} sent away because ${explain(reason)}.`));
 }
 
-function showExample(model) {
-  const header = key.get() ? ' \\\n  -H "Authorization: Bearer $KEY"' : "";
+function showExample({ models: [{ name }], needs_key: needsKey }) {
+  const header = needsKey ? ' \\\n  -H "Authorization: Bearer $KEY"' : "";
   const address = new URL("v1/chat/completions", document.baseURI).href;
-  const body = `{"model": "${model}", "messages": [{"role": "user", "content": "What is 2+2?"}]}`;
+  const body = `{"model": "${name}", "messages": [{"role": "user", "content": "What is 2+2?"}]}`;
   setText(find("example"), `curl ${address}${header} \\\n  -H "Content-Type: application/json" \\\n  -d '${body}'`);
 }
 

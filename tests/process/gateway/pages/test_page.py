@@ -325,13 +325,13 @@ def test_the_owner_of_a_gateway_without_keys_changes_it_by_a_link_that_works_onc
         expect(card(page).get_by_role("radio").first).to_be_enabled()
         assert page.url == f"{owned.url}/"
         assert key not in page.content() + page.evaluate("JSON.stringify({...sessionStorage, ...localStorage})")
-        card(page).get_by_text("CPU", exact=True).click()
+        card(page).get_by_role("group").get_by_text("CPU", exact=True).click()
         card(page).get_by_role("button", name="Apply and restart").click()
         expect(result(page)).to_have_text("Done: CPU.")
         page.reload()
         expect(card(page).get_by_role("radio").first).to_be_enabled()
     with visiting(browser, link, expected="status of 403") as page:
-        expect(page.get_by_role("alert").first).to_contain_text("This link was opened before; the terminal")
+        expect(page.locator("#link-result")).to_contain_text("This link was opened before; the terminal")
         expect(card(page).get_by_role("radio").first).to_be_disabled()
         # In a tab that is open already.
         page.goto(links[1])
@@ -352,7 +352,7 @@ def test_a_link_is_of_no_use_to_another_site(browser: Browser, owned: Gateway, l
         page.goto("http://elsewhere.example/")
         assert page.evaluate(ask, [f"{owned.url}/api/owner", key]) == "nothing"
         page.goto(f"{owned.url}/#key=chosen-elsewhere")
-        expect(page.get_by_role("alert").first).to_contain_text("This link is not one of this gateway's")
+        expect(page.locator("#link-result")).to_contain_text("This link is not one of this gateway's")
         assert page.evaluate("sessionStorage.length") == 0
     rebound = httpx.post(
         f"{owned.url}/api/owner", headers={"Host": "rebound.example", "Authorization": f"Bearer {key}"}, trust_env=False
@@ -413,7 +413,7 @@ def test_a_worker_that_was_restarted_says_so_and_why(browser: Browser, gateway: 
         sign_in(page)
         os.kill(pid, signal.SIGKILL)
         expect(card(page)).to_contain_text(re.compile(r"Worker demo\S+ was restarted once, last because: .*SIGKILL"))
-        expect(page.get_by_role("status").first).to_have_text("2 of 2 workers ready")
+        expect(page.get_by_role("status").first).to_have_text(re.compile(r"(\d) of \1 workers ready"))
         restarts = card(page).get_by_role("row").locator("[data-label=Restarts]").all_inner_texts()
         assert sorted(text.split()[-1] for text in restarts) == ["0", "1"]
 
