@@ -110,6 +110,6 @@ function explainWorkers(workers, isAdmin) {
 
 function describeEnd({ state, restarts }) {
   if (state === "failed") return "has failed";
-  if (state === "ready" && restarts) return `was restarted ${restarts === 1 ? "once" : `${restarts} times`}, last because`;
+  if (state === "ready" && restarts) return restarts === 1 ? "was restarted" : `was restarted ${restarts} times, the last time`;
   return "ended";
 }
