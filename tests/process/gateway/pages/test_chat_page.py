@@ -198,5 +198,6 @@ def test_a_model_that_starts_when_it_is_asked_can_be_chatted_with(page: Page) ->
     with Gateway(GatewayConfig((model,), port=0)) as gateway:
         visit = Visit(page, gateway.url)
         page.goto(f"{gateway.url}/chat/")
+        visit.forbid_tools()
         visit.ask("What is 2+2?")
         expect(page.get_by_text("2 + 2 = 4.", exact=True)).to_be_visible(timeout=60_000)
