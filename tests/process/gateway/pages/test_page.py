@@ -543,9 +543,9 @@ def test_a_tab_that_is_not_seen_asks_nothing(browser: Browser, gateway: Gateway)
     with visiting(browser, gateway.url, expected="status of 401") as page:
         asked: list[str] = []
         under_way: set[Request] = set()
-        page.on("request", under_way.add)
-        page.on("requestfinished", under_way.discard)
-        page.on("requestfailed", under_way.discard)
+        page.on("request", lambda request: under_way.add(request))
+        page.on("requestfinished", lambda request: under_way.discard(request))
+        page.on("requestfailed", lambda request: under_way.discard(request))
         sign_in(page)
         page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
         page.wait_for_timeout(1500)
