@@ -1,7 +1,8 @@
 """Build llama.cpp's web UI with npm, as upstream does, and pack it into one file that the gateway serves.
 
 The sources come from the vendored tree, the npm packages from the registry that npm is set up with: upstream's
-package-lock.json pins each by its hash. Two files of tools/web_ui go around upstream's configuration.
+package-lock.json pins each by its hash. Two files of tools/web_ui go around upstream's configuration, and a patch makes
+it the gateway's own page.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tools.binaries.errors import PreparationError
 from tools.binaries.fetch import hash_tree
 from tools.binaries.lock import ROOT, TREE_PATH, hash_file
 from tools.binaries.npm_packages import describe_licences, find_packages, list_packages
+from tools.binaries.patches import apply_patch, read_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,14 +102,16 @@ def run_build(npm: str, lock: Lock, *, source: Path, work: Path) -> dict[str, by
 
 
 def copy_sources(source: Path, target: Path) -> None:
-    """Copy the UI's sources, and put our configuration around upstream's."""
+    """Copy the UI's sources, put our configuration around upstream's, and make it the gateway's own page."""
     if not (source / "package-lock.json").is_file():
         raise PreparationError(f"{source} has no sources of the web UI; fetch llama.cpp's source again")
     shutil.copytree(source, target)
     for name, kept in WRAPPED.items():
         (target / name).rename(target / kept)
-    for path in WRAPPERS.iterdir():
+    for path in WRAPPERS.glob("*.js"):
         shutil.copyfile(path, target / path.name)
+    for patch in read_patches(WRAPPERS):
+        apply_patch(patch, tree=target)
 
 
 def read_output(output: Path) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import logging
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         access.addHandler(logging.StreamHandler())
         access.setLevel(logging.INFO)
     _share_heaps()
-    gateway = _import_gateway()(config)
+    # Of a file or a journal, it is not certain who reads it.
+    gateway = _import_gateway()(config, on_link=_show_link if sys.stderr.isatty() else None)
     names = ", ".join(model.name for model in config.models if not model.on_demand)
     print_note(f"llcuda: loading {names or 'nothing yet'}")
     with keep_saying(f"{names} is being loaded") as stop_saying:
@@ -93,6 +95,10 @@ def _announce(config: GatewayConfig, gateway: Gateway, *, url: str) -> None:
     addresses = f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}"
     example = f'  try: llcuda-client --url {url} "What is 2+2?"'
     print_note("\n".join([describe(config, url + by_grpc), *notes, addresses, example]))
+
+
+def _show_link(link: str) -> None:
+    print_note(f"  to change settings on the page, open this link, which works once: {link}")
 
 
 def _share_heaps() -> None:

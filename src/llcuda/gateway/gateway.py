@@ -44,8 +44,14 @@ class Gateway:
     llama-servers end with it, and with this process however it dies.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, *, on_link: Callable[[str], object] | None = None) -> None:
+        """Prepare; nothing is started yet.
+
+        ``on_link``, if it is given, is called with a link to the page: without keys, whoever opens it first is the
+        administrator. It is called again with another one if that one is opened a second time.
+        """
         self.config = config
+        self._on_link = on_link
         self._running: Running | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -139,7 +145,7 @@ class Gateway:
         self, on_ready: Callable[[str], object], read_config: Callable[[], GatewayConfig] | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        self._running = running = Running(self.config)
+        self._running = running = Running(self.config, on_link=self._on_link)
         reloads: set[asyncio.Task[None]] = set()
 
         def reload() -> None:
@@ -158,7 +164,7 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.begin_stop)
         loop.add_signal_handler(signal.SIGHUP, hang_up if _has_terminal() else reload)
-        await run_until_stopped(running, on_ready=lambda: on_ready(running.url))
+        await run_until_stopped(running, on_ready=lambda: (on_ready(running.url), running.offer_link()))
 
     def _run_loop(self, serving: Coroutine[Any, Any, None]) -> None:
         """Run it by uvloop, but by asyncio if there is TLS: uvloop's 256 KiB a connection cannot be made less."""
@@ -171,8 +177,8 @@ class Gateway:
     def _serve(self, ready: threading.Event) -> None:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            self._running = Running(self.config)
-            await run_until_stopped(self._running, on_ready=ready.set)
+            self._running = running = Running(self.config, on_link=self._on_link)
+            await run_until_stopped(running, on_ready=lambda: (running.offer_link(), ready.set()))
 
         try:
             self._run_loop(serve())

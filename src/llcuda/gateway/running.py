@@ -22,6 +22,7 @@ from llcuda.gateway.dialects.ollama_listing import Listing
 from llcuda.gateway.http.access import Access
 from llcuda.gateway.http.connection import Connection
 from llcuda.gateway.http.listener import Listener, allow_connections
+from llcuda.gateway.http.owner import Owner
 from llcuda.gateway.observe.audit_log import AuditLog
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.observe.gpu_metrics import GpuMetrics
@@ -46,8 +47,10 @@ _FAREWELL_SECONDS = 1.0
 class Running:
     """A gateway on the loop that runs: :meth:`start`, :meth:`begin_stop`, :meth:`wait_closed`."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, *, on_link: Callable[[str], object] | None = None) -> None:
+        """Prepare; nothing is started yet. ``on_link`` is given the links by which a gateway without keys is owned."""
         self.config = config
+        self.owner = Owner(on_link)
         self.url = ""
         self.port = 0
         self.grpc: GrpcServer | None = None
@@ -91,6 +94,11 @@ class Running:
     def grpc_port(self) -> int | None:
         """The port of the binary protocol, if it is switched on."""
         return self.grpc.port if self.grpc is not None else None
+
+    def offer_link(self) -> None:
+        """Give out the link by which a gateway without keys is owned."""
+        if not self.config.keys:
+            self.owner.offer(self.url)
 
     @property
     def is_stopping(self) -> bool:
@@ -158,7 +166,7 @@ class Running:
         for model in config.models:
             self.models[model.name].configure(model, config.limits)
         if self._service is not None:
-            self._service.configure(config, Access(config, port=self.port))
+            self._service.configure(config, Access(config, port=self.port, owner=self.owner))
 
     async def _listen(self) -> Listener:
         config, loop = self.config, self._loop
@@ -198,7 +206,7 @@ class Running:
         chat = ChatPage(binaries_dir() / ARCHIVE_NAME)
         return GatewayService(
             self.config,
-            access=Access(self.config, port=self.port),
+            access=Access(self.config, port=self.port, owner=self.owner),
             models=self.models,
             metrics=self.metrics,
             own={name: answer for one in (*own, chat) for name, answer in one.table.items()},

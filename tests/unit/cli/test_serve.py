@@ -33,7 +33,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     class Gateway:
         notes = ("Using the CPU.",)
 
-        def __init__(self, config: GatewayConfig) -> None:
+        def __init__(self, config: GatewayConfig, *, on_link: Callable[[str], None] | None) -> None:
+            assert on_link is None  # stderr is no terminal
             seen.append(config)
 
         def run(self, *, on_ready: Callable[[str], None], read_config: Callable[[], GatewayConfig]) -> None:

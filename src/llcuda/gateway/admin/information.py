@@ -25,12 +25,17 @@ if TYPE_CHECKING:
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.config.configuration import GatewayConfig
     from llcuda.gateway.http.exchange import Exchange
+    from llcuda.gateway.http.owner import Owner
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
 __all__ = ["Information", "Site", "describe_model"]
 
 _OK = 200
 _WATCH_SECONDS = 50
+_ROUTER = {
+    "role": "router", "model_path": "none", "ui": True, "default_generation_settings": {"params": {}, "n_ctx": 0},
+}  # fmt: skip
+"""As llama-server's router describes itself: the chat page then lets people choose a model, and starts it by asking."""
 
 
 class Site(Protocol):
@@ -40,6 +45,7 @@ class Site(Protocol):
     """What it follows now; a reload changes it."""
     models: dict[str, ServedModel]
     metrics: GatewayMetrics
+    owner: Owner
 
     @property
     def grpc_port(self) -> int | None:
@@ -117,6 +123,10 @@ class Information:
         name = next(iter(parse_qs(exchange.query).get("model", ())), None)
         model = find_model(self._models, name)
         worker = model.choose_any()
+        is_to_start = worker is None and model.config.on_demand
+        if _is_of_page(exchange) and name is None and (len(self._models) > 1 or is_to_start):
+            exchange.respond_json(_ROUTER)
+            return
         answer = await fetch(worker, "/props") if worker else None
         if answer is None:
             raise RefusedError(503, "no worker can answer now", code="unavailable", headers={"Retry-After": "5"})
@@ -125,8 +135,6 @@ class Information:
         props["model_path"] = model.name
         if _is_of_page(exchange):
             props["ui"] = True  # or it would hide the model, whose own page is switched off
-            if name is None and len(self._models) > 1:
-                props["role"] = "router"  # at which it lets people choose a model
         exchange.respond_json(props, status=answer.status)
 
     async def _slots(self, exchange: Exchange) -> None:

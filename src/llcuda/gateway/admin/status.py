@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda import __version__
 from llcuda.fleet.processes.process_usage import read_resident
 from llcuda.gateway.admin.offload_changes import Offloads
+from llcuda.gateway.http.access import parse_bearer
 from llcuda.gateway.http.error_envelopes import to_refusal
 from llcuda.gateway.http.static_files import serve_page
 from llcuda.gateway.observe.history import Figures, History, read_figures
@@ -33,6 +34,7 @@ class Status:
     """The page's own addresses."""
 
     def __init__(self, site: Site) -> None:
+        self._site = site
         self._models = site.models
         self._metrics = site.metrics
         self._offloads = Offloads(site)
@@ -43,7 +45,7 @@ class Status:
     @property
     def table(self) -> dict[str, Callable[[Exchange], Awaitable[None]]]:
         """The endpoints of :mod:`llcuda.gateway.http.routes` that are answered here."""
-        return {"page": serve_page, "status": self._answer, "offload": self._begin_offload}
+        return {"page": serve_page, "status": self._answer, "offload": self._begin_offload, "owner": self._give_key}
 
     def note_second(self) -> None:
         """Take the figures for the charts; to be called once a second."""
@@ -58,6 +60,10 @@ class Status:
     async def _begin_offload(self, exchange: Exchange) -> None:
         exchange.respond_json(await self._offloads.begin(exchange.body), status=202, headers=_NOT_KEPT)
 
+    async def _give_key(self, exchange: Exchange) -> None:
+        key = self._site.owner.claim(parse_bearer(exchange.headers.get("authorization", "")))
+        exchange.respond_json({"key": key}, headers=_NOT_KEPT)
+
     def _describe(self, exchange: Exchange) -> dict[str, Any]:
         caller = exchange.caller
         is_admin = caller is not None and caller.is_admin
@@ -65,6 +71,7 @@ class Status:
         return {
             "version": __version__,
             "uptime_seconds": round(monotonic() - self._began),
+            "needs_key": bool(self._site.config.keys),
             "caller": {"name": caller.name if caller else "", "is_admin": is_admin},
             "memory": {
                 "gateway_bytes": read_resident(os.getpid()),

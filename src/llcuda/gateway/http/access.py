@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from hmac import compare_digest
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING
 from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway.config.checks import parse_host
 from llcuda.gateway.config.configuration import MAX_KEY_LENGTH
+from llcuda.gateway.http.owner import Owner, digest_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llcuda.gateway.config.configuration import GatewayConfig, KeyConfig
 
-__all__ = ["Access", "Caller", "check_content_type", "require_admin"]
+__all__ = ["Access", "Caller", "check_content_type", "parse_bearer", "require_admin"]
 
 _JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=("?)utf-?8\1[ \t]*)?;?', re.IGNORECASE)
 # A client has a few combinations, an attacker any number of addresses: the bound is about 50 kB.
@@ -50,6 +50,7 @@ class Caller:
 
 
 _ANYONE = Caller("anyone")
+_OWNER = Caller("owner", is_admin=True)
 
 
 class Access:
@@ -59,9 +60,13 @@ class Access:
     which is in no key, no host and no origin.
     """
 
-    def __init__(self, config: GatewayConfig, *, port: int) -> None:
-        """Take the configuration, and the ``port`` that is listened on, even if the configuration says 0."""
-        self._callers = tuple((_digest(key.key), _to_caller(key)) for key in config.keys)
+    def __init__(self, config: GatewayConfig, *, port: int, owner: Owner | None = None) -> None:
+        """Take the configuration, and the ``port`` that is listened on, even if the configuration says 0.
+
+        Without keys the ``owner`` is the only administrator.
+        """
+        self._owner = owner
+        self._callers = tuple((digest_key(key.key), _to_caller(key)) for key in config.keys)
         self._port = str(port)
         self._scheme = "https" if config.tls_certificate else "http"
         self._hosts = frozenset(host.lower() for host in ("localhost", config.host, *config.allowed_hosts))
@@ -98,8 +103,9 @@ class Access:
         Raises RefusedError: 401 if it carries none that is known, 400 if it carries several.
         """
         if not self._callers:
-            return _ANYONE
-        digest = _digest(_find_key(headers))
+            key = parse_bearer(headers.get("authorization", ""))
+            return _OWNER if self._owner is not None and self._owner.has_given(key) else _ANYONE
+        digest = digest_key(_find_key(headers))
         found = None
         # All are compared, each in constant time: how long it takes tells nothing about a key.
         for known, caller in self._callers:
@@ -164,14 +170,9 @@ def _to_caller(key: KeyConfig) -> Caller:
     return Caller(key.name, is_admin=key.is_admin, priority=key.priority, max_in_flight=key.max_in_flight)
 
 
-def _digest(key: str) -> bytes:
-    # Of one length whatever the key's, so that comparing takes one time.
-    return sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
 def _find_key(headers: Mapping[str, str]) -> str:
     bearer, plain = headers.get("authorization"), headers.get("x-api-key")
-    key = plain if bearer is None else _parse_bearer(bearer)
+    key = plain if bearer is None else parse_bearer(bearer)
     if not key:
         raise _unauthorised("an API key is needed: Authorization: Bearer KEY")
     if "," in key or (plain is not None and plain != key):
@@ -179,7 +180,8 @@ def _find_key(headers: Mapping[str, str]) -> str:
     return key[: MAX_KEY_LENGTH + 1]
 
 
-def _parse_bearer(value: str) -> str:
+def parse_bearer(value: str) -> str:
+    """Return the key of an ``Authorization`` header; empty if it has none."""
     scheme, _, key = value.partition(" ")
     # What came several times is left for the caller to see, even if the first is of another scheme.
     return key.strip(" ") if scheme.lower() == "bearer" else value if "," in value else ""

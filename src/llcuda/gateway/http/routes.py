@@ -155,7 +155,9 @@ _TABLE = (
     ),
     *(Route("GET", path, "page", who=Who.PUBLIC) for path in PAGES),
     Route("GET", "/chat", "chat_folder", who=Who.PUBLIC, refusals=(404,)),
+    Route("POST", "/api/owner", "owner", answer=_object("key"), refusals=(403,)),
     Route("GET", "/chat/tools", "chat_tools", who=Who.PUBLIC),
+    Route("POST", "/chat/tools", "chat_tools", who=Who.PUBLIC),
     Route("GET", "/chat/models/sse", "chat_models", answer=_EVENTS),
     Route("POST", "/chat/v1/streams/lookup", "chat_streams", answer=Answer({"type": "array", "maxItems": 0})),
     # For administrators.

@@ -1,4 +1,4 @@
-// What is asked of the gateway, with the key that was typed. It is kept for this tab alone.
+// What is asked of the gateway, with the key that was typed or came with the link. It is kept for this tab alone.
 
 const NAME = "llcuda-key";
 const PATIENCE_MS = 10000;
@@ -18,13 +18,11 @@ export const key = {
 };
 
 // Raises Refused with the gateway's own words, and TypeError where it does not answer.
-async function ask(path, body, signal) {
+async function ask(path, { body, method = body === undefined ? "GET" : "POST", signal = AbortSignal.timeout(PATIENCE_MS), as = key.get() } = {}) {
   const headers = {};
-  if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
+  if (as) headers.Authorization = `Bearer ${as}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const options = { headers, signal, cache: "no-store" };
-  if (body !== undefined) Object.assign(options, { method: "POST", body: JSON.stringify(body) });
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, { method, headers, signal, cache: "no-store", body: body && JSON.stringify(body) });
   if (!answer.ok) throw new Refused(answer.status, await readMessage(answer));
   return answer;
 }
@@ -37,21 +35,18 @@ async function readMessage(answer) {
   }
 }
 
-export async function getJson(path) {
-  return (await ask(path, undefined, AbortSignal.timeout(PATIENCE_MS))).json();
-}
+export const getJson = async (path) => (await ask(path)).json();
+export const getText = async (path) => (await ask(path)).text();
+export const postJson = async (path, body) => (await ask(path, { body })).json();
 
-export async function getText(path) {
-  return (await ask(path, undefined, AbortSignal.timeout(PATIENCE_MS))).text();
-}
-
-export async function postJson(path, body) {
-  return (await ask(path, body, AbortSignal.timeout(PATIENCE_MS))).json();
+// Changes the key of a link, which is good once, for one of this tab's own.
+export async function useLink(link) {
+  key.set((await (await ask("api/owner", { method: "POST", as: link })).json()).key);
 }
 
 // Calls `take` with the object of each event of the stream, as they come.
 export async function postEvents(path, body, take) {
-  const answer = await ask(path, body);
+  const answer = await ask(path, { body, signal: null });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

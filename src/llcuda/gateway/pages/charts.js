@@ -51,7 +51,8 @@ function makeTile(chart) {
     { class: "card tile" },
     make("figcaption", {}, chart.name),
     make("div", { class: "figure" }, value, note),
-    make("div", { class: "plot" }, image, most),
+    most,
+    image,
     make("div", { class: "axis", "aria-hidden": "true" }, make("span", {}, "2 min ago"), make("span", {}, "now")),
   );
   find("tiles").append(tile);
@@ -70,8 +71,9 @@ export function showCharts(recent) {
     setText(note, chart.note(recent));
     const series = chart.lines.map(({ read }) => read(recent));
     const top = Math.max(0, ...series.flat().filter((point) => point !== null));
-    setText(most, top ? chart.unit(top) : "");
-    image.setAttribute("aria-label", `${chart.name}: ${chart.value(recent)} now, at most ${chart.unit(top)} in the last two minutes`);
+    setText(most, top ? `max ${chart.unit(top)}` : "");
+    const said = top ? `${chart.value(recent)} now, at most ${chart.unit(top)} in the last two minutes` : "nothing in the last two minutes";
+    image.setAttribute("aria-label", `${chart.name}: ${said}`);
     series.forEach((points, index) => showLine(lines[index], index && !Math.max(...points) ? [] : points, top));
   }
 }

@@ -1,7 +1,7 @@
 // Whether the GPU is used, why not, and what turns it on.
 
 import { Refused, getJson, postEvents } from "./api.js";
-import { bytes, find, setList, setResult, setText } from "./words.js";
+import { bytes, find, setList, setResult, setText, speak } from "./words.js";
 
 const STEPS = {
   download: "Downloading",
@@ -22,11 +22,11 @@ export function showGpuUse(models) {
   chip.dataset.kind = used ? "good" : "";
 }
 
-export async function refreshDevices() {
+export async function refreshDevices(isAdmin) {
   const { devices } = await getJson("api/capabilities");
-  setText(find("gpu-reason"), devices.reason);
-  setText(find("gpu-remedy"), devices.remedy);
-  find("gpu-remedy").hidden = !devices.remedy;
+  setText(find("gpu-reason"), speak(devices.reason));
+  setText(find("gpu-remedy"), speak(devices.remedy));
+  find("gpu-remedy").hidden = !devices.remedy || !isAdmin;
   const facts = [
     ["GPU", devices.gpu_name],
     ["Compute capability", devices.compute_capability?.toFixed(1)],
@@ -55,7 +55,9 @@ function showOffer() {
   setText(button, `Enable GPU${size}`);
   button.hidden = !offer.possible || offer.running;
   const installed = offer.installed ? "A GPU backend is installed." : "";
-  const note = offer.running ? "An installation is under way." : offer.possible ? "" : (offer.reason ?? installed);
+  const reason = speak(offer.reason ?? installed);
+  const isSaid = find("gpu-reason").textContent.includes(reason.split(". ")[0]);
+  const note = offer.running ? "An installation is under way." : offer.possible || isSaid ? "" : reason;
   setText(find("upgrade-note"), note);
 }
 
@@ -90,7 +92,7 @@ async function install() {
   }
   isInstalling = false;
   find("upgrade-progress").hidden = true;
-  await Promise.allSettled([refreshDevices(), refreshUpgrade(true)]);
+  await Promise.allSettled([refreshDevices(true), refreshUpgrade(true)]);
   if (!find("upgrade-open").hidden) find("upgrade-open").focus();
 }
 
@@ -112,7 +114,7 @@ function showEnd(event) {
     setResult(result, "The GPU is enabled.", "good");
   } else if (event?.step === "failed") {
     const back = event.rolled_back ? "Everything is as it was before." : "";
-    setResult(result, [event.message, event.hint, back].filter(Boolean).join(" "), "bad");
+    setResult(result, [event.message, event.hint, back].filter(Boolean).map(speak).join(" "), "bad");
   } else {
     setResult(result, "The gateway broke off before it was done.", "bad");
   }

@@ -1,12 +1,12 @@
 // A card for each model: its workers, what they run on and why, and the form that changes it.
 
 import { makeOffloadForm, showOffload } from "./offload.js";
-import { bytes, count, find, make, setText } from "./words.js";
+import { bytes, count, find, make, sentence, setLines, setText } from "./words.js";
 
-const COLUMNS = ["Worker", "State", "Runs on", "Layers on GPU", "Slots", "Memory", "Failures"];
+const COLUMNS = ["Worker", "State", "Runs on", "Layers on GPU", "Slots", "Memory", "Restarts"];
 const cards = new Map();
 
-export function showModels(models, isAdmin) {
+export function showModels({ models, caller, needs_key: needsKey }) {
   for (const name of [...cards.keys()]) {
     if (models.every((model) => model.name !== name)) {
       cards.get(name).card.remove();
@@ -15,7 +15,7 @@ export function showModels(models, isAdmin) {
   }
   for (const model of models) {
     if (!cards.has(model.name)) cards.set(model.name, makeCard(model.name));
-    showModel(cards.get(model.name), model, isAdmin);
+    showModel(cards.get(model.name), model, caller.is_admin, needsKey);
   }
 }
 
@@ -38,14 +38,14 @@ function makeCard(name) {
   return { card, chip, table, body, reasons, offload, rows: new Map() };
 }
 
-function showModel(view, model, isAdmin) {
+function showModel(view, model, isAdmin, needsKey) {
   const ready = model.workers.filter((worker) => worker.state === "ready").length;
   setText(view.chip, describe(model, ready));
   view.chip.dataset.kind = ready ? "good" : model.on_demand && !model.workers.length ? "" : "bad";
   view.table.hidden = !model.workers.length;
   showWorkers(view, model.workers);
-  showReasons(view.reasons, model.workers);
-  showOffload(view.offload, model.offload, isAdmin);
+  setLines(view.reasons, explainWorkers(model.workers, isAdmin));
+  showOffload(view.offload, model.offload, isAdmin, needsKey);
 }
 
 function describe(model, ready) {
@@ -85,7 +85,7 @@ function showWorker(row, worker) {
     device && device.layers !== null ? `${device.layers_on_gpu} of ${device.layers}` : "–",
     `${worker.busy} of ${worker.slots} busy`,
     bytes(worker.memory_bytes),
-    worker.restarts ? `${worker.failures}, ${count(worker.restarts, "restart")}` : String(worker.failures),
+    String(worker.restarts),
   ];
   texts.forEach((text, index) => setText(row.children[index].firstChild, text));
   row.dataset.state = worker.state;
@@ -97,18 +97,19 @@ function nameDevice(device) {
   return [gpus.join(", ") || "GPU", device.backend].filter(Boolean).join(", ");
 }
 
-// What several workers say alike is said once.
-function showReasons(list, workers) {
-  const said = workers.flatMap((worker) => [
-    ...(worker.device ? [worker.device.reason, ...worker.device.limits, ...worker.device.steps.map(describeStep), worker.device.remedy] : []),
-    worker.last_error ? `${worker.name}: ${worker.last_error}` : "",
+// What several workers say alike is said once; what is to be done, to those who can do it.
+function explainWorkers(workers, isAdmin) {
+  const said = workers.flatMap(({ device, ...worker }) => [
+    ...(device ? [device.reason, ...device.limits, ...device.steps.map((step) => `Out of memory, so ${step}.`)] : []),
+    isAdmin ? device?.remedy : "",
+    worker.last_error ? `Worker ${worker.name} ${describeEnd(worker)}: ${worker.last_error}` : "",
+    worker.failures ? `Worker ${worker.name} failed at ${count(worker.failures, "request")}.` : "",
   ]);
-  const texts = [...new Set(said.filter(Boolean))];
-  while (list.children.length > texts.length) list.lastElementChild.remove();
-  while (list.children.length < texts.length) list.append(make("li"));
-  texts.forEach((text, index) => setText(list.children[index], text));
+  return [...new Set(said.filter(Boolean).map(sentence))];
 }
 
-function describeStep(step) {
-  return `Out of memory, so ${step}.`;
+function describeEnd({ state, restarts }) {
+  if (state === "failed") return "has failed";
+  if (state === "ready" && restarts) return restarts === 1 ? "was restarted" : `was restarted ${restarts} times, the last time`;
+  return "ended";
 }

@@ -1,14 +1,15 @@
 // Where a model runs, and the form that changes it.
 
 import { Refused, postJson } from "./api.js";
-import { make, setResult, setText } from "./words.js";
+import { make, sentence, setResult, setText, speak } from "./words.js";
 
 const CHOICES = [
-  ["auto", "Automatic", "the GPU where there is one"],
+  ["auto", "Automatic", "the GPU if there is one"],
   ["full", "GPU", "all layers, as far as they fit"],
   ["mixed", "GPU and CPU", "so many layers on the GPU"],
   ["cpu", "CPU", "none on the GPU"],
 ];
+const HOW_TO_OWN = "To change it, open the link that llcuda serve shows in its terminal, or give the gateway an administrator's key.";
 const NAMES = Object.fromEntries(CHOICES.map(([value, name]) => [value, name]));
 
 export function makeOffloadForm(model) {
@@ -54,7 +55,7 @@ async function apply(view) {
   setBusy(view, false);
 }
 
-export function showOffload(view, offload, isAdmin) {
+export function showOffload(view, offload, isAdmin, needsKey) {
   const { choice, gpu_layers: layers, change } = offload;
   const isRunning = change?.state === "running";
   if (!view.isTouched && !view.isBusy) {
@@ -66,7 +67,7 @@ export function showOffload(view, offload, isAdmin) {
   setText(view.most, offload.layers ? ` of ${offload.layers}` : "");
   view.fields.disabled = !isAdmin;
   view.button.hidden = !isAdmin;
-  setText(view.note, isAdmin ? "" : "Changing it needs the key of an administrator.");
+  setText(view.note, isAdmin ? "" : needsKey ? "Changing it needs the key of an administrator." : HOW_TO_OWN);
   showLayers(view);
   view.button.setAttribute("aria-disabled", String(isRunning || view.isBusy));
   if (change) showChange(view, change);
@@ -81,7 +82,7 @@ function showChange(view, change) {
   } else if (view.awaited === change.number) {
     view.awaited = null;
     if (change.state === "done") setResult(view.result, `Done: ${name}.`, "good");
-    else setResult(view.result, `${sentence(change.message ?? "It could not be started")} ${change.hint ?? ""} The workers before go on.`, "bad");
+    else setResult(view.result, `${sentence(change.message ?? "It could not be started")} ${speak(change.hint)} The workers before go on.`, "bad");
   }
 }
 
@@ -92,9 +93,4 @@ function setBusy(view, isBusy) {
 
 function showLayers(view) {
   view.layersRow.hidden = !view.radios.some((radio) => radio.checked && radio.value === "mixed");
-}
-
-function sentence(text) {
-  const begun = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }

@@ -1,10 +1,10 @@
 // The page: asks for the status every second while it is seen, and shows it.
 
-import { Refused, getJson, getText, key } from "./api.js";
+import { Refused, getJson, getText, key, useLink } from "./api.js";
 import { showCharts } from "./charts.js";
 import { refreshDevices, refreshUpgrade, showGpuUse } from "./gpu.js";
 import { showModels } from "./models.js";
-import { bytes, count, duration, find, number, setList, setResult, setText } from "./words.js";
+import { bytes, count, duration, explain, find, number, sentence, setLines, setList, setResult, setText } from "./words.js";
 
 const INTERVAL_MS = 1000;
 const SLOW_INTERVAL_MS = 60000;
@@ -12,6 +12,7 @@ let timer = 0;
 let isAsking = false;
 let devicesAt = -Infinity;
 let devicesOf = "";
+let heardAt = "";
 
 async function poll() {
   if (isAsking) return;
@@ -31,13 +32,15 @@ async function poll() {
 
 // The devices are looked at anew when other workers run than before, and once a minute.
 async function refreshSlowly(status) {
-  const workers = status.models.flatMap((model) => model.workers.map((worker) => worker.name)).join();
+  const workers = [status.caller.is_admin, ...status.models.flatMap((model) => model.workers.map((worker) => worker.name))].join();
   if (workers === devicesOf && performance.now() - devicesAt < SLOW_INTERVAL_MS) return;
   [devicesAt, devicesOf] = [performance.now(), workers];
-  await Promise.all([refreshDevices(), refreshUpgrade(status.caller.is_admin)]);
+  await Promise.all([refreshDevices(status.caller.is_admin), refreshUpgrade(status.caller.is_admin)]);
 }
 
 function show(status) {
+  heardAt = new Date().toLocaleTimeString();
+  find("content").classList.remove("old");
   find("sign-in").hidden = true;
   find("content").hidden = false;
   find("forget").hidden = !key.get();
@@ -47,32 +50,34 @@ function show(status) {
   showSummary(`${ready} of ${count(workers.length, "worker")} ready`, ready || !workers.length ? "good" : "bad");
   showGpuUse(status.models);
   showCharts(status.recent);
-  showModels(status.models, status.caller.is_admin);
+  showModels(status);
   showTotals(status);
-  showExample(status.models[0].name);
+  showExample(status);
 }
 
 function showTotals({ counted, memory, recent, uptime_seconds: uptime, models }) {
   const answered = Object.values(counted.requests).reduce((sum, value) => sum + value, 0);
-  const rejected = Object.entries(counted.rejected).map(([reason, value]) => `${reason} ${number(value)}`);
+  // The chat page asks whether there are tools: nobody was sent away.
+  const rejected = Object.entries(counted.rejected).filter(([reason]) => reason !== "no_tools");
   const workers = models.flatMap((model) => model.workers);
   setList(find("totals"), [
     ["Running for", duration(uptime)],
     ["Requests", number(answered)],
     ["Tokens made", number(recent.tokens)],
-    ["Sent away", rejected.join(", ") || "none"],
+    ["Sent away", number(rejected.reduce((sum, [, value]) => sum + value, 0))],
     ["Cancelled by clients", number(counted.cancelled ?? 0)],
     ["Asked a second worker", number(counted.retries ?? 0)],
     ["Memory of the gateway", bytes(memory.gateway_bytes)],
     ["Memory of the workers", bytes(workers.reduce((sum, worker) => sum + (worker.memory_bytes ?? 0), 0))],
     ["Memory available", bytes(memory.available_bytes)],
   ]);
+  setLines(find("rejected"), rejected.map(([reason, value]) => `${count(value, "request was", "requests were")} sent away because ${explain(reason)}.`));
 }
 
-function showExample(model) {
-  const header = key.get() ? ' \\\n  -H "Authorization: Bearer $KEY"' : "";
+function showExample({ models: [{ name }], needs_key: needsKey }) {
+  const header = needsKey ? ' \\\n  -H "Authorization: Bearer $KEY"' : "";
   const address = new URL("v1/chat/completions", document.baseURI).href;
-  const body = `{"model": "${model}", "messages": [{"role": "user", "content": "What is 2+2?"}]}`;
+  const body = `{"model": "${name}", "messages": [{"role": "user", "content": "What is 2+2?"}]}`;
   setText(find("example"), `curl ${address}${header} \\\n  -H "Content-Type: application/json" \\\n  -d '${body}'`);
 }
 
@@ -85,9 +90,11 @@ function showFailure(error) {
   if (error instanceof Refused && error.status === 401) {
     askForKey();
   } else if (error instanceof Refused) {
-    showSummary(error.message, "bad");
+    showSummary(sentence(error.message), "bad");
   } else if (error instanceof TypeError || error.name === "TimeoutError") {
-    showSummary("The gateway does not answer; trying again", "bad");
+    const old = heardAt && `, and shows how it was at ${heardAt}`;
+    showSummary(`The gateway does not answer; this page tries again${old}`, "bad");
+    find("content").classList.add("old");
   } else {
     throw error;
   }
@@ -116,6 +123,21 @@ find("key-form").addEventListener("submit", (event) => {
   }
 });
 
+// The key in a link stands behind `#`, which is sent to nobody. It is taken out of the address before it is used up.
+async function followLink() {
+  const link = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (link) {
+    history.replaceState(null, "", location.pathname);
+    try {
+      await useLink(link);
+      setResult(find("link-result"), "This tab may change settings until it is closed.", "good");
+    } catch (error) {
+      setResult(find("link-result"), error instanceof Refused ? sentence(error.message) : "The gateway does not answer.", "bad");
+    }
+  }
+  void poll();
+}
+
 find("forget").addEventListener("click", () => {
   key.forget();
   location.reload();
@@ -138,4 +160,5 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) void poll();
 });
 
-void poll();
+addEventListener("hashchange", () => void followLink());
+void followLink();

@@ -67,6 +67,54 @@ export function setList(list, pairs) {
   });
 }
 
+// What llcuda's messages say to programs, in the words of this page.
+const SPOKEN = [
+  [/\bdevice="cpu"/g, "“CPU”"],
+  [/\bdevice="auto"/g, "“Automatic”"],
+  [/\bdevice="cuda(:\d+)?"/g, "“GPU”"],
+  [/\b(fewer )?gpu_layers(=\d+)?/g, "$1layers on the GPU"],
+  [/\bctx_size(=\d+)?/g, "context"],
+  [/Install one: llcuda gpu install/g, "“Enable GPU” installs one."],
+];
+
+export const speak = (text) => SPOKEN.reduce((said, [pattern, words]) => said.replace(pattern, words), text ?? "");
+
+export function sentence(text) {
+  const said = speak(text);
+  return said.charAt(0).toUpperCase() + said.slice(1) + (/[.!?]$/.test(said) ? "" : ".");
+}
+
+const REASONS = {
+  admin_only: "they need an administrator's key",
+  bad_answer: "a worker's answer could not be read",
+  context_length_exceeded: "they were longer than the model's context",
+  deadline: "their time would have been over before their turn",
+  fatal_request: "they had ended two workers",
+  foreign_origin: "a page of another site asked",
+  internal_error: "the gateway failed",
+  invalid_api_key: "they had no key that is known",
+  invalid_value: "a value could not be used",
+  model_not_found: "there is no such model",
+  not_found: "there is no such address",
+  queue_full: "the queue was full",
+  schema_mismatch: "the answer did not match the schema",
+  stopping: "the gateway was about to end",
+  too_many_in_flight: "their key had too many under way",
+  too_many_tokens: "they were too long for the queue",
+  too_slow: "they took too long",
+  unavailable: "no worker could answer",
+  unknown_host: "they asked for another host",
+  worker_failed: "a worker failed",
+};
+
+export const explain = (reason) => REASONS[reason] ?? `of: ${reason.replaceAll("_", " ")}`;
+
+export function setLines(list, texts) {
+  while (list.children.length > texts.length) list.lastElementChild.remove();
+  while (list.children.length < texts.length) list.append(make("li"));
+  texts.forEach((text, index) => setText(list.children[index], text));
+}
+
 export function setResult(node, text, kind = "") {
   setText(node, text);
   node.dataset.kind = kind;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 KEY = "sk-user"
 MENU = "Add files, prompts, tools or MCP Servers"
 # What the page asks for to find out what there is: whether a key is needed, and whether the server runs tools.
-EXPECTED = {(401, "GET", "/chat/props"), (403, "GET", "/chat/tools"), (405, "POST", "/chat/tools")}
+EXPECTED = {(401, "GET", "/chat/props"), (403, "GET", "/chat/tools"), (403, "POST", "/chat/tools")}
 # Its own words about these, and the browser's.
 HARMLESS = re.compile(r"Failed to load resource|Error fetching server properties: ApiError: an API key is needed")
 
@@ -151,3 +152,52 @@ def test_an_error_of_the_gateway_is_shown_in_its_words(page: Page) -> None:
         visit.ask("word " * 2000)
         expect(page.get_by_text("exceeds the available context size").first).to_be_visible()
         assert (400, "POST", "/chat/v1/chat/completions") in visit.failed
+
+
+def test_the_key_given_on_the_page_holds_in_the_chat_which_leads_back(page: Page) -> None:
+    with Gateway(config(KeyConfig("user", KEY))) as gateway:
+        visit = Visit(page, gateway.url)
+        page.goto(gateway.url)
+        page.get_by_label("API key").fill(KEY)
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="Chat").click()
+        expect(page).to_have_title("llcuda")
+        visit.forbid_tools()
+        visit.ask("What is 2+2?")
+        expect(page.get_by_text("2 + 2 = 4.", exact=True)).to_be_visible()
+        assert KEY not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie")
+        page.get_by_role("button", name="Status of the gateway").click()
+        expect(page).to_have_url(f"{gateway.url}/")
+        expect(page.get_by_role("heading", name="demo", exact=True)).to_be_visible()
+        visit.check(expected={*EXPECTED, (401, "GET", "/api/status")} - {(401, "GET", "/chat/props")})
+
+
+MARKUP = "Look: <img src=x onerror='window.ran = 1'><script>window.ran = 2</script><b onclick='window.ran = 3'>bold</b>"
+
+
+def test_what_a_model_says_is_no_script(page: Page) -> None:
+    chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": MARKUP}}]}
+    stream = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+    with Gateway(config()) as gateway:
+        visit = Visit(page, gateway.url)
+        page.route(
+            "**/chat/v1/chat/completions",
+            lambda route: route.fulfill(body=stream, content_type="text/event-stream"),
+        )
+        page.goto(f"{gateway.url}/chat/")
+        visit.ask("What is 2+2?")
+        said = page.get_by_text("Look:").last
+        expect(said).to_be_visible()
+        said.click()
+        assert page.evaluate("window.ran") is None
+        assert visit.foreign == []
+
+
+def test_a_model_that_starts_when_it_is_asked_can_be_chatted_with(page: Page) -> None:
+    model = ModelConfig("demo", "demo", on_demand=True, server_options={"temp": 0})
+    with Gateway(GatewayConfig((model,), port=0)) as gateway:
+        visit = Visit(page, gateway.url)
+        page.goto(f"{gateway.url}/chat/")
+        visit.forbid_tools()
+        visit.ask("What is 2+2?")
+        expect(page.get_by_text("2 + 2 = 4.", exact=True)).to_be_visible(timeout=60_000)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,13 +22,16 @@ from tests.browser import launch_browser, open_page
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Locator, Page, Request
+    from playwright.sync_api import Browser, Locator, Page, Request, Route
     from typing_extensions import Self
 
 ADMIN, USER = "sk-admin", "sk-user"
 KEYS = (KeyConfig("root", ADMIN, is_admin=True), KeyConfig("user", USER))
 # The longest name that a model can have without a break in it, and then some.
 LONG_NAME = "a-model-with-quite-a-long-name-that-does-not-fit-on-a-phone-Q4_K_M"
+SECONDS: dict[str, list[float | None]] = {
+    "tokens_per_second": [0.0] * 120, "first_token_ms": [None] * 120, "busy": [0] * 120, "waiting": [0] * 120,
+}  # fmt: skip
 UPGRADE = "**/api/admin/upgrade-gpu"
 NO_OFFER = {
     "possible": False, "reason": "This machine has no NVIDIA GPU.", "backend": None, "download_bytes": None,
@@ -279,13 +284,156 @@ def test_it_says_so_when_the_gateway_does_not_answer_and_goes_on_when_it_does(br
         port = first.port
         with visiting(browser, first.url, expected="ERR_CONNECTION") as page:
             expect(card(page)).to_be_visible()
-            # Without keys there is no administrator.
-            expect(card(page)).to_contain_text("needs the key of an administrator")
+            expect(card(page)).to_contain_text("open the link that llcuda serve shows in its terminal")
+            chip = card(page).locator(".chip")
+            assert look(chip)["color"] != look(page.locator(".muted").first)["color"]
             first.stop()
             summary = page.get_by_role("status").first
-            expect(summary).to_have_text("The gateway does not answer; trying again")
+            expect(summary).to_contain_text(re.compile("The gateway does not answer.*shows how it was at .*:"))
+            assert look(chip)["color"] == look(page.locator(".muted").first)["color"]
+            assert look(card(page))["backgroundColor"] == look(page.locator("body"))["backgroundColor"]
+            assert min(contrasts(page).values()) >= 4.5, contrasts(page)
             with Gateway(GatewayConfig(models=config.models, port=port)):
                 expect(summary).to_have_text("1 of 1 worker ready")
+                assert look(card(page))["backgroundColor"] != look(page.locator("body"))["backgroundColor"]
+
+
+def look(node: Locator) -> dict[str, str]:
+    """Return the styles that an element has."""
+    styles: dict[str, str] = node.evaluate("node => ({...getComputedStyle(node)})")
+    return styles
+
+
+@pytest.fixture(scope="module")
+def links() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def owned(links: list[str]) -> Iterator[Gateway]:
+    """A gateway without keys, as ``llcuda serve`` starts it at a terminal."""
+    with Gateway(GatewayConfig((ModelConfig("demo", "demo"),), port=0), on_link=links.append) as gateway:
+        yield gateway
+
+
+def test_the_owner_of_a_gateway_without_keys_changes_it_by_a_link_that_works_once(
+    browser: Browser, owned: Gateway, links: list[str]
+) -> None:
+    (link,) = links
+    key = link.partition("#key=")[2]
+    with visiting(browser, link, expected="status of 409") as page:
+        expect(card(page).get_by_role("radio").first).to_be_enabled()
+        assert page.url == f"{owned.url}/"
+        assert key not in page.content() + page.evaluate("JSON.stringify({...sessionStorage, ...localStorage})")
+        card(page).get_by_role("group").get_by_text("CPU", exact=True).click()
+        card(page).get_by_role("button", name="Apply and restart").click()
+        expect(result(page)).to_have_text("Done: CPU.")
+        page.reload()
+        expect(card(page).get_by_role("radio").first).to_be_enabled()
+    with visiting(browser, link, expected="status of 403") as page:
+        expect(page.locator("#link-result")).to_contain_text("This link was opened before; the terminal")
+        expect(card(page).get_by_role("radio").first).to_be_disabled()
+        # In a tab that is open already.
+        page.goto(links[1])
+        expect(card(page).get_by_role("radio").first).to_be_enabled()
+        assert page.url == f"{owned.url}/"
+    assert len(links) == 2
+
+
+def test_a_link_is_of_no_use_to_another_site(browser: Browser, owned: Gateway, links: list[str]) -> None:
+    """Its page neither reads the answer nor brings its own link in, and its name is none of ours."""
+    key = links[-1].partition("#key=")[2]
+    ask = """async ([url, key]) => {
+        const headers = { Authorization: `Bearer ${key}` };
+        try { return (await fetch(url, { method: "POST", headers })).status; } catch { return "nothing"; }
+    }"""
+    with visiting(browser, "about:blank", expected="ERR_FAILED|CORS|status of 403") as page:
+        page.route("http://elsewhere.example/", lambda route: route.fulfill(body="<p>", content_type="text/html"))
+        page.goto("http://elsewhere.example/")
+        assert page.evaluate(ask, [f"{owned.url}/api/owner", key]) == "nothing"
+        page.goto(f"{owned.url}/#key=chosen-elsewhere")
+        expect(page.locator("#link-result")).to_contain_text("This link is not one of this gateway's")
+        assert page.evaluate("sessionStorage.length") == 0
+    rebound = httpx.post(
+        f"{owned.url}/api/owner", headers={"Host": "rebound.example", "Authorization": f"Bearer {key}"}, trust_env=False
+    )
+    assert rebound.status_code == 421
+
+
+@contextmanager
+def telling(page: Page, **changed: Any) -> Iterator[None]:
+    """Let the status say something else besides what is."""
+
+    def answer(route: Route) -> None:
+        status = route.fetch().json()
+        for name, value in changed.items():
+            status[name].update(value)
+        route.fulfill(json=status)
+
+    page.route("**/api/status", answer)
+    yield
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_what_was_sent_away_is_said_in_words(browser: Browser, gateway: Gateway) -> None:
+    with visiting(browser, gateway.url, expected="status of 401") as page:
+        sign_in(page)
+        rejected = {"queue_full": 3, "model_not_found": 1, "invalid_json": 1, "no_tools": 9}
+        with telling(page, counted={"rejected": rejected}):
+            expect(page.locator("#rejected li")).to_have_text([
+                "3 requests were sent away because the queue was full.",
+                "1 request was sent away because there is no such model.",
+                "1 request was sent away because of: invalid json.",
+            ])
+            expect(page.locator("#totals")).to_contain_text("Sent away5")
+
+
+def test_a_chart_shows_nothing_and_a_single_point_and_its_line_is_not_cut(browser: Browser, gateway: Gateway) -> None:
+    with visiting(browser, gateway.url, expected="status of 401") as page:
+        sign_in(page)
+        tile = page.locator(".tile").nth(1)
+        with telling(page, recent={"seconds": SECONDS}):
+            nothing = "Time to first token: nothing in the last two minutes"
+            expect(tile.locator("svg")).to_have_attribute("aria-label", nothing)
+            expect(tile.locator(".most")).to_have_text("")
+        height = (tile.bounding_box() or {})["height"]
+        with telling(page, recent={"seconds": {**SECONDS, "first_token_ms": [*[None] * 60, 250, *[None] * 59]}}):
+            expect(tile.locator(".most")).to_have_text("max 250 ms")
+            chart = tile.locator("svg").bounding_box() or {}
+            label = tile.locator(".most").bounding_box() or {}
+            assert label["y"] + label["height"] <= chart["y"]
+            middle = [chart["x"] + chart["width"] * 60 / 119, chart["y"] + chart["height"] * 3 / 48 + 1]
+            assert page.evaluate("([x, y]) => document.elementFromPoint(x, y).tagName", middle) == "path"
+            assert (tile.bounding_box() or {})["height"] == height
+
+
+def test_a_worker_that_was_restarted_says_so_and_why(browser: Browser, gateway: Gateway) -> None:
+    pid = min(pids(gateway))
+    with visiting(browser, gateway.url, expected="status of 401") as page:
+        sign_in(page)
+        os.kill(pid, signal.SIGKILL)
+        expect(card(page)).to_contain_text(re.compile(r"Worker demo\S+ was restarted: .*SIGKILL"))
+        expect(page.get_by_role("status").first).to_have_text(re.compile(r"(\d) of \1 workers ready"))
+        restarts = card(page).get_by_role("row").locator("[data-label=Restarts]").all_inner_texts()
+        assert sorted(text.split()[-1] for text in restarts) == ["0", "1"]
+
+
+@pytest.mark.parametrize("key", [ADMIN, USER])
+def test_what_is_to_be_done_is_told_to_who_can_do_it_in_the_words_of_the_page(
+    browser: Browser, gateway: Gateway, *, key: str
+) -> None:
+    def answer(route: Route) -> None:
+        told = route.fetch().json()
+        told["devices"]["remedy"] = 'Update the NVIDIA driver to 550 or newer, or use device="cpu".'
+        route.fulfill(json=told)
+
+    with visiting(browser, gateway.url, expected="status of 401") as page:
+        page.route("**/api/capabilities", answer)
+        sign_in(page, key)
+        expect(page.locator("#gpu-reason")).not_to_be_empty()
+        remedy = page.locator("#gpu-remedy")
+        expect(remedy).to_have_text("Update the NVIDIA driver to 550 or newer, or use “CPU”.")
+        assert remedy.is_visible() is (key == ADMIN)
 
 
 class Upgrade:

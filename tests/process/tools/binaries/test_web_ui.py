@@ -30,6 +30,7 @@ if sys.argv[1] == {failing!r}:
     sys.exit("npm error: " + "no network")
 if sys.argv[1:] == ["run", "build"]:
     assert pathlib.Path("svelte.config.upstream.js").is_file() and pathlib.Path("vite.config.upstream.ts").is_file()
+    assert "APP_NAME = 'llcuda'" in pathlib.Path("src/lib/constants/app.constants.ts").read_text()
     output = pathlib.Path(os.environ["LLAMA_UI_OUT_DIR"])
     for name in {files!r}:
         path = output / name

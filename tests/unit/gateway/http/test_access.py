@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from contextlib import suppress
 from hashlib import sha256
 from hmac import compare_digest
@@ -14,6 +15,7 @@ from llcuda.fleet.refusals import RefusedError
 from llcuda.gateway import GatewayConfig, KeyConfig, ModelConfig
 from llcuda.gateway.http import access
 from llcuda.gateway.http.access import Access, Caller, check_content_type, require_admin
+from llcuda.gateway.http.owner import Owner
 
 MODELS = (ModelConfig("demo", "demo"),)
 KEYS = (
@@ -31,6 +33,9 @@ OPEN = Access(
 )
 KEYED = Access(GatewayConfig(MODELS, keys=KEYS), port=8090)
 TLS = Access(GatewayConfig(MODELS, tls_certificate=Path("c.pem"), tls_key=Path("k.pem")), port=8090)
+
+
+HELD = (tuple, dict, str, bytes, list, deque, Caller)
 
 
 def refused(access: Access, headers: dict[str, str], *, method: str = "GET") -> RefusedError:
@@ -354,12 +359,38 @@ def test_a_gateway_without_keys_asks_for_none_and_has_no_administrator() -> None
     assert (caught.value.status, caught.value.code) == (403, "admin_only")
 
 
+def test_without_keys_the_owner_is_the_administrator_and_with_keys_nobody_is_by_a_link() -> None:
+    links: list[str] = []
+    owner = Owner(links.append)
+    owner.offer("http://127.0.0.1:8090")
+    first = links[0].partition("/#key=")[2]
+    with pytest.raises(RefusedError, match="not one of this gateway's"):
+        owner.claim("another")
+    key = owner.claim(first)
+    for _ in range(3):
+        with pytest.raises(RefusedError, match="opened before"):
+            owner.claim(first)
+    assert len(links) == 2
+    assert len({first, key, links[1].partition("/#key=")[2]}) == 3
+    bearer, link = {"authorization": f"Bearer {key}"}, {"authorization": f"Bearer {first}"}
+    access = Access(GatewayConfig(MODELS), port=8090, owner=owner)
+    assert access.authenticate(bearer) == Caller("owner", is_admin=True)
+    assert access.authenticate(link) == access.authenticate({}) == Caller("anyone")
+    with pytest.raises(RefusedError):
+        Access(GatewayConfig(MODELS, keys=KEYS), port=8090, owner=owner).authenticate(bearer)
+    assert not {first, key} & set(strings_of(owner))
+
+
 def test_no_key_is_kept() -> None:
-    held: list[object] = [KEYED]
-    for one in held:
-        held += [item for item in gc.get_referents(one) if isinstance(item, (tuple, dict, str, bytes, list, Caller))]
+    assert not any(text.startswith("sk-") for text in strings_of(KEYED))
+
+
+def strings_of(one: object) -> list[str]:
+    held = [one]
+    for holder in held:  # which grows
+        held += [item for item in gc.get_referents(holder) if isinstance(item, HELD)]
         assert len(held) < 10_000
-    assert not any(isinstance(one, str) and one.startswith("sk-") for one in held)
+    return [text for text in held if isinstance(text, str)]
 
 
 @pytest.mark.parametrize(
