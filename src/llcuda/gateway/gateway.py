@@ -155,6 +155,10 @@ class Gateway:
                 reloads.add(task)
                 task.add_done_callback(reloads.discard)
 
+        def tell() -> None:
+            on_ready(running.url)
+            running.offer_link()
+
         def hang_up() -> None:
             getLogger("llcuda").warning("SIGHUP: the terminal has closed, so this gateway ends")
             loop.remove_signal_handler(signal.SIGHUP)
@@ -164,7 +168,7 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.begin_stop)
         loop.add_signal_handler(signal.SIGHUP, hang_up if _has_terminal() else reload)
-        await run_until_stopped(running, on_ready=lambda: (on_ready(running.url), running.offer_link()))
+        await run_until_stopped(running, on_ready=tell)
 
     def _run_loop(self, serving: Coroutine[Any, Any, None]) -> None:
         """Run it by uvloop, but by asyncio if there is TLS: uvloop's 256 KiB a connection cannot be made less."""
@@ -175,10 +179,15 @@ class Gateway:
         return failure
 
     def _serve(self, ready: threading.Event) -> None:
+        def take_note() -> None:
+            if self._running is not None:
+                self._running.offer_link()
+            ready.set()
+
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
             self._running = running = Running(self.config, on_link=self._on_link)
-            await run_until_stopped(running, on_ready=lambda: (running.offer_link(), ready.set()))
+            await run_until_stopped(running, on_ready=take_note)
 
         try:
             self._run_loop(serve())

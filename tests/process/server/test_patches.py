@@ -422,6 +422,7 @@ def test_a_tool_can_be_called_beside_a_schema(manager: ServerManager) -> None:
         "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}, "temperature": 0,
         "max_tokens": 80,
     }  # fmt: skip
+    called: dict[str, Any] = {}
     for choice in ("auto", "required"):
         (called,) = post(manager, CHAT, messages=ASKED, tool_choice=choice, **asked)[1]["choices"]
         assert called["finish_reason"] == "tool_calls"
@@ -437,7 +438,7 @@ def test_a_tool_can_be_called_beside_a_schema(manager: ServerManager) -> None:
 def test_a_connection_outlives_a_stream(manager: ServerManager) -> None:
     connection = open_request(manager, "POST", "/v1/chat/completions", messages=ASKED, max_tokens=2, stream=True)
     connection.getresponse().read()
-    connection.auto_open = 0  # type: ignore[assignment] # an error instead of a new connection
+    connection.auto_open = 0  # an error instead of a new connection
     connection.request("GET", "/health")
     assert connection.getresponse().status == 200
     connection.close()

@@ -58,7 +58,7 @@ def _or_any_object(document: dict[str, Any] | None) -> dict[str, Any] | None:
 def check_stream(endpoint: str, fields: Mapping[str, Any], data: bytes) -> None:
     """Check a stream that came to its end as ``check_answer`` does a whole answer. Raises RefusedError."""
     events = [json.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: {")]
-    check_answer(endpoint, fields, json.dumps(_JOINED.get(endpoint, _join_texts)(events)).encode())
+    check_answer(endpoint, fields, json.dumps(_JOINED[endpoint](events)).encode())
 
 
 def _join_choices(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -98,7 +98,9 @@ def _join_message(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 _JOINED: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     "chat": _join_choices,
+    "completion": _join_texts,
     "completions": _join_choices,
+    "infill": _join_texts,
     "messages": _join_message,
     "responses": lambda events: events[-1]["response"],
 }

@@ -55,7 +55,7 @@ def _join(turns: list[dict[str, Any]], kinds: Mapping[str, str]) -> list[dict[st
         last, role = joined[-1] if joined else {}, turn.get("role")
         is_same = role in {"user", "assistant"} and role == last.get("role")
         if is_same and not ("tool_calls" in last and "tool_calls" in turn):
-            kind = kinds.get(role, "text")
+            kind = kinds.get(str(role), "text")
             joined[-1] = {**last, **turn, "content": [*_parts(last, kind), *_parts(turn, kind)] or ""}
         else:
             joined.append(turn)

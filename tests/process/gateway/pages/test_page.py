@@ -22,7 +22,7 @@ from tests.browser import launch_browser, open_page
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Locator, Page, Request, Route
+    from playwright.sync_api import Browser, FloatRect, Locator, Page, Request, Route
     from typing_extensions import Self
 
 ADMIN, USER = "sk-admin", "sk-user"
@@ -388,6 +388,12 @@ def test_what_was_sent_away_is_said_in_words(browser: Browser, gateway: Gateway)
             expect(page.locator("#totals")).to_contain_text("Sent away5")
 
 
+def measure(shown: Locator) -> FloatRect:
+    box = shown.bounding_box()
+    assert box is not None
+    return box
+
+
 def test_a_chart_shows_nothing_and_a_single_point_and_its_line_is_not_cut(browser: Browser, gateway: Gateway) -> None:
     with visiting(browser, gateway.url, expected="status of 401") as page:
         sign_in(page)
@@ -396,15 +402,15 @@ def test_a_chart_shows_nothing_and_a_single_point_and_its_line_is_not_cut(browse
             nothing = "Time to first token: nothing in the last two minutes"
             expect(tile.locator("svg")).to_have_attribute("aria-label", nothing)
             expect(tile.locator(".most")).to_have_text("")
-        height = (tile.bounding_box() or {})["height"]
+        height = measure(tile)["height"]
         with telling(page, recent={"seconds": {**SECONDS, "first_token_ms": [*[None] * 60, 250, *[None] * 59]}}):
             expect(tile.locator(".most")).to_have_text("max 250 ms")
-            chart = tile.locator("svg").bounding_box() or {}
-            label = tile.locator(".most").bounding_box() or {}
+            chart = measure(tile.locator("svg"))
+            label = measure(tile.locator(".most"))
             assert label["y"] + label["height"] <= chart["y"]
             middle = [chart["x"] + chart["width"] * 60 / 119, chart["y"] + chart["height"] * 3 / 48 + 1]
             assert page.evaluate("([x, y]) => document.elementFromPoint(x, y).tagName", middle) == "path"
-            assert (tile.bounding_box() or {})["height"] == height
+            assert measure(tile)["height"] == height
 
 
 def test_a_worker_that_was_restarted_says_so_and_why(browser: Browser, gateway: Gateway) -> None:
