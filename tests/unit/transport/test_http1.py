@@ -228,5 +228,5 @@ def test_h11_reads_our_requests(method: str, body: bytes | None) -> None:
 
 @pytest.mark.parametrize("key", ["", "a\r\nX: y", "a\nb", "ключ", "a\x00b"])
 def test_a_key_that_would_break_the_head_is_refused(key: str) -> None:
-    with pytest.raises(UsageError, match="api_key"):
+    with pytest.raises(UsageError, match="API key"):
         build_head("h", user_agent="x", api_key=key)

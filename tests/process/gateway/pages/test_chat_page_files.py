@@ -112,7 +112,7 @@ def test_a_file_is_only_got(client: httpx.Client) -> None:
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/props", "/slots"])
+@pytest.mark.parametrize("path", ["/v1/models", "/slots"])
 def test_what_the_page_asks_needs_the_key_that_it_needs_elsewhere(client: httpx.Client, path: str) -> None:
     assert client.get(f"/chat{path}").status_code == 401
     key = {"Authorization": f"Bearer {KEY}"}

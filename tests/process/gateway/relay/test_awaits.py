@@ -405,6 +405,12 @@ async def one_whose_workers_both_fail(play: Play) -> None:
     await play.ask(CHAT, steer())
 
 
+async def one_whose_turns_have_to_alternate(play: Play) -> None:
+    refusal = stub_answers.error(400, "Conversation roles must alternate user/assistant", "invalid_request_error")
+    play.each(lambda request: request.answer(refusal), Request.end)
+    await play.ask(CHAT, {**steer(), "messages": [*steer()["messages"], *steer()["messages"]]})
+
+
 async def one_whose_workers_both_die(play: Play) -> None:
     play.each(play.dies)
     await play.ask(CHAT, steer())
@@ -572,6 +578,7 @@ SCENARIOS: dict[str, Scenario] = {
         ((1, 1), one_whose_workers_both_break_off, nothing),
         ((1, 1), one_whose_workers_both_fail, nothing),
         ((1, 1), one_whose_workers_both_die, nothing),
+        ((1,), one_whose_turns_have_to_alternate, nothing),
         ((1, 1), a_stream_that_breaks_off, nothing),
         ((1,), one_on_a_link_that_is_used_again, nothing),
         ((1,), one_on_a_link_that_is_closed, nothing),

@@ -28,7 +28,7 @@ def answer_with(endpoint: str, arguments: str, *, is_cut_off: bool = False) -> A
         used = {"type": "tool_use", "name": "f", "input": {} if is_cut_off else json.loads(arguments)}
         return {"stop_reason": "max_tokens" if is_cut_off else "tool_use", "content": [used]}
     item = {"type": "function_call", "name": "f", "arguments": arguments}
-    return {"output": [item], "usage": {"output_tokens": 9 if is_cut_off else 3}}
+    return {"output": [item], "status": "incomplete" if is_cut_off else "completed"}
 
 
 def stream_with(endpoint: str, *pieces: str) -> bytes:
