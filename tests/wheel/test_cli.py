@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SCRIPTS = Path(sys.executable).parent
 _TIMEOUT = 120
+_WITHOUT_EDITOR = "import sys; sys.modules['prompt_toolkit'] = None\nfrom llcuda.__main__ import main\nsys.exit(main())"
 
 
 def run(*command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -121,7 +122,7 @@ def is_stopped_in_the_middle(terminal: int, process: subprocess.Popen[bytes]) ->
 def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
     master, slave = pty.openpty()
     with subprocess.Popen(
-        [str(_SCRIPTS / "llcuda"), "chat", "-m", "demo", "--temperature", "0"],
+        [sys.executable, "-c", _WITHOUT_EDITOR, "chat", "-m", "demo", "--temperature", "0"],
         stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
     ) as process:  # fmt: skip
         os.close(slave)

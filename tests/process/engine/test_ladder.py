@@ -64,7 +64,7 @@ def load(model: Path | str, **options: object) -> DeviceReport:
     [
         (8.0, ()),
         (2.1, (BATCH,)),
-        (1.6, (BATCH, CACHE)),
+        (1.3, (BATCH, CACHE)),
         (0.9, (BATCH, CACHE, "the context has 4096 tokens instead of 1048576")),
     ],
 )

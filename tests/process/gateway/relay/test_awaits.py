@@ -26,6 +26,7 @@ from llcuda.gateway.grpc.grpc_server import GrpcServer
 from llcuda.gateway.grpc.llcuda_pb2 import ChatRequest, Message
 from llcuda.transport.address import Address
 from tests.processes import PATIENCE
+from tests.standins import stub_answers
 from tests.standins.looped_gateway import (
     LoopedFleet,
     LoopedGateway,
