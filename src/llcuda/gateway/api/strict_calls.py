@@ -24,7 +24,7 @@ def is_strict(fields: Mapping[str, Any]) -> bool:
 def check_calls(endpoint: str, fields: Mapping[str, Any], answer: Any) -> None:
     """Check the calls in an answer, but for one that was cut off. Raises RefusedError (502, ``schema_mismatch``)."""
     strict = find_strict(fields.get("tools") or ())
-    for name, arguments in _find_calls(endpoint, fields, answer) if strict else ():
+    for name, arguments in _find_calls(endpoint, answer) if strict else ():
         if name in strict:
             _check_call(name, arguments, strict[name])
 
@@ -37,7 +37,7 @@ def _check_call(name: str, arguments: str, document: dict[str, Any]) -> None:
         raise RefusedError(502, reason, code="schema_mismatch") from None
 
 
-def _find_calls(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterator[tuple[str, str]]:
+def _find_calls(endpoint: str, answer: Any) -> Iterator[tuple[str, str]]:
     """Return the names and the arguments of the calls that came to their own end."""
     if endpoint == "chat":
         for choice in answer["choices"]:
@@ -47,10 +47,8 @@ def _find_calls(endpoint: str, fields: Mapping[str, Any], answer: Any) -> Iterat
         for part in answer["content"]:
             if part["type"] == "tool_use":
                 yield part["name"], part["input"] if type(part["input"]) is str else json.dumps(part["input"])
-    elif endpoint == "responses":
-        limit = fields.get("max_output_tokens")
-        was_cut_off = limit is not None and 0 <= limit <= answer["usage"]["output_tokens"]
-        for item in answer["output"] if not was_cut_off else ():
+    elif endpoint == "responses" and answer["status"] == "completed":
+        for item in answer["output"]:
             if item["type"] == "function_call":
                 yield item["name"], item["arguments"]
 
