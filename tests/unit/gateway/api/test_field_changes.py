@@ -25,7 +25,10 @@ def test_a_body_that_is_understood_stays_as_it_is(body: bytes) -> None:
     assert to_understood(body, parse_body(body)) is body
 
 
-@given(st.dictionaries(st.text().map("x".__add__), st.one_of(st.none(), st.text(), st.floats(allow_nan=False, allow_infinity=False))))
+NAMES = st.text().map("x".__add__)
+
+
+@given(st.dictionaries(NAMES, st.one_of(st.none(), st.text(), st.floats(allow_nan=False, allow_infinity=False))))
 def test_no_other_field_changes(fields: dict[str, Any]) -> None:
     given = {**fields, "tools": [{"name": "f"}], "tool_choice": {"type": "none"}}
     assert parse_body(to_understood(json.dumps(given).encode(), given)) == {**given, "tools": []}
