@@ -161,14 +161,24 @@ class Gateway:
 
         def hang_up() -> None:
             getLogger("llcuda").warning("SIGHUP: the terminal has closed, so this gateway ends")
-            loop.remove_signal_handler(signal.SIGHUP)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it comes more than once, also after the loop has ended
             running.begin_stop()
+
+        is_at_terminal = _has_terminal()
+
+        def take_hangup(*_: object) -> None:
+            if is_at_terminal:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it comes more than once, also after the loop has ended
+            loop.call_soon_threadsafe(hang_up if is_at_terminal else reload)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.begin_stop)
-        loop.add_signal_handler(signal.SIGHUP, hang_up if _has_terminal() else reload)
-        await run_until_stopped(running, on_ready=tell)
+        # The loop would give it back its default at its end: to end the process at once, with another status.
+        before = signal.signal(signal.SIGHUP, take_hangup)
+        try:
+            await run_until_stopped(running, on_ready=tell)
+        finally:
+            if signal.getsignal(signal.SIGHUP) is take_hangup:
+                signal.signal(signal.SIGHUP, before)
 
     def _run_loop(self, serving: Coroutine[Any, Any, None]) -> None:
         """Run it by uvloop, but by asyncio if there is TLS: uvloop's 256 KiB a connection cannot be made less."""

@@ -104,6 +104,7 @@ class OllamaStream(EventWriter):
         self._answer = answer
         self._calls: dict[int, dict[str, Any]] = {}
         self._reason = ""
+        self._end: list[dict[str, Any]] = []
 
     def write(self, event: bytes) -> bytes:
         """Return the lines that an event becomes."""
@@ -112,7 +113,11 @@ class OllamaStream(EventWriter):
     write_rest = write
 
     def _read(self, event: bytes) -> Iterator[dict[str, Any]]:
-        if not event.startswith(_DATA) or event.startswith(_DATA + _DONE):
+        if not event.startswith(_DATA):
+            return
+        if event.startswith(_DATA + _DONE):
+            # Not before: until then, the answer may break off or not hold to its schema.
+            yield from self._end
             return
         try:
             yield from self._translate(json.loads(event[len(_DATA) :]))
@@ -141,7 +146,7 @@ class OllamaStream(EventWriter):
             calls, text = _read_calls(self._calls.values())
             if calls or text:
                 yield self._answer.piece(self._answer.say(text, calls=calls))
-            yield self._answer.end(chunk, reason=self._reason)
+            self._end = [self._answer.end(chunk, reason=self._reason)]
 
     def _gather(self, deltas: Any) -> None:
         """Put the pieces of calls together: Ollama sends each call whole."""

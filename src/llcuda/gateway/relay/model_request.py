@@ -246,10 +246,10 @@ class ModelRequest:
             if not exchange.started:
                 raise RefusedError(502, "the worker broke off, and so did a second one", code="worker_failed")
             write_error_event(exchange, f"the answer broke off: {attempt.problem}")
-        elif isinstance(reception, StreamedAnswer) and (exchange.started or reception.end):
+        elif isinstance(reception, StreamedAnswer) and (exchange.started or reception.is_held):
             exchange.usage = reception.usage
             self._note_first()
-            if reception.end:
+            if reception.is_held:
                 await self._end_stream(reception)
         else:
             if self._is_checked and reception.status == _OK:

@@ -169,10 +169,15 @@ class StreamedAnswer(PlainAnswer):
             data = self._events.feed(data, is_last=is_last)
             if not data and not is_last:
                 return
-        if self._is_checked and self._marks.ends >= self._ends:
+        if self.is_held:
             self.end += data
             return
         self._exchange.write(data, is_last=is_last and self.is_complete)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether :attr:`end` has come and is to be passed on once the text was checked."""
+        return self._is_checked and self._marks.ends >= self._ends
 
     @property
     def is_complete(self) -> bool:

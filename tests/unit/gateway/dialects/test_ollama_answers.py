@@ -25,6 +25,7 @@ def read(stream: bytes, *, size: int, endpoint: str = "ollama_chat") -> list[dic
     return [json.loads(line) for line in lines.splitlines()]
 
 
+DONE = b"data: [DONE]\n\n"
 CALL = [{"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}]
 STREAM = b"".join([
     b": a comment\n\n",
@@ -35,7 +36,7 @@ STREAM = b"".join([
     chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]}),
     chunk({"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]}),
     chunk({}, reason="tool_calls", timings=TIMINGS),
-    b"data: [DONE]\n\n",
+    DONE,
 ])  # fmt: skip
 
 
@@ -49,9 +50,13 @@ def test_a_stream_is_one_object_a_line_however_it_is_cut(size: int) -> None:
     assert (last["prompt_eval_count"], last["eval_count"], last["eval_duration"]) == (3, 4, 5_000_000)
 
 
+def test_a_stream_that_breaks_off_before_its_end_is_not_done() -> None:
+    assert not any(line["done"] for line in read(STREAM.removesuffix(DONE), size=1 << 20))
+
+
 def test_a_call_that_was_cut_off_is_a_text() -> None:
     cut = [{"index": 0, "function": {"name": "f", "arguments": '{"a'}}]
-    text, last = read(chunk({"tool_calls": cut}) + chunk({}, reason="length", timings=TIMINGS), size=1 << 20)
+    text, last = read(chunk({"tool_calls": cut}) + chunk({}, reason="length", timings=TIMINGS) + DONE, size=1 << 20)
     assert (text["message"], last["done_reason"]) == ({"role": "assistant", "content": '{"a'}, "length")
 
 

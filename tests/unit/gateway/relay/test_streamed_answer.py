@@ -7,6 +7,8 @@ import pytest
 
 from llcuda.fleet.dispatch.upstream import PlainAnswer
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.dialects.event_writer import EventWriter
+from llcuda.gateway.dialects.ollama_answers import OllamaAnswer, OllamaStream
 from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 from llcuda.gateway.relay.streamed_answer import StreamedAnswer, find_figures, read_prompt_seconds, read_usage
 
@@ -22,7 +24,7 @@ class Written:
         self.ended = False
 
     def start_stream(self, status: int, content_type: str) -> None:
-        assert (status, content_type) == (200, "text/event-stream")
+        assert (status, content_type) in {(200, "text/event-stream"), (200, "application/x-ndjson")}
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
         self.data += data
@@ -158,6 +160,24 @@ def test_a_number_of_very_many_digits_is_no_failure_of_the_gateway() -> None:
     assert read_usage(f'"prompt_tokens":{digits}'.encode())[0] == 10**18 - 1
     assert read_usage(f'"timings":{{"cache_n":{digits},"prompt_n":1,"predicted_n":1'.encode()) == (0, 0)
     assert read_prompt_seconds(f'"timings":{{"prompt_ms":{digits}'.encode()) == float("inf")
+
+
+@pytest.mark.parametrize("size", [1, 7, 60, 1 << 20])
+@pytest.mark.parametrize("is_ollama", [False, True])
+def test_of_a_stream_that_is_checked_the_end_is_held_however_it_is_cut(*, size: int, is_ollama: bool) -> None:
+    written: Any = Written()
+    events = OllamaStream(OllamaAnswer("ollama_chat", "demo")) if is_ollama else EventWriter()
+    answer = StreamedAnswer(written, "chat", GatewayMetrics().intervals, is_checked=True, events=events)
+    answer.on_head(200, HEADERS)
+    text = {"choices": [{"delta": {"content": "4"}, "finish_reason": None}]}
+    last = {"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": TIMINGS}
+    stream = event(text) + event(last) + b"data: [DONE]\n\n"
+    for at in range(0, len(stream), size):
+        answer.on_body(stream[at : at + size], is_last=at + size >= len(stream))
+    assert answer.is_held
+    assert not written.ended
+    assert (b'"done":true' if is_ollama else b"[DONE]") in answer.end
+    assert (b'"done":true' if is_ollama else b"[DONE]") not in written.data
 
 
 def test_of_a_stream_that_is_checked_no_more_is_kept_than_of_a_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
