@@ -10,7 +10,7 @@ from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.options import (
+from llcuda.cli.arguments import (
     add_command,
     add_draft_flags,
     add_model_flags,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
     from llcuda.client import InferResult
     from llcuda.engine import InferenceEngine
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llcuda import __version__
 from llcuda.cli import run_guarded
-from llcuda.cli.options import add_prompt, add_sampling_flags, add_system_flag, read_prompt, sampling_options
+from llcuda.cli.arguments import add_prompt, add_sampling_flags, add_system_flag, read_prompt, sampling_options
 from llcuda.cli.output import keep_saying, print_json, print_pieces
 from llcuda.cli.parser import Parser
 from llcuda.errors import UsageError

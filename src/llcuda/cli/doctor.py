@@ -7,7 +7,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from llcuda import __version__
-from llcuda.cli.options import add_command
+from llcuda.cli.arguments import add_command
 from llcuda.cli.output import format_table, show
 from llcuda.errors import BinaryError, LlcudaError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
 
 __all__ = ["Finding", "add_parser"]
 
@@ -43,7 +43,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every finding; the exit code is 3 where something is broken."""
+    """Print every finding; the exit code is 3 if something is broken."""
     findings = list(examine())
     rows = [("ok" if finding.ok else "BROKEN", finding.check, finding.found) for finding in findings]
     remedies = [f"\n{finding.check}: {finding.remedy}" for finding in findings if finding.remedy]

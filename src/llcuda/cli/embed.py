@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from llcuda.cli.options import add_command, add_model_flags, loaded_engine, read_prompt
+from llcuda.cli.arguments import add_command, add_model_flags, loaded_engine, read_prompt
 from llcuda.cli.output import show
 
 if TYPE_CHECKING:
     import argparse
 
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
 
 __all__ = ["add_parser"]
 

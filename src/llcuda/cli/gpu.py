@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from llcuda.cli import gpu_install
-from llcuda.cli.options import add_command
+from llcuda.cli.arguments import add_command
 from llcuda.cli.output import format_table, show
 from llcuda.cli.parser import add_commands
 from llcuda.errors import NoDeviceError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
     from llcuda.devices import BackendChoice, Devices
     from llcuda.native import Backend, InstalledBundle
 

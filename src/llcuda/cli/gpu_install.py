@@ -7,14 +7,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llcuda import settings
-from llcuda.cli.options import add_command
+from llcuda.cli.arguments import add_command
 from llcuda.cli.output import format_table, print_note, show
 from llcuda.errors import BinaryError, UsageError
 
 if TYPE_CHECKING:
     import argparse
 
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
     from llcuda.native import InstalledBundle
 
 __all__ = ["add_parsers", "describe_proof", "to_json"]
@@ -61,7 +61,7 @@ def run_install(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Print every problem; the exit code is 3 where there is one."""
+    """Print every problem; the exit code is 3 if there is one."""
     from llcuda.installer import BinaryInstaller  # noqa: PLC0415
 
     installer = BinaryInstaller()

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.options import (
+from llcuda.cli.arguments import (
     add_command,
     add_draft_flags,
     add_model_flags,
@@ -24,7 +24,7 @@ from llcuda.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
     from llcuda.engine import InferenceEngine
 
 __all__ = ["add_parser"]

@@ -6,7 +6,7 @@ import dataclasses
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.options import add_command
+from llcuda.cli.arguments import add_command
 from llcuda.cli.output import format_bytes, format_table, print_note, show
 from llcuda.cli.parser import add_commands
 from llcuda.errors import LlcudaError
@@ -14,7 +14,7 @@ from llcuda.errors import LlcudaError
 if TYPE_CHECKING:
     import argparse
 
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
     from llcuda.devices import Gpu
     from llcuda.gguf import MemoryEstimate
     from llcuda.models import ListedModel, ModelFile

@@ -10,12 +10,12 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.options import add_command, add_file_flags
+from llcuda.cli.arguments import add_command, add_file_flags
 from llcuda.cli.output import keep_saying, print_json, print_note
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
-    from llcuda.cli.options import Commands
+    from llcuda.cli.arguments import Commands
     from llcuda.fleet.model_config import ModelConfig
     from llcuda.gateway.config.configuration import GatewayConfig
     from llcuda.gateway.config.serve_options import Option

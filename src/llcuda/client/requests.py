@@ -143,7 +143,7 @@ def _compile(schema: object) -> Schema | None:
 
 
 def _constrain_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, dict[str, Any]]]:
-    from llcuda.schema import tools as schemas  # noqa: PLC0415 - only if tools are given
+    from llcuda.schema import tool_calls as schemas  # noqa: PLC0415 - only if tools are given
 
     schemas.check_tools(tools)
     return schemas.constrain_tools(tools), schemas.find_strict(tools)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KEYWORDS", "MAX_SHOWN", "TYPES", "Run", "Site", "find_mismatch", "freeze", "resolve_reference", "show"]
 
-# Both bounds are far above what a model writes. They are there for schemas that refer to themselves, where the work can
+# Both bounds are far above what a model writes. They are there for schemas that refer to themselves: the work can
 # double with every level of the value.
 MAX_DEPTH = 100
 MAX_STEPS = 1_000_000

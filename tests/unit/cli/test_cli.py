@@ -9,7 +9,7 @@ import pytest
 
 import llcuda
 from llcuda.cli import build_parser, main, run_guarded
-from llcuda.cli.options import _parse_server_option, read_prompt, sampling_options
+from llcuda.cli.arguments import _parse_server_option, read_prompt, sampling_options
 from llcuda.cli.output import format_bytes, format_table
 from llcuda.errors import LlcudaError, ServerExitedError, UsageError
 from tests.standins.fake_t4 import T4, devices

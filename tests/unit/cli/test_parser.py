@@ -13,7 +13,7 @@ import pytest
 
 import llcuda
 from llcuda.cli import build_parser, main
-from llcuda.cli.options import read_prompt
+from llcuda.cli.arguments import read_prompt
 from llcuda.cli.output import colour, speak_flags
 from llcuda.errors import ConnectionFailedError, NoDeviceError, PortInUseError, UsageError
 

@@ -11,7 +11,7 @@ import pytest
 from llcuda.errors import UsageError
 from llcuda.schema import compile_schema
 from llcuda.schema.constraint import constrain
-from llcuda.schema.tools import constrain_tools
+from llcuda.schema.tool_calls import constrain_tools
 from tests.inputs.fuzzed_schemas import choose_schema
 
 INTEGER = {"type": "integer"}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llcuda.gateway.http.owner import Owner
     from llcuda.gateway.observe.gateway_metrics import GatewayMetrics
 
-__all__ = ["Information", "Site", "describe_model"]
+__all__ = ["AdministeredGateway", "Information", "describe_model"]
 
 _OK = 200
 _WATCH_SECONDS = 50
@@ -38,7 +38,7 @@ _ROUTER = {
 """As llama-server's router describes itself: the chat page then lets people choose a model, and starts it by asking."""
 
 
-class Site(Protocol):
+class AdministeredGateway(Protocol):
     """The gateway that is administered."""
 
     config: GatewayConfig
@@ -65,7 +65,7 @@ class Site(Protocol):
 class Information:
     """The addresses that only tell something, and the reload."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: AdministeredGateway) -> None:
         self._site = site
         self._models = site.models
         self._reloading: asyncio.Task[None] | None = None

@@ -16,7 +16,7 @@ from llcuda.gateway.api.fields import MOST_LAYERS, OFFLOADS, read_known
 if TYPE_CHECKING:
     from llcuda.fleet.fleet import Fleet
     from llcuda.fleet.model_config import ModelConfig
-    from llcuda.gateway.admin.information import Site
+    from llcuda.gateway.admin.information import AdministeredGateway
 
 __all__ = ["Choice", "Offloads", "describe_choice", "parse_choice"]
 
@@ -52,7 +52,7 @@ class _Change:
 class Offloads:
     """Changes models one at a time, and keeps what came of it."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: AdministeredGateway) -> None:
         self._site = site
         self._models = site.models
         self._changes: dict[str, _Change] = {}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llcuda.fleet.served_model import ServedModel
     from llcuda.gateway.http.exchange import Exchange
 
-__all__ = ["Asked", "SelfBenchmark", "parse_asked"]
+__all__ = ["BenchmarkRequest", "SelfBenchmark", "parse_benchmark"]
 
 TIME_LIMIT = 60.0
 """Seconds for everything; each number of requests at a time gets an equal share of what is left."""
@@ -46,7 +46,7 @@ _TEXT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BenchmarkRequest:
     """What is to be measured."""
 
     model: str | None
@@ -58,7 +58,7 @@ class Asked:
     """How many at a time, one after the other; empty for those of 1, 2 and 4 that the model has slots for."""
 
 
-def parse_asked(body: bytes) -> Asked:
+def parse_benchmark(body: bytes) -> BenchmarkRequest:
     """Return what a body asks for; an empty one asks for the defaults. Raises RefusedError (400)."""
     fields = read_known(body or b"{}", ("model", "prompts", "max_tokens", "concurrency"))
     model, levels = fields.get("model"), fields.get("concurrency", [])
@@ -66,7 +66,7 @@ def parse_asked(body: bytes) -> Asked:
         raise _refuse("model", "the name of a model")
     if not isinstance(levels, list) or len(levels) > _MAX_LEVELS or len(set(map(str, levels))) != len(levels):
         raise _refuse("concurrency", f"a list of up to {_MAX_LEVELS} different whole numbers")
-    return Asked(
+    return BenchmarkRequest(
         model=model,
         prompts=_check_count("prompts", fields.get("prompts", 8), most=_MAX_PROMPTS),
         max_tokens=_check_count("max_tokens", fields.get("max_tokens", 64), most=_MAX_TOKENS),
@@ -84,7 +84,7 @@ def _refuse(name: str, expected: str) -> RefusedError:
     return RefusedError(400, f"{name} is {expected}", code="invalid_value", param=name)
 
 
-def choose_levels(asked: Asked, slots: int) -> tuple[int, ...]:
+def choose_levels(asked: BenchmarkRequest, slots: int) -> tuple[int, ...]:
     """Return the numbers of requests at a time. Raises RefusedError for more than there are slots.
 
     More would measure the queue, and take its places from others.
@@ -108,7 +108,7 @@ class SelfBenchmark:
 
     async def _answer(self, exchange: Exchange) -> None:
         """Measure, and answer with a stream of what is going on, and the figures at its end. Raises RefusedError."""
-        asked = parse_asked(exchange.body)
+        asked = parse_benchmark(exchange.body)
         if self._task is not None and not self._task.done():
             raise RefusedError(409, "a benchmark is under way already", code="benchmark_under_way")
         model = find_model(self._models, asked.model)
@@ -145,7 +145,7 @@ class SelfBenchmark:
 class _Run:
     """One measurement."""
 
-    def __init__(self, model: ServedModel, asked: Asked, *, levels: tuple[int, ...], feed: Feed) -> None:
+    def __init__(self, model: ServedModel, asked: BenchmarkRequest, *, levels: tuple[int, ...], feed: Feed) -> None:
         self._model = model
         self._asked = asked
         self._levels = levels

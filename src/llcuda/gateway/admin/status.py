@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llcuda.engine import DeviceReport
     from llcuda.fleet.dispatch.worker import Worker
     from llcuda.fleet.served_model import ServedModel
-    from llcuda.gateway.admin.information import Site
+    from llcuda.gateway.admin.information import AdministeredGateway
     from llcuda.gateway.http.exchange import Exchange
 
 __all__ = ["Status"]
@@ -33,7 +33,7 @@ _NOT_KEPT = ("Cache-Control: no-store",)
 class Status:
     """The page's own addresses."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: AdministeredGateway) -> None:
         self._site = site
         self._models = site.models
         self._metrics = site.metrics

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from llcuda.fleet.fleet import Fleet
-    from llcuda.gateway.admin.information import Site
+    from llcuda.gateway.admin.information import AdministeredGateway
     from llcuda.gateway.http.exchange import Exchange
 
 __all__ = ["Upgrade", "check_consent"]
@@ -46,7 +46,7 @@ _USER = re.compile(r"//[^/\s@]+@")
 class Upgrade:
     """At most one change of the backend at a time, and what would come of one."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: AdministeredGateway) -> None:
         self._site = site
         self._task: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[dict[str, Any]]] = set()

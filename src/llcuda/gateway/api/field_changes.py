@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
 from llcuda.schema.constraint import constrain
-from llcuda.schema.tools import constrain_tools
+from llcuda.schema.tool_calls import constrain_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

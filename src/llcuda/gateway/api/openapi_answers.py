@@ -98,7 +98,7 @@ def _describe_done(route: Route) -> dict[str, Any]:
         if route.kind is Kind.GENERATE:
             kind = "application/x-ndjson" if route.endpoint.startswith("ollama") else "text/event-stream"
             content[kind] = {}  # OpenAPI 3.1 has no schema for what comes piece by piece
-        return {"200": {"description": "The answer, as a stream of events where `stream` is true", "content": content}}
+        return {"200": {"description": "The answer, as a stream of events if `stream` is true", "content": content}}
     answer = route.answer
     if answer is None:
         # Pages and the like: what they hold is for browsers.

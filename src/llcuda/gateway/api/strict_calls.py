@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda.errors import SchemaMismatchError
 from llcuda.fleet.refusals import RefusedError
 from llcuda.schema import Schema
-from llcuda.schema.tools import find_strict
+from llcuda.schema.tool_calls import find_strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

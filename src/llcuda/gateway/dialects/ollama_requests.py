@@ -11,7 +11,7 @@ from llcuda.gateway.api.field_checks import invalid
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Asked", "find_name", "translate"]
+__all__ = ["ForwardedRequest", "find_name", "translate"]
 
 _RENAMED = {"num_predict": "max_tokens", "num_keep": "n_keep"}
 # How a model is loaded is settled when the gateway starts.
@@ -26,7 +26,7 @@ _PASSED = ("logprobs", "top_logprobs")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ForwardedRequest:
     """A request to llama-server: the endpoint whose fields it has, its path, and the fields."""
 
     endpoint: str
@@ -34,7 +34,7 @@ class Asked:
     fields: dict[str, Any]
 
 
-def translate(endpoint: str, fields: Mapping[str, Any]) -> Asked:
+def translate(endpoint: str, fields: Mapping[str, Any]) -> ForwardedRequest:
     """Return what stands for a request of Ollama's API, whose fields were checked.
 
     Raises RefusedError (400) for what is within messages and is none of Ollama's.
@@ -50,40 +50,43 @@ def find_name(given: str) -> str:
     return given.removesuffix(_LATEST)
 
 
-def _chat(given: dict[str, Any]) -> Asked:
+def _chat(given: dict[str, Any]) -> ForwardedRequest:
     if not given.get("messages"):
         return _load()
     fields = _generating(given, schema="response_format")
     if given.get("tools"):
         fields["tools"] = given["tools"]
-    return Asked("chat", "/v1/chat/completions", {**fields, "messages": _to_messages(given["messages"])})
+    return ForwardedRequest("chat", "/v1/chat/completions", {**fields, "messages": _to_messages(given["messages"])})
 
 
-def _generate(given: dict[str, Any]) -> Asked:
+def _generate(given: dict[str, Any]) -> ForwardedRequest:
     prompt = given.get("prompt", "")
     if given.get("suffix"):
         fields = _generating(given, schema="json_schema")
-        return Asked("infill", "/infill", {**fields, "input_prefix": prompt, "input_suffix": given["suffix"]})
+        ends = {"input_prefix": prompt, "input_suffix": given["suffix"]}
+        return ForwardedRequest("infill", "/infill", {**fields, **ends})
     if not prompt:
         return _load()
     if given.get("raw"):
-        return Asked("completion", "/completion", {**_generating(given, schema="json_schema"), "prompt": prompt})
+        fields = _generating(given, schema="json_schema")
+        return ForwardedRequest("completion", "/completion", {**fields, "prompt": prompt})
     system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
     question = {"role": "user", "content": prompt, "images": given.get("images", [])}
     return _chat({**given, "messages": [*system, question]})
 
 
-def _embed(given: dict[str, Any]) -> Asked:
+def _embed(given: dict[str, Any]) -> ForwardedRequest:
     dimensions = {"dimensions": given["dimensions"]} if "dimensions" in given else {}
-    return Asked("embeddings", "/v1/embeddings", {"input": given.get("input", given.get("prompt")), **dimensions})
+    texts = given.get("input", given.get("prompt"))
+    return ForwardedRequest("embeddings", "/v1/embeddings", {"input": texts, **dimensions})
 
 
-def _load() -> Asked:
+def _load() -> ForwardedRequest:
     """Return a request that takes no time: without a prompt, Ollama loads the model and says so."""
-    return Asked("tokenize", "/tokenize", {"content": ""})
+    return ForwardedRequest("tokenize", "/tokenize", {"content": ""})
 
 
-_TRANSLATIONS: dict[str, Callable[[dict[str, Any]], Asked]] = {
+_TRANSLATIONS: dict[str, Callable[[dict[str, Any]], ForwardedRequest]] = {
     "ollama_chat": _chat,
     "ollama_generate": _generate,
     "ollama_embed": _embed,

@@ -65,7 +65,7 @@ class CallExchange(Exchange):
         self.status = status
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
-        """Hold a piece until it is taken, and let the source wait where too much is held."""
+        """Hold a piece until it is taken, and let the source wait if too much is held."""
         self.started, self.finished = True, is_last
         self._queue.append(data)
         self._held_bytes += len(data)

@@ -70,14 +70,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="auto",
         metavar="auto|cuda|cuda:N|cpu",
-        help="where it runs; auto takes a GPU that can be used, and says so where it takes the CPU (default: auto)",
+        help="where it runs; auto takes a GPU that can be used, and says so if it takes the CPU (default: auto)",
     )
-    group.add_argument("--require-gpu", action="store_true", help="fail where the GPU is not used")
+    group.add_argument("--require-gpu", action="store_true", help="fail if the GPU is not used")
     group.add_argument(
         "--fallback",
         choices=("auto", "error"),
         default="auto",
-        help="where the memory does not suffice: try again with less, step by step, or fail (default: auto)",
+        help="if the memory does not suffice: try again with less, step by step, or fail (default: auto)",
     )
     group.add_argument("--gpu-layers", type=int, metavar="N", help="layers to keep on the GPU (default: what fits)")
     add_file_flags(group, dest="server_option")
