@@ -60,9 +60,11 @@ def test_the_figures_agree_with_each_other(shared: Gateway) -> None:
         latency, first = one["latency_ms"], one["ttft_ms"]
         assert 0 < first["p50"] <= first["p95"]
         assert first["p50"] <= latency["p50"] <= latency["p95"] <= 1000 * one["seconds"] + 1
-        assert one["decode_tokens_per_second"] > 0
         assert one["prefill_tokens_per_second"] > 0
-        assert one["inter_token_ms"]["p50"] > 0
+        # On a busy machine, all tokens of an answer can come at once: then there is nothing between them to measure.
+        gap, rate = one["inter_token_ms"]["p50"], one["decode_tokens_per_second"]
+        assert (gap is None) == (rate is None)
+        assert gap is None or (gap > 0 and rate > 0)
 
 
 @pytest.mark.parametrize(
