@@ -49,7 +49,9 @@ class Asked:
 
     def ask(self, text: str) -> None:
         """Ask for a whole answer and for two streams, and be refused once."""
-        fields: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 12}
+        # So many tokens that they do not all come at once, on a busy machine either: there is a time between them.
+        fields: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "temperature": 0}
+        fields |= {"max_tokens": 200, "ignore_eos": True}
         usage = self.client.post(CHAT, json=fields).raise_for_status().json()["usage"]
         for more in ({}, {"stream_options": {"include_usage": True}}):
             answer = self.client.post(CHAT, json={**fields, "stream": True, **more}).raise_for_status()
