@@ -12,7 +12,7 @@ from llcuda.schema.tool_calls import constrain_tools
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["must_call", "to_understood"]
+__all__ = ["must_call", "to_understood", "wrap_format"]
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -50,7 +50,7 @@ def _find_changes(fields: Mapping[str, Any]) -> dict[str, Any]:
     if type(choice) is dict:
         changes |= _choose_tools(choice, fields.get("tools") or [])
     if type(text) is dict and text.get("format"):
-        changes["response_format"] = _wrap_format(text["format"])
+        changes["response_format"] = wrap_format(text["format"])
     return changes | _find_schemas({**fields, **changes})
 
 
@@ -109,7 +109,7 @@ def _name(tool: dict[str, Any]) -> str:
     return str((function if type(function) is dict else tool).get("name"))
 
 
-def _wrap_format(wanted: dict[str, Any]) -> dict[str, Any]:
+def wrap_format(wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a format of the Responses API as the chat API writes it."""
     if wanted["type"] != "json_schema":
         return wanted

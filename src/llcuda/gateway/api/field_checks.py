@@ -167,8 +167,9 @@ def list_of(most: int, item: Field) -> Field:
     def takes(name: str, value: Any) -> bool:
         if type(value) is not list or not 0 < len(value) <= most:
             return False
-        for one in value:
-            item.check(name, one)
+        for place, one in enumerate(value):
+            if not item.takes(name, one):
+                raise invalid(f"{name}[{place}]", one, item.wanted)
         return True
 
     schema = {"type": "array", "minItems": 1, "maxItems": most, "items": item.schema}

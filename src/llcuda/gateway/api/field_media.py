@@ -52,14 +52,14 @@ def _takes_conversation(name: str, value: Any) -> bool:
     """Take a list of messages whose media are within the request."""
     if type(value) is not list or not 0 < len(value) <= MAX_MESSAGES:
         return False
-    for message in value:
+    for at, message in enumerate(value):
         if type(message) is not dict:
-            raise invalid(name, message, "a list of objects")
+            raise invalid(f"{name}[{at}]", message, "an object")
         content = message.get("content")
         if type(content) is list:
-            _check_parts(name, content)
+            _check_parts(f"{name}[{at}].content", content)
         elif content is not None and type(content) is not str:
-            raise invalid(f"{name}.content", content, "a string or a list of parts")
+            raise invalid(f"{name}[{at}].content", content, "a string or a list of parts")
     return True
 
 
@@ -230,18 +230,18 @@ def _check_prompt_object(name: str, value: dict[str, Any]) -> None:
 
 
 def _check_parts(name: str, parts: list[Any]) -> None:
-    for part in parts:
+    for at, part in enumerate(parts):
         if type(part) is not dict:
-            raise invalid(name, part, "a list of objects")
+            raise invalid(f"{name}[{at}]", part, "an object")
         for key in part.keys() & _MEDIA:
             media = part[key]
             sources = [(f".{place}", media.get(place)) for place in _PLACES] if type(media) is dict else [("", media)]
             for place, source in sources:
                 if source is not None or not place:
-                    _check_source(f"{name}.{key}{place}", source)
+                    _check_source(f"{name}[{at}].{key}{place}", source)
         for key in _NESTED:
             if type(part.get(key)) is list:
-                _check_parts(name, part[key])
+                _check_parts(f"{name}[{at}].{key}", part[key])
 
 
 def _check_source(name: str, source: Any) -> None:

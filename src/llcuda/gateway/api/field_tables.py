@@ -105,7 +105,7 @@ def _takes_tools(name: str, value: Any) -> bool:
     costs = SchemaCosts()
     for place, tool in enumerate(value):
         if type(tool) is not dict or type(tool.get("function", {})) is not dict:
-            raise invalid(name, tool, "a list of objects")
+            raise invalid(f"{name}[{place}]", tool, "an object")
         function = tool.get("function", tool)
         if function.get("name") is not None:
             _TOOL_NAME.check(f"{name}[{place}].name", function["name"])
@@ -216,6 +216,7 @@ _CHAT = {
     "audio": only(None, why="the model answers in text; leave the field out"),
     "function_call": only("none", why=_AS_TOOLS),
     "functions": only([], why=_AS_TOOLS),
+    "input": only(None, why="send the turns as messages, or the request to /v1/responses"),
     "logprobs": FLAG,
     "max_completion_tokens": MAX_TOKENS,
     "messages": CHAT.required,

@@ -148,8 +148,8 @@ def parse_body(data: bytes) -> dict[str, Any]:
 
 
 def _check_alone(body: Mapping[str, Any]) -> None:
-    """Refuse a schema beside a grammar, be it null: llama-server would leave the schema out of account."""
-    if "grammar" in body and body["json_schema"] is not None:
+    """Refuse a schema beside a grammar: llama-server would leave the schema out of account."""
+    if body.get("grammar") is not None and body["json_schema"] is not None:
         raise RefusedError(400, "json_schema and grammar exclude each other", code="invalid_value", param="json_schema")
 
 

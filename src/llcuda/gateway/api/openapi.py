@@ -111,7 +111,8 @@ def describe_body(endpoint: str) -> Schema:
     if required := [name for name, field in fields.items() if field.is_required]:
         body["required"] = required
     if "grammar" in fields and "json_schema" in fields:
-        body["not"] = {"required": ["grammar", "json_schema"], "properties": {"json_schema": {"type": "object"}}}
+        both = {"grammar": {"type": "string"}, "json_schema": {"type": "object"}}
+        body["not"] = {"required": list(both), "properties": both}
     return body
 
 

@@ -1,6 +1,6 @@
-"""What OpenAI's API takes and llama-server does not, in the form that llama-server takes.
+"""What OpenAI's API and others take and llama-server does not, in the form that llama-server takes.
 
-An object's null is a name left out. A call of a tool whose arguments a small model left broken would otherwise be
+A null is a name left out. A call of a tool whose arguments a small model left broken would otherwise be
 refused at every later turn.
 """
 
@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from llcuda.fleet.refusals import RefusedError
+from llcuda.gateway.api.field_changes import wrap_format
 from llcuda.gateway.api.fields import parse_body
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ _RANDOM = 2**32 - 1  # llama-server's seed has 32 bits, and this is none
 def to_known_forms(endpoint: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a body, not checked yet, in the forms that are known: the same object if they all are."""
     changes = _change_values(endpoint, fields)
+    if endpoint == "rerank":
+        changes |= _change_list("documents", fields, _take_text) | _change_list("texts", fields, _take_text)
     if endpoint in _CHATS:
+        changes |= _wrap_schema(fields)
         changes |= _change_list("messages", fields, _change_message)
     if endpoint in _RESPONSES:
         changes |= _change_list("input", fields, _change_item)
@@ -38,7 +42,7 @@ def to_known_forms(endpoint: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 _LEFT_OUT = object()
 _NONE = {"echo": False, "suffix": ""}
-"""What asks for nothing, as does null."""
+"""What asks for nothing."""
 
 
 def _is_same(value: Any, one: Any) -> bool:
@@ -47,7 +51,7 @@ def _is_same(value: Any, one: Any) -> bool:
 
 
 def _change_values(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
+    changes = {name: _LEFT_OUT for name, value in fields.items() if value is None}
     seed = fields.get("seed")
     if type(seed) is int and not -1 <= seed <= _RANDOM and -(2**63) <= seed < 2**63:
         changes["seed"] = seed % _RANDOM
@@ -57,14 +61,25 @@ def _change_values(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     if endpoint == "completions":
         if _is_same(fields.get("logprobs"), 0):
             changes["logprobs"] = 1  # llama-server takes 0 for none at all
-        if any(_is_same(fields.get("best_of", ""), one) for one in (None, 1, fields.get("n"))):
+        if any(_is_same(fields.get("best_of"), one) for one in (1, fields.get("n"))):
             changes["best_of"] = _LEFT_OUT
-        for name, none in _NONE.items():
-            if any(_is_same(fields.get(name, name), one) for one in (None, none)):
-                changes[name] = _LEFT_OUT
+        changes |= {name: _LEFT_OUT for name, none in _NONE.items() if _is_same(fields.get(name), none)}
     elif _is_same(fields.get("top_logprobs"), 0) and endpoint in _CHATS | _RESPONSES:
         changes["top_logprobs"] = 1 if fields.get("logprobs") is True else _LEFT_OUT
     return changes
+
+
+def _wrap_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the format of llama-server's documentation, and of the Responses API, as OpenAI's chat writes it."""
+    wanted = fields.get("response_format")
+    if type(wanted) is not dict or wanted.get("type") != "json_schema" or "json_schema" in wanted:
+        return {}
+    return {"response_format": wrap_format(wanted)}
+
+
+def _take_text(document: dict[str, Any]) -> Any:
+    """Return the text of a document as Cohere's and Jina's APIs write it."""
+    return document["text"] if type(document.get("text")) is str else document
 
 
 def _change_list(name: str, fields: Mapping[str, Any], change: Any) -> dict[str, Any]:

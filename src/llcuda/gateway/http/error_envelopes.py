@@ -114,7 +114,10 @@ _WORKER_SAYS = tuple(
             r"While executing [\s\S]*\nError: (?:Jinja Exception: )?(.+)", _VALUE, "messages",
             "the model's chat template does not take these messages: {0}",
         ),
-        (r"Prompt contains invalid tokens", _VALUE, "prompt", "prompt has a token that the model's vocabulary has not"),
+        (
+            r"Prompt contains invalid tokens", _VALUE, None,
+            "a number is no token of this model: send the text, or ids from /tokenize",
+        ),
     )
 )  # fmt: skip
 

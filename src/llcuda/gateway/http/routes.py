@@ -200,8 +200,8 @@ ALIASES = {f"/chat{path}": path for path in ("/props", "/slots", "/v1/chat/compl
 """What the chat page asks beside itself, and the address that answers it."""
 
 _PATHS = frozenset(route.path for route in _TABLE)
-_TOO_MUCH = re.compile(r"(?<=/)/+|^/v1(?=/api/)|(?<=^/v1)(/v1)+(?=/)|(?<=.)/+$")
-"""What a base URL that is nearly right adds to an address: a slash too many, a second ``/v1``, one before Ollama's."""
+_TOO_MUCH = re.compile(r"(?<=/)/+|(?<=^/v1)(/v1)+(?=/)|(?<=.)/+$")
+"""What a base URL that is nearly right adds to an address: a slash too many, or a second ``/v1``."""
 
 
 def resolve_path(path: str) -> str:
@@ -211,6 +211,8 @@ def resolve_path(path: str) -> str:
         return path
     tidy = _TOO_MUCH.sub("", _TOO_MUCH.sub("", path))
     tidy = ALIASES.get(tidy, tidy)
+    if tidy not in _PATHS and tidy.removeprefix("/v1") in _PATHS:
+        return tidy.removeprefix("/v1")  # llama-server's own addresses and Ollama's have none
     return tidy if tidy in _PATHS or tidy.startswith(MODEL_PREFIX) else path
 
 

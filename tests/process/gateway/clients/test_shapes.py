@@ -107,6 +107,7 @@ class TestTurns:
         assert error.json()["error"]["message"].endswith("does not take these messages: there is no role tool")
 
 
+CALL: dict[str, Any] = {"id": None, "type": "function", "function": {"name": "add", "arguments": "{}"}}
 CHATS: list[Any] = [
     {"tools": [tool({"type": "object"})]},
     {"tools": [tool({})]},
@@ -129,6 +130,15 @@ CHATS: list[Any] = [
     {"messages": [USER, said("assistant", "2 +")], "chat_template_kwargs": {"enable_thinking": True}},
     {"keep_alive": "5m", "num_ctx": 4096, "repetition_penalty": 1.1, "skip_special_tokens": True},
     {"stop": "", "n": 1, "logit_bias": {}, "user": "x", "stream_options": None, "response_format": {"type": "text"}},
+    {"messages": [USER, said("assistant", None, tool_calls=[CALL]), said("tool", "4", tool_call_id=None)]},
+    {"messages": [USER, said("assistant", None, tool_calls=[CALL]), said("tool", None), said("assistant", None), USER]},
+    {"messages": [USER, said("assistant", "a", reasoning_content="b", tool_calls=[CALL]), said("tool", "4")]},
+    {"tools": [tool({"type": "object", "properties": {"a": {"not": {}}, "b": {"type": "string"}}})]},
+    {"tools": [tool({"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "properties": {
+        "a": {"type": "object", "additionalProperties": {}}}, "additionalProperties": {}})]},
+    {"tools": [tool({"type": "object", "properties": {"a": {"type": "string", "maxLength": 10_000}, "b": {
+        "type": "array", "items": {"type": "string", "maxLength": 2000}, "maxItems": 100}}})]},
+    {"max_completion_tokens": None, "tools": [tool(PARAMETERS)], "tool_choice": None},
 ]
 
 
@@ -151,6 +161,12 @@ def test_a_chat_is_answered(asker: httpx.Client, fields: dict[str, Any]) -> None
         ("/api/generate", {"prompt": "def f(", "suffix": "return 1", "stream": False, "options": {"num_predict": 4}}),
         ("/chat/completions", {"messages": MESSAGES, **SHORT}),
         ("/infill", {"input_prefix": "a", "input_suffix": "b", "prompt": "", "n_predict": 4, "samplers": ["top_k"]}),
+        ("/v1/completion", {"prompt": "Hi", "n_predict": 4, "stream": True}),
+        ("/v1/responses", {"input": [said("user", "a"), {"type": "message", "role": "assistant", "content": [
+            {"type": "output_text", "text": "b"}]}, said("assistant", [{"type": "input_text", "text": "c"}]), USER]}),
+        ("/v1/responses", {"input": QUESTION, "tools": [{"type": "web_search"}, {"type": "local_shell"}, {
+            "type": "namespace", "name": "mcp", "tools": []}, {"type": "custom", "name": "apply_patch"}]}),
+        ("/v1/embeddings", {"model": "vectors", "input": "Hi", "encoding_format": None}),
     ],
 )  # fmt: skip
 def test_other_addresses_are_answered(asker: httpx.Client, path: str, body: dict[str, Any]) -> None:
@@ -196,6 +212,10 @@ def test_all_samplers_of_all_servers_at_once(asker: httpx.Client) -> None:
         ("/v1/chat/completions", {"messages": [said("user", [{"type": "input_audio", "input_audio": {
             "data": "AAAA", "format": "mp3"}}])]}, "takes no audio"),
         ("/v1/embeddings", {"model": "vectors", "input": ["a", ""]}, "cannot be empty"),
+        ("/v1/embeddings", {"model": "vectors", "input": [15339, 1917]}, "send the text"),
+        ("/v1/chat/completions", {"input": QUESTION, "tools": [{"type": "function", "name": "f"}]}, "/v1/responses"),
+        ("/v1/chat/completions", {"messages": [USER, said("tool", {"sum": 4})]}, "messages[1].content must be"),
+        ("/v1/chat/completions", {"messages": [said("user", [{"type": "text", "text": {"value": "a"}}])]}, "[0].text"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_with_the_remedy(
@@ -204,3 +224,43 @@ def test_what_cannot_be_honoured_is_refused_with_the_remedy(
     own = {} if path == "/v1/embeddings" else {"messages": MESSAGES, **SHORT}
     error = asker.post(path, json={"model": "demo", **own, **fields})
     assert (error.status_code, says in error.json()["error"]["message"]) == (400, True), error.text
+
+
+def test_a_schema_without_openais_wrapper_is_held(asker: httpx.Client) -> None:
+    wanted = {"type": "json_schema", "schema": {**PARAMETERS, "properties": {"a": {"const": 1}, "b": {"const": 2}}}}
+    body = {"model": "demo", "messages": MESSAGES, "temperature": 0, "max_tokens": 64, "response_format": wanted}
+    answer = asker.post("/v1/chat/completions", json=body)
+    assert json.loads(answer.json()["choices"][0]["message"]["content"]) == {"a": 1, "b": 2}
+
+
+def test_names_beyond_ascii_are_held_though_they_are_alike_without_it(asker: httpx.Client) -> None:
+    names = ["Aktivitäten", "Gegenstände", "a b", "a-b", "a_b", "日本", "中文"]
+    schema = {"type": "object", "properties": {name: {"const": 1} for name in names}, "required": names}
+    wanted = {"type": "json_schema", "json_schema": {"name": "k", "schema": {**schema, "additionalProperties": False}}}
+    body = {"model": "demo", "messages": MESSAGES, "temperature": 0, "max_tokens": 400, "response_format": wanted}
+    answer = asker.post("/v1/chat/completions", json=body)
+    assert json.loads(answer.json()["choices"][0]["message"]["content"]) == dict.fromkeys(names, 1)
+
+
+def test_text_comes_in_pieces_though_there_are_tools(asker: httpx.Client) -> None:
+    body = {"model": "demo", "messages": MESSAGES, **SHORT, "tools": [tool(PARAMETERS)], "tool_choice": "none"}
+    with asker.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer:
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert sum(bool(event["choices"][0]["delta"].get("content")) for event in events) > 3
+
+
+def test_the_pieces_of_a_call_have_an_index_and_a_reason(asker: httpx.Client) -> None:
+    body = {"model": "demo", "messages": MESSAGES, "max_tokens": 60, "tools": [tool(PARAMETERS)]}
+    answer = asker.post("/v1/chat/completions", json={**body, "tool_choice": "required", "stream": True})
+    choices = [json.loads(line[6:])["choices"][0] for line in answer.text.splitlines() if line.startswith("data: {")]
+    pieces = [piece for choice in choices for piece in choice["delta"].get("tool_calls", ())]
+    assert {piece["index"] for piece in pieces} == {0}
+    assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["tool_calls"]
+
+
+def test_javas_client_that_would_rather_have_http2_gets_its_answer(asker: httpx.Client) -> None:
+    upgrade = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAAB"}
+    data = json.dumps({"model": "demo", "messages": MESSAGES, **SHORT}).encode()
+    headers = {"Content-Type": "application/json", **upgrade}
+    answer = asker.post("/v1/chat/completions", content=iter([data[:9], data[9:]]), headers=headers)
+    assert answer.json()["choices"][0]["message"]["content"] == ANSWER

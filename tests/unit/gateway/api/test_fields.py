@@ -474,7 +474,7 @@ def test_a_property_may_be_called_pattern() -> None:
     check_fields("completion", {"prompt": "a", "json_schema": {"properties": {"pattern": {"type": "string"}}}})
 
 
-@pytest.mark.parametrize("grammar", [None, "", 'root ::= "a"'])
+@pytest.mark.parametrize("grammar", ["", 'root ::= "a"'])
 def test_a_schema_beside_a_grammar_would_be_left_out_of_account(grammar: Any) -> None:
     assert refuse("completion", {"prompt": "a", "json_schema": {}, "grammar": grammar}).param == "json_schema"
 
