@@ -22,9 +22,12 @@ NODE = os.environ.get("LLCUDA_TEST_NODE", "")
 """The folder that the packages of node are installed into."""
 collect_ignore_glob = [] if find_spec("litellm") and NODE else ["test_*.py"]
 
-# The prompts of agents are longer than what the demo model was made for, and it would go on for ever after them: token
-# 2 ends a text.
-_LONG = {"override_kv": "llama.context_length=int:65536", "n_predict": 150, "logit_bias": "2+12"}
+# The prompts of agents are longer than what the demo model was made for. What it has said becomes less likely, so that
+# it comes to its end, which is token 2.
+_LONG = {
+    "override_kv": "llama.context_length=int:65536", "logit_bias": "2+12", "frequency_penalty": 2.0,
+    "repeat_last_n": 512, "temperature": 0.0, "n_predict": 2000,
+}  # fmt: skip
 
 
 class Program(Protocol):

@@ -43,7 +43,7 @@ def test_a_session_of_two_turns(ask: Callable[..., Any]) -> None:
 
 
 def test_its_own_prompt(ask: Callable[..., Any]) -> None:
-    answer = ask("--tools", "Read", "What is 2+2?")
+    answer = ask("What is 2+2?", "--tools", "Read")
     assert (answer["subtype"], answer["is_error"]) == ("success", False)
     assert answer["usage"]["input_tokens"] + answer["usage"]["cache_read_input_tokens"] > 1000
 
