@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import takewhile
@@ -28,6 +29,8 @@ MAX_DEPTH = 100
 MAX_STEPS = 1_000_000
 MAX_SHOWN = 60
 _MAX_INDEX_DIGITS = 9
+_MAX_WHOLE = 2**64
+"""llama-server keeps a number from here on with 53 bits, and writes 1e+30."""
 
 
 def find_mismatch(value: Any, document: dict[str, Any]) -> str | None:
@@ -49,6 +52,9 @@ def freeze(value: Any) -> Any:
         return ("array", tuple(map(freeze, value)))
     if isinstance(value, dict):
         return ("object", frozenset((name, freeze(item)) for name, item in value.items()))
+    if isinstance(value, int) and abs(value) >= _MAX_WHOLE:
+        with suppress(OverflowError):
+            return float(value)
     return value
 
 

@@ -132,6 +132,8 @@ class _Lane:
         end = reply.data[-2000:].decode(errors="replace")
         if reply.is_stream and '"error"' in end:
             told = end[end.index('"error"') :]
+            if "does not hold to the schema" in told:
+                return "502 schema_mismatch", ""  # as a whole answer says it: the model did not, and nobody else
             refused = re.match(r'"error": ?\{"code":(4\d\d),', told)
             return ("error event", told) if refused is None or "worker_failed" in told else (refused[1], "")
         if reply.status < 500:

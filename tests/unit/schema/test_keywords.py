@@ -113,6 +113,15 @@ def test_a_keyword_means_what_the_draft_says(
     assert not reasons or words in str(reasons[0])
 
 
+@pytest.mark.parametrize(
+    ("only", "value", "holds"),
+    [(10**30, 1e30, True), (2**53 + 1, 2.0**53, False), (10**400, 10**400, True), (10**400, 10**401, False)],
+)
+def test_a_number_kept_in_part_is_what_the_engine_writes_of_it(only: int, value: float, *, holds: bool) -> None:
+    assert (find_mismatch([value], {"prefixItems": [{"enum": [only]}]}) is None) is holds
+    assert (find_mismatch(value, {"const": only}) is None) is holds
+
+
 def test_every_keyword_has_an_example() -> None:
     examples = [*EXAMPLES, *((schema, *rest, "") for schema, *rest in EARLIER)]
     assert {keyword for schema, *_ in examples for keyword in schema} - {"$defs"} == set(KEYWORDS)
