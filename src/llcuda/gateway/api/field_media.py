@@ -35,6 +35,8 @@ _PARTS: Schema = {
     "items": {"type": "object", "properties": dict.fromkeys(_NESTED, _PART)},
     "description": "Media must be data: URLs; nothing is fetched.",
 }
+_ROLES: Schema = {"type": ["string", "null"]}
+_ITEM: Schema = {**_PARTS["items"], "properties": {**_PARTS["items"]["properties"], "role": _ROLES}}
 _MIXED: Schema = {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, TOKEN]}}
 # A data: URL, or base64: neither another URL nor a file.
 _MEDIUM: Schema = {"type": "string", "pattern": "^(data:|(?!http)[^:]*$)"}
@@ -55,6 +57,7 @@ def _takes_conversation(name: str, value: Any) -> bool:
     for at, message in enumerate(value):
         if type(message) is not dict:
             raise invalid(f"{name}[{at}]", message, "an object")
+        _check_role(f"{name}[{at}].role", message.get("role"))
         content = message.get("content")
         if type(content) is list:
             _check_parts(f"{name}[{at}].content", content)
@@ -63,6 +66,7 @@ def _takes_conversation(name: str, value: Any) -> bool:
     return True
 
 
+_ROLE = "a string such as 'user'"
 _STRINGS = ("name", "reasoning_content", "tool_call_id")
 # What a part of each type holds, beside its type.
 _PART_FIELDS = {
@@ -81,8 +85,8 @@ def _takes_chat(name: str, value: Any) -> bool:
         return False
     for at, message in enumerate(value):
         role, content = message.get("role"), message.get("content")
-        if type(role) is not str:
-            raise _missing(f"{name}[{at}].role", role, "a string such as 'user'")
+        if role is None:
+            raise _missing(f"{name}[{at}].role", role, _ROLE)
         if "content" not in message and (role != "assistant" or "tool_calls" not in message):
             raise _missing(f"{name}[{at}].content", None, "a string or a list of parts")
         for key in _STRINGS:
@@ -94,6 +98,11 @@ def _takes_chat(name: str, value: Any) -> bool:
         if "tool_calls" in message:
             _check_calls(f"{name}[{at}].tool_calls", message["tool_calls"])
     return True
+
+
+def _check_role(path: str, role: Any) -> None:
+    if not isinstance(role, (str, type(None))):
+        raise invalid(path, role, _ROLE)
 
 
 def _check_part(path: str, part: dict[str, Any]) -> None:
@@ -128,6 +137,8 @@ def _takes_response_input(name: str, value: Any) -> bool:
     """Take the input of the Responses API: a string, or a list of items like messages."""
     if type(value) is list and 0 < len(value) <= MAX_MESSAGES:
         _check_parts(name, value)
+        for at, item in enumerate(value):
+            _check_role(f"{name}[{at}].role", item.get("role"))
         return True
     return type(value) is str
 
@@ -158,7 +169,10 @@ CONVERSATION = Field(
         "type": "array",
         "minItems": 1,
         "maxItems": MAX_MESSAGES,
-        "items": {"type": "object", "properties": {"content": {"anyOf": [_TEXT, {"type": "null"}, _PARTS]}}},
+        "items": {
+            "type": "object",
+            "properties": {"role": _ROLES, "content": {"anyOf": [_TEXT, {"type": "null"}, _PARTS]}},
+        },
     },
 )
 _CALL = typed("function", function={"type": "object", "required": ["name"], "properties": {"name": _TEXT}}, id=_TEXT)
@@ -190,7 +204,7 @@ CHAT = replace(CONVERSATION, takes=_takes_chat, schema={**CONVERSATION.schema, "
 RESPONSE_INPUT = Field(
     _takes_response_input,
     f"a string or a list of 1 to {MAX_MESSAGES} items",
-    {"anyOf": [_TEXT, {**_PARTS, "minItems": 1, "maxItems": MAX_MESSAGES}]},
+    {"anyOf": [_TEXT, {**_PARTS, "items": _ITEM, "minItems": 1, "maxItems": MAX_MESSAGES}]},
 )
 _PROMPT = Field(
     _takes_prompt,

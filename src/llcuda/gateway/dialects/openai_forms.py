@@ -55,9 +55,10 @@ def _change_values(endpoint: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     seed = fields.get("seed")
     if type(seed) is int and not -1 <= seed <= _RANDOM and -(2**63) <= seed < 2**63:
         changes["seed"] = seed % _RANDOM
-    stop = fields.get("stop")
-    if stop == "" or (type(stop) is list and "" in stop):
-        changes["stop"] = [text for text in stop if text]  # llama-server would end at once
+    for name in ("stop", "stop_sequences"):
+        stop = fields.get(name)
+        if stop == "" or (type(stop) is list and "" in stop):
+            changes[name] = [text for text in stop if text]  # llama-server would end at once
     if endpoint == "completions":
         if _is_same(fields.get("logprobs"), 0):
             changes["logprobs"] = 1  # llama-server takes 0 for none at all

@@ -53,6 +53,7 @@ def test_arguments_are_an_object_whatever_a_model_left_of_them(arguments: Any, t
         ("chat", {"seed": -5}, {"seed": 2**32 - 6}),
         ("chat", {"stop": ["", "a"]}, {"stop": ["a"]}),
         ("completion", {"stop": ""}, {"stop": []}),
+        ("messages", {"stop_sequences": ["", "a"]}, {"stop_sequences": ["a"]}),
         ("chat", {"top_logprobs": 0}, {}),
         ("chat", {"logprobs": True, "top_logprobs": 0}, {"logprobs": True, "top_logprobs": 1}),
         ("responses", {"top_logprobs": 0}, {}),
