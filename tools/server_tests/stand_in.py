@@ -21,7 +21,10 @@ _DOWNLOADED = {"hf_repo", "hf_file", "model_url", "mmproj_url"}
 # What a gateway decides for itself.
 _OWN = {"offline", "metrics", "slots", "no_slots", "no_ui", "kv_unified", "cors_origins"}
 _FLAGS = {"cont_batching", "context_shift", "embedding", "jinja", "reranking", "swa_full", *_OWN - {"cors_origins"}}
-_ALIASES = ("gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4", "test", "claude-3-test")
+_ALIASES = (
+    "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4", "gpt-4.1", "davinci-002", "text-embedding-3-small", "test",
+    "claude-3-test",
+)  # fmt: skip
 """What the tests call the model, which llama-server does not look at."""
 
 
