@@ -15,6 +15,8 @@ from llcuda.cli.output import keep_saying, print_json, print_note
 from llcuda.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from llcuda.cli.arguments import Commands
     from llcuda.fleet.model_config import ModelConfig
     from llcuda.gateway.config.configuration import GatewayConfig
@@ -93,8 +95,16 @@ def _announce(config: GatewayConfig, gateway: Gateway, *, url: str) -> None:
     key = " with a key" if config.keys else ""
     notes = [f"  {sentence}" for sentence in gateway.notes]
     addresses = f"  page {url}/   chat {url}/chat   OpenAI's API {url}/v1{key}"
-    example = f'  try: llcuda-client --url {url} "What is 2+2?"'
+    example = f'  try: llcuda-client --url {url} {_choose_model(config, gateway.without_chat)}"What is 2+2?"'
     print_note("\n".join([describe(config, url + by_grpc), *notes, addresses, example]))
+
+
+def _choose_model(config: GatewayConfig, without_chat: Container[str]) -> str:
+    """Return what the client is to be told for a model to answer: nothing if the first one can."""
+    chatting = [model.name for model in config.models if model.name not in without_chat]
+    if not chatting:
+        return "--raw "
+    return "" if chatting[0] == config.models[0].name else f"--model {chatting[0]} "
 
 
 def _show_link(link: str) -> None:

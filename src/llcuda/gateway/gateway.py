@@ -84,8 +84,13 @@ class Gateway:
         workers = [worker for model in models.values() for worker in model.workers]
         reports = [getattr(worker.server, "device_report", None) for worker in workers]
         places = dict.fromkeys(f"{report.reason} {report.remedy}".strip() for report in reports if report)
-        mute = [name for name, model in models.items() if not model.fleet.can_chat]
-        return (*places, *(f"{name} has no chat template: it continues texts." for name in mute))
+        return (*places, *(f"{name} has no chat template: it continues texts." for name in self.without_chat))
+
+    @property
+    def without_chat(self) -> tuple[str, ...]:
+        """The names of the models that cannot chat."""
+        models = self._running.models if self._running else {}
+        return tuple(name for name, model in models.items() if not model.fleet.can_chat)
 
     def start(self) -> None:
         """Serve on a thread of its own, and return when every model answers.

@@ -32,6 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     class Gateway:
         notes = ("Using the CPU.",)
+        without_chat = ("mute",)
 
         def __init__(self, config: GatewayConfig, *, on_link: Callable[[str], None] | None) -> None:
             assert on_link is None  # stderr is no terminal
@@ -60,6 +61,22 @@ def test_a_gateway_is_told_what_was_said_and_its_start_is_announced(
         "  page http://127.0.0.1:8090/   chat http://127.0.0.1:8090/chat   OpenAI's API http://127.0.0.1:8090/v1\n"
         '  try: llcuda-client --url http://127.0.0.1:8090 "What is 2+2?"\n'),
     )
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.parametrize(
+    ("models", "example"),
+    [
+        (["mute=demo", "demo"], '--model demo "What is 2+2?"'),
+        (["demo", "mute=demo"], '8090 "What is 2+2?"'),
+        (["mute=demo"], '--raw "What is 2+2?"'),
+    ],
+)
+def test_the_example_asks_a_model_that_can_answer(
+    capsys: pytest.CaptureFixture[str], models: list[str], example: str
+) -> None:
+    main(["serve", *(part for model in models for part in ("-m", model))])
+    assert capsys.readouterr().err.endswith(f"{example}\n")
 
 
 def test_a_reload_reads_the_file_again(started: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
