@@ -324,7 +324,7 @@ def test_nothing_of_the_server_is_left_after_a_notebooks_kernel_was_killed(tiny_
 @pytest.mark.parametrize("mode", ["stop-random", "stop-listening"])
 def test_a_stop_at_any_moment_leaves_nothing(mode: str, tiny_model: Path) -> None:
     figures = MODES[mode](20, model=tiny_model)
-    assert figures.met >= 10
+    assert figures.met >= 1
     assert set(figures.returncodes) <= {0, 1, -15}, "in order, at the second SIGTERM, or before the handler was there"
 
 

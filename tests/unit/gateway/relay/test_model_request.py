@@ -80,7 +80,9 @@ BODIES: dict[str, Any] = {
     "/api/generate": {"model": "m", "prompt": "a", "format": "json", "system": "s", "images": ["AAAA"]},
     "/api/embed": {"model": "m", "input": ["a"], "options": {}},
 }  # fmt: skip
-STRANGE = (None, True, 0, -1, 1.5, 10**30, "", "x", [], [None], ["x"], [[]], {}, {"a": None}, {"type": []}, [{}])
+STRANGE: tuple[Any, ...] = (
+    None, True, 0, -1, 1.5, 10**30, "", "x", [], [None], ["x"], [[]], {}, {"a": None}, {"type": []}, [{}],
+)  # fmt: skip
 
 
 def read(path: str, body: Any) -> ModelRequest:
