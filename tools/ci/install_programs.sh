@@ -7,6 +7,7 @@ programs=(
   curl
   ip:iproute2
   prometheus
+  skopeo
 )
 
 as_root=()

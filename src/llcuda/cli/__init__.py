@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llcuda import __version__
-from llcuda.cli import chat, doctor, embed, gpu, infer, models, serve
+from llcuda.cli import chat, doctor, embed, gpu, infer, models, serve, storage
 from llcuda.cli.output import print_error, repair_streams, silence_output
 from llcuda.cli.parser import Parser, add_commands
 from llcuda.errors import LlcudaError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run_guarded"]
 
-_COMMANDS = (infer, chat, serve, embed, models, gpu, doctor)
+_COMMANDS = (infer, chat, serve, embed, models, storage, gpu, doctor)
 _EXAMPLES = """examples:
 
   llcuda infer -m demo "What is 2+2?"          one answer of the model inside the package

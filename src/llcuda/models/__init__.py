@@ -8,6 +8,7 @@ from llcuda.models.listing import (
     inspect_model,
     list_models,
     pull_model,
+    put_model,
     remove_model,
 )
 from llcuda.models.registry import get_draft
@@ -21,6 +22,7 @@ __all__ = [
     "inspect_model",
     "list_models",
     "pull_model",
+    "put_model",
     "remove_model",
     "resolve_model",
 ]

@@ -104,6 +104,11 @@ def cached_digest(path: Path) -> str | None:
         return None
 
 
+def find_blobs(hexadecimal: str) -> list[Path]:
+    """Return where the file with this digest lies, in whichever repository."""
+    return sorted(cache_dir().glob(f"models--*/blobs/{hexadecimal}"))
+
+
 def list_cached_repositories() -> tuple[str, ...]:
     """Return the repositories that have a GGUF file on the disk."""
     folders = sorted(cache_dir().glob("models--*--*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcuda.errors import ModelNotFoundError, UsageError
@@ -11,13 +12,18 @@ from llcuda.models import hub_cache, names
 from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
 from llcuda.models.resolve import ModelFile, demo_path, is_local, resolve_model
+from llcuda.models.stored import describe_facts
 from llcuda.store import ModelStore, verify_file
+from llcuda.store.progress_bar import show_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from os import PathLike
 
     from llcuda.gguf import MemoryEstimate
+    from llcuda.store import StoredModel
+
+_MAX_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,35 @@ def pull_model(name: str, *, progress: bool = True) -> ModelFile:
     return model
 
 
+def put_model(
+    path: str | PathLike[str], name: str | None = None, *, is_copied: bool = False, progress: bool = True
+) -> StoredModel:
+    """Take a model on this disk into the store, all its parts and its projector, and return it.
+
+    It takes no space of its own if the disk can clone or link files; ``is_copied`` makes a copy, which nobody else
+    changes. The ``name`` is that of the file if it is left out. A terminal shows a bar if ``progress``. Raises what
+    :func:`resolve_model` raises, UsageError for a name that means another kind of model, and ModelError if the store
+    cannot be written.
+    """
+    model = resolve_model(Path(path), progress=False)
+    name = name or list_parts(model.path.name)[0].removesuffix(".gguf")
+    if isinstance(names.parse_name(name), (names.DemoName, names.PathName, names.DigestName)):
+        raise UsageError(f"{name!r} cannot be the name of a model in the store", hint="Choose another with --name.")
+    store = ModelStore()
+    files = [*model.parts, *([model.mmproj] if model.mmproj else [])]
+    for attempt in range(_MAX_ATTEMPTS):
+        with show_bar(name, sum(file.stat().st_size for file in files), is_shown=progress, delay=1.0) as bar:
+            taken = {file.name: store.take_in(file, is_copied=is_copied, on_bytes=bar.update) for file in files}
+        digests = {file: one.digest for file, one in taken.items()}
+        try:
+            return store.add(name, digests, describe_facts(model.info, source=model.path.name))
+        except ModelNotFoundError:
+            # Another process has removed one of them at this moment.
+            if attempt + 1 == _MAX_ATTEMPTS:
+                raise
+    raise AssertionError
+
+
 def remove_model(name: str) -> Removal:
     """Remove what is on this disk of a model, and return what that freed.
 
@@ -99,10 +134,11 @@ def remove_model(name: str) -> Removal:
     if not found:
         there = (model.name for model in list_models() if model.on_disk)
         raise ModelNotFoundError(name, "it is not on this disk", suggestions=suggest_names(name, there))
-    if hub := _get_hub_name(parsed):
+    if (hub := _get_hub_name(parsed)) and not ModelStore().is_in(name):
         freed = sum(hub_cache.remove_cached(hub.repository, file) for file in found)
     else:
-        freed = sum(ModelStore().remove(digest) for digest in found)
+        store = ModelStore()
+        freed = sum(store.untag(known) if known in store.tags() else store.remove(known) for known in found)
     return Removal(name, tuple(found), freed)
 
 
@@ -114,20 +150,20 @@ def _get_hub_name(parsed: names.ModelName) -> names.HubName | None:
 
 
 def _list_files(parsed: names.ModelName) -> list[str]:
-    """Return what is on the disk of a model: names in a repository, or digests in the store."""
-    if hub := _get_hub_name(parsed):
-        return _cached_files(hub)
+    """Return what is on the disk of a model: names in a repository, or names and digests in the store."""
     store = ModelStore()
     match parsed:
         case names.DigestName():
-            return [parsed.digest] if store.get(parsed.digest) else []
+            named = next((model.names for model in store.models() if model.digest == parsed.digest), ())
+            return [*named] or [parsed.digest] if store.get(parsed.digest) else []
         case names.UrlName():
-            known = list(names.list_part_urls(parsed.url).values())
-        case names.RegistryName():
-            known = [parsed.name]
+            return [url for url in names.list_part_urls(parsed.url).values() if store.get_link(url)]
+        case names.HubName() | names.RegistryName():
+            name = parsed.label if isinstance(parsed, names.HubName) else parsed.name
+            hub = _get_hub_name(parsed)
+            return [name] if store.get_link(name) else _cached_files(hub) if hub else []
         case _:
             return []
-    return [digest for name in known if (digest := store.get_link(name))]
 
 
 def _cached_files(hub: names.HubName) -> list[str]:
@@ -169,6 +205,10 @@ def _list_cached() -> Iterator[ListedModel]:
 
 
 def _list_store() -> Iterator[ListedModel]:
-    for blob in ModelStore().list():
-        name = blob.names[0] if blob.names else blob.digest
-        yield ListedModel(name, "store", parse_quantisation(name), None, blob.bytes, True, blob.path)
+    store = ModelStore()
+    for model in store.models():
+        facts = model.facts
+        parameters = int(facts.parameters) if facts.parameters and facts.parameters.isdecimal() else None
+        quantisation = facts.quantisation or parse_quantisation(model.names[0])
+        path = store.path(model.layers[0].digest)
+        yield ListedModel(model.names[0], "store", quantisation, parameters, model.bytes, path.exists(), path)

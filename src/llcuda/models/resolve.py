@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, DownloadError, ModelFormatError, ModelNotFoundError
@@ -15,7 +16,8 @@ from llcuda.gguf import GGUFInfo, combine_parts, read_gguf, require_magic
 from llcuda.models import hub_cache, names
 from llcuda.models.file_names import choose_file, choose_projector, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, suggest_names
-from llcuda.store import ModelStore
+from llcuda.models.stored import describe_facts, find_elsewhere
+from llcuda.store import ModelFacts, ModelStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,19 +60,54 @@ def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelF
     text = os.fspath(name)
     is_path = isinstance(name, os.PathLike)
     parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=is_local(text))
+    if isinstance(parsed, names.PathName):
+        return _resolve_path(parsed, text)
+    if isinstance(parsed, names.DemoName):
+        return _describe(parsed.name, [demo_path(parsed.name)], source="demo")
+    return _find_stored(text, parsed) or _resolve_remote(parsed, text, progress=progress)
+
+
+def _resolve_remote(
+    parsed: names.DigestName | names.HubName | names.UrlName | names.RegistryName, text: str, *, progress: bool
+) -> ModelFile:
     match parsed:
-        case names.DemoName():
-            return _describe(parsed.name, [demo_path(parsed.name)], source="demo")
-        case names.PathName():
-            return _resolve_path(parsed, text)
         case names.DigestName():
-            return _describe(parsed.digest, [ModelStore().find(parsed.digest)], source="store", digest=parsed.digest)
+            return _resolve_digest(parsed.digest)
         case names.HubName():
             return _resolve_hub(parsed, text, progress=progress)
         case names.UrlName():
             return _resolve_url(parsed, text, progress=progress)
         case names.RegistryName():
             return _resolve_registry(parsed, progress=progress)
+
+
+def _find_stored(name: str, parsed: names.ModelName) -> ModelFile | None:
+    """Return the model in the store that ``name`` is a name of, or the digest of a manifest; None if none is whole."""
+    store = ModelStore()
+    known = parsed.url if isinstance(parsed, names.UrlName) else name
+    if isinstance(parsed, names.DigestName):
+        known = parsed.digest
+    if not store.is_in(known) or (isinstance(parsed, names.UrlName) and _find_url(parsed, store) is None):
+        return None
+    model = store.get_model(known)
+    paths = {path.name if len(model.layers) > 1 else layer.file: path
+             for layer, path in zip(model.layers, store.paths(model), strict=True)}  # fmt: skip
+    parts = [path for file, path in paths.items() if is_model(file)] or list(paths.values())
+    projector = choose_projector(paths, next(iter(paths)))
+    source: ModelSource = "url" if isinstance(parsed, names.UrlName) else "store"
+    return _describe(
+        name, parts, source=source, mmproj=paths[projector] if projector else None, digest=model.layers[0].digest
+    )
+
+
+def _resolve_digest(digest: str) -> ModelFile:
+    """Return the model of one file with this digest: from the store, or as another program's cache has it."""
+    store = ModelStore()
+    path = store.get(digest)
+    if path is None and (elsewhere := find_elsewhere(digest)):
+        store.take_in(elsewhere, expected=digest)
+        path = store.get(digest)
+    return _describe(digest, [path or store.find(digest)], source="store", digest=digest)
 
 
 def is_local(text: str) -> bool:
@@ -173,12 +210,8 @@ def _resolve_registry(parsed: names.RegistryName, *, progress: bool) -> ModelFil
     entry = find_entry(parsed.name)
     if entry:
         return _resolve_hub(entry.hub_name, parsed.name, progress=progress, source="registry")
-    store = ModelStore()
-    digest = store.get_link(parsed.name)
-    if digest:
-        return _describe(parsed.name, [store.path(digest)], source="store", digest=digest)
     raise ModelNotFoundError(
-        parsed.name, "no model has this name", suggestions=suggest_names(parsed.name, store.names())
+        parsed.name, "no model has this name", suggestions=suggest_names(parsed.name, ModelStore().tags())
     )
 
 
@@ -240,9 +273,11 @@ def _resolve_url(parsed: names.UrlName, name: str, *, progress: bool) -> ModelFi
         return _describe(name, [store.path(digest)], source="url", digest=digest)
     digests = {part: fetch_url(names.UrlName(url), store, progress=progress) for part, url in urls.items()}
     # llama.cpp finds the parts by their names, which blobs do not have.
-    folder = store.make_set(next(iter(urls.values())), digests)
-    first = next(iter(digests.values()))
-    return _describe(name, [folder / part for part in urls], source="url", digest=first)
+    first, *others = urls.values()
+    model = store.add(first, digests, ModelFacts(source=first))
+    for url in others:
+        store.untag(url)
+    return _describe(name, store.paths(model), source="url", digest=model.layers[0].digest)
 
 
 def fetch_url(parsed: names.UrlName, store: ModelStore, *, progress: bool, **options: Any) -> str:
@@ -284,7 +319,9 @@ def _adopt(parsed: names.UrlName, part: Path, store: ModelStore) -> str:
         raise ModelFormatError(parsed.url, error.reason, offset=error.offset, hint=error.hint) from None
     except ChecksumMismatchError as error:
         raise ChecksumMismatchError(parsed.url, expected=error.expected, actual=error.actual) from None
-    store.link(parsed.url, digest)
+    file = unquote(urlsplit(parsed.url).path).rpartition("/")[2]
+    info = read_gguf(store.path(digest))
+    store.add(parsed.url, {file: digest}, describe_facts(info, source=parsed.url))
     return digest
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from llcuda.errors import ServerError
 from llcuda.server.listening import remove_socket
+from llcuda.store import hold_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,15 +53,17 @@ class Child:
         socket_path: str | None = None,
         on_exit: Callable[[], object] | None = None,
         is_batch: bool = False,
+        files: Sequence[Path] = (),
     ) -> None:
         """Prepare to run ``command`` in ``directory``; nothing is started yet.
 
         The socket at ``socket_path`` is removed when it has ended, and ``on_exit`` called on the thread that saw it.
         ``is_batch`` has the kernel take it for a batch job (``SCHED_BATCH``): its threads have the same share of the
-        cores, but when they wake they wait for whoever runs to pause.
+        cores, but when they wake they wait for whoever runs to pause. The store keeps ``files`` until it has ended.
         """
         self.log = log
         self._is_batch = is_batch
+        self._files = tuple(files)
         self._socket_path = socket_path
         self._on_exit = on_exit
         self.owned = True
@@ -167,11 +170,12 @@ class Child:
         try:
             if self._is_batch:
                 _become_batch()
-            log_end = self._open()
-            if log_end is not None and self._process is not None:
-                self._started.set()
-                self._returncode = self._drain(log_end, self._process)
-                self._process = None
+            with hold_files(self._files):
+                log_end = self._open()
+                if log_end is not None and self._process is not None:
+                    self._started.set()
+                    self._returncode = self._drain(log_end, self._process)
+                    self._process = None
         except OSError as error:
             self._error = error
         finally:

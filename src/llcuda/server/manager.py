@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llcuda.transport.address import Address
 
 _START_OPTIONS = frozenset({"host", "port", "timeout", "stall_timeout", "api_key", "verbose"})
+_MODEL_OPTIONS = ("mmproj", "model_draft")
 _EXIT_TIMEOUT = 5.0
 _HEALTH_TIMEOUT = 5.0
 
@@ -335,6 +336,7 @@ class ServerManager:
                 socket_path=launch.host if is_socket_path(launch.host) else None,
                 on_exit=self._on_exit,
                 is_batch=self._is_batch and backend is None,
+                files=[Path(file) for file in (launch.model, *map(options.get, _MODEL_OPTIONS)) if file],
             )
             # It runs at garbage collection and at the interpreter's exit, and must not hold the manager itself.
             finalizer = weakref.finalize(self, child.stop, _EXIT_TIMEOUT)

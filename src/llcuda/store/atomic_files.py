@@ -31,7 +31,7 @@ def place_file(path: Path) -> Iterator[BinaryIO]:
     It is written under another name in the same folder, synced and renamed, and the folder is synced. Raises ModelError
     if it cannot be written, as on a full disk.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = temporary_path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent)
@@ -45,6 +45,11 @@ def place_file(path: Path) -> Iterator[BinaryIO]:
             move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a name in the same folder that nobody uses, and that is swept away if its process dies."""
+    return path.with_name(f".{path.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
 
 
 def sync(file: BinaryIO) -> None:

@@ -1,58 +1,79 @@
-"""Files that are named by their SHA-256.
+"""The files of the store, each under its SHA-256.
 
 ::
 
-    models/
-    ├── blobs/sha256-<64 hex>      the files
-    ├── names/<64 hex>.json        {"name", "digest"}; the file's name is the SHA-256 of the name
-    ├── sets/<64 hex>/…            links to blobs under the names that a model in several files needs
-    └── verified.json              digests of files that have not changed since they were hashed
+    blobs/sha256/<64 hex>       the files
+    quarantine/<64 hex>.<n>     files that were changed in place, and are no longer what they are called
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import errno
+import fcntl
+import logging
 import os
+import secrets
 import stat
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from llcuda import settings
-from llcuda.errors import ModelNotFoundError, UsageError
-from llcuda.store.atomic_files import move_into_place, place_file, replace_link, writing
-from llcuda.store.digests import hash_file, parse_digest, remember_digest, require_digest
+from llcuda.errors import ChecksumMismatchError, ModelError, ModelNotFoundError, UsageError
+from llcuda.store.atomic_files import move_into_place, place_file, sync, sync_folder, temporary_path, writing
+from llcuda.store.digests import get_digest, hash_file, parse_digest, remember_digest, require_digest, verify_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["Blobs", "Taken", "hold_files"]
+
+_FICLONE = 0x40049409
+_COPY_BYTES = 1 << 20
+_UNLINKABLE = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOENT})
+"""The other disk, a disk without links, a file of somebody else's, and one with too many links."""
+_UNCLONABLE = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM})
+
+_log = logging.getLogger("llcuda")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """A file in the store, and the names that lead to it."""
+class Taken:
+    """How a file came into the store."""
 
     digest: str
-    path: Path
-    bytes: int
-    names: tuple[str, ...]
+    how: Literal["present", "clone", "link", "copy"]
+    """``present`` if the same content was there; a ``clone`` or a ``link`` takes no space of its own."""
 
 
-class ModelStore:
-    """The files under one folder, by digest and by name."""
+class Blobs:
+    """The files under one folder."""
 
-    def __init__(self, root: Path | None = None) -> None:
-        """Use ``root``, or the folder that the settings name. Nothing is created before something is added."""
-        self.root = root or settings.models_dir()
+    def __init__(self, root: Path) -> None:
+        """Use ``root``. Nothing is created before something is added."""
+        self.root = root
+        self._folder = root / "blobs" / "sha256"
 
     def path(self, digest: str) -> Path:
         """Return where the file with this digest lies or would lie. Raises UsageError for anything but a digest."""
-        return self.root / "blobs" / parse_digest(digest).replace(":", "-")
+        return self._folder / parse_digest(digest).partition(":")[2]
 
     def get(self, digest: str) -> Path | None:
-        """Return the file's path, or None if it is not in the store."""
+        """Return the file's path, or None if it is not in the store.
+
+        A file that has changed since it was last read is read again, and taken out of the way if it is another now.
+        """
         path = self.path(digest)
-        return path if _is_regular(path) else None
+        if not _is_regular(path):
+            return None
+        try:
+            verify_file(path, digest)
+        except ChecksumMismatchError:
+            self._quarantine(path)
+            return None
+        except FileNotFoundError:
+            return None
+        return path
 
     def find(self, digest: str) -> Path:
         """Return the file's path. Raises ModelNotFoundError if it is not in the store."""
@@ -60,6 +81,16 @@ class ModelStore:
         if path is None:
             raise ModelNotFoundError(parse_digest(digest), "no file in the store has this digest")
         return path
+
+    def list(self) -> dict[str, Path]:
+        """Return every file by its digest, in the order of these, without reading any."""
+        paths = sorted(path for path in self._folder.glob("[0-9a-f]" * 64) if _is_regular(path))
+        return {f"sha256:{path.name}": path for path in paths}
+
+    def write(self, document: bytes, digest: str) -> None:
+        """Keep a small document under its digest."""
+        with place_file(self.path(digest)) as file:
+            file.write(document)
 
     def adopt(self, file: Path, *, expected: str | None = None) -> str:
         """Move a file of the same disk into the store and return its digest.
@@ -77,67 +108,151 @@ class ModelStore:
         remember_digest(path, digest)
         return digest
 
-    def _name_path(self, name: str) -> Path:
-        return self.root / "names" / f"{_hash_name(name)}.json"
+    def take_in(
+        self,
+        file: Path,
+        *,
+        expected: str | None = None,
+        is_copied: bool = False,
+        on_bytes: Callable[[int], object] | None = None,
+    ) -> Taken:
+        """Have the content of ``file`` in the store, without a copy if the disk can; the file itself stays as it is.
 
-    def link(self, name: str, digest: str) -> None:
-        """Let ``name``, which may be any text, lead to the file with this digest."""
-        with place_file(self._name_path(name)) as file:
-            file.write(json.dumps({"name": name, "digest": parse_digest(digest)}).encode())
+        A file that was hashed before and has not changed is not read again. ``is_copied`` makes a copy in any case, so
+        that nobody can change the store's file in place. ``on_bytes`` is told of every piece that is read. Raises
+        UsageError for what is no file, ChecksumMismatchError if it is not the ``expected`` one, and ModelError if it
+        changes meanwhile or the store cannot be written.
+        """
+        if not file.is_file():
+            raise UsageError(f"{file} is not a file")
+        before = _content_state(file)
+        digest = get_digest(file, on_bytes=on_bytes)
+        require_digest(digest, expected, name=file)
+        if self.get(digest):
+            return Taken(digest, "present")
+        path = self.path(digest)
+        temporary = temporary_path(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with file.open("rb") as source:
+                    how = "copy" if is_copied else _share(source, temporary)
+                    if how == "copy":
+                        _copy(source, temporary)
+                    if _content_state(file) != before:
+                        raise ModelError(f"{file} changed while it was read", hint="Try again when it is whole.")
+                    move_into_place(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        remember_digest(path, digest)
+        return Taken(digest, how)
 
-    def get_link(self, name: str) -> str | None:
-        """Return the digest that ``name`` leads to, or None if it leads to no file in the store."""
-        found = _read_name(self._name_path(name))
-        return found[1] if found and found[0] == name and self.get(found[1]) else None
+    def export(self, digest: str, target: Path) -> None:
+        """Write the file to ``target``, as a clone if the disk can, else as a copy: it is never a link to the store's.
 
-    def unlink(self, name: str) -> None:
-        """Forget the ``name``; the file stays."""
-        self._name_path(name).unlink(missing_ok=True)
-
-    def names(self) -> dict[str, str]:
-        """Return every name with its digest."""
-        found = (_read_name(path) for path in sorted((self.root / "names").glob("*.json")))
-        return dict(pair for pair in found if pair)
-
-    def list(self) -> tuple[StoredBlob, ...]:
-        """Return every file in the store, in the order of their digests."""
-        names = self.names()
-        paths = sorted(path for path in (self.root / "blobs").glob("sha256-" + "[0-9a-f]" * 64) if _is_regular(path))
-        return tuple(
-            StoredBlob(digest, path, path.stat().st_size, tuple(n for n, target in names.items() if target == digest))
-            for path, digest in ((path, path.name.replace("-", ":")) for path in paths)
-        )
+        Raises ModelNotFoundError if it is not in the store, and ModelError if ``target`` cannot be written.
+        """
+        path = self.find(digest)
+        temporary = temporary_path(target)
+        with writing(target):
+            try:
+                with path.open("rb") as source:
+                    if not _clone(source, temporary):
+                        _copy(source, temporary)
+                    move_into_place(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def remove(self, digest: str) -> int:
-        """Remove the file and the names that lead to it, and return the bytes that this freed.
+        """Remove the file, and return the bytes that this freed: none if it has another link, or is in use.
 
         Raises ModelNotFoundError if it is not in the store.
         """
-        path = self.find(digest)
-        freed = path.stat().st_size
+        path = self.path(digest)
+        if not _is_regular(path):
+            raise ModelNotFoundError(parse_digest(digest), "no file in the store has this digest")
+        status = path.stat()
         path.unlink()
-        for name, target in self.names().items():
-            if target == parse_digest(digest):
-                self.unlink(name)
-        return freed
+        return status.st_size if status.st_nlink == 1 else 0
 
-    def make_set(self, name: str, files: Mapping[str, str]) -> Path:
-        """Return a folder with the files under the names that they must have: ``{file name: digest}``.
+    def is_held(self, digest: str) -> bool:
+        """Tell whether a process has said with :func:`hold_files` that it uses the file."""
+        try:
+            with self.path(digest).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
-        llama.cpp finds the parts of a split model by their names. Raises UsageError for a name that is a path.
-        """
-        folder = self.root / "sets" / _hash_name(name)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for file_name, digest in files.items():
-                if file_name in {"", ".", ".."} or "/" in file_name or "\0" in file_name:
-                    raise UsageError(f"{file_name!r} is not the name of a file")
-                replace_link(folder / file_name, Path("..", "..", "blobs", self.path(digest).name))
-        return folder
+    def _quarantine(self, path: Path) -> None:
+        aside = self.root / "quarantine" / f"{path.name}.{secrets.token_hex(4)}"
+        with writing(aside):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(aside)
+            sync_folder(path.parent)
+        _log.warning("%s was changed in place, and is kept as %s", path, aside)
 
 
-def _hash_name(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+@contextlib.contextmanager
+def hold_files(paths: Iterable[Path]) -> Iterator[None]:
+    """Say, as long as it lasts and this process lives, that files are in use; what is no file is left out."""
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                file = stack.enter_context(path.open("rb"))
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def _content_state(file: Path) -> tuple[int, int, int]:
+    """Return what is another as soon as the content is; unlike the time of the inode, a link does not change it."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _share(source: BinaryIO, temporary: Path) -> Literal["clone", "link", "copy"]:
+    """Let ``temporary`` have the content of the file without a copy: as a clone, or as a link; ``copy`` if neither."""
+    try:
+        # A temporary file that nobody has locked is swept away once it is old, and a link is as old as its file.
+        fcntl.flock(source, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.fsync(source.fileno())
+    except OSError:
+        return "copy"
+    if _clone(source, temporary):
+        return "clone"
+    try:
+        # The file that was opened, whatever lies under its name by now. Python follows the link only with a folder.
+        descriptor = source.fileno()
+        os.link(f"/proc/self/fd/{descriptor}", temporary, src_dir_fd=descriptor, follow_symlinks=True)
+    except OSError as error:
+        if error.errno not in _UNLINKABLE:
+            raise
+        return "copy"
+    return "link"
+
+
+def _clone(source: BinaryIO, temporary: Path) -> bool:
+    """Let ``temporary`` share the blocks of the file until one of them is written to, and tell whether it could be."""
+    try:
+        with temporary.open("xb") as target:
+            fcntl.ioctl(target, _FICLONE, source.fileno())
+            sync(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in _UNCLONABLE:
+            raise
+        return False
+    return True
+
+
+def _copy(source: BinaryIO, temporary: Path) -> None:
+    with temporary.open("xb") as target:
+        fcntl.flock(target, fcntl.LOCK_EX)
+        while piece := source.read(_COPY_BYTES):
+            target.write(piece)
+        sync(target)
 
 
 def _is_regular(path: Path) -> bool:
@@ -146,11 +261,3 @@ def _is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def _read_name(path: Path) -> tuple[str, str] | None:
-    try:
-        entry = json.loads(path.read_bytes())
-        return str(entry["name"]), parse_digest(entry["digest"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None

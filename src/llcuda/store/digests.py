@@ -14,6 +14,7 @@ from llcuda.errors import ChecksumMismatchError, ModelError, UsageError
 from llcuda.store.atomic_files import place_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
@@ -38,21 +39,23 @@ def require_digest(actual: str, expected: str | None, *, name: Path | str) -> No
         raise ChecksumMismatchError(name, expected=parse_digest(expected), actual=actual)
 
 
-def hash_file(path: Path | str) -> str:
-    """Read the whole file and return its digest as ``sha256:<64 hex>``."""
+def hash_file(path: Path | str, *, on_bytes: Callable[[int], object] | None = None) -> str:
+    """Read the whole file and return its digest as ``sha256:<64 hex>``; ``on_bytes`` is told of every piece."""
     with open(path, "rb") as file:  # noqa: PTH123 - paths come as text too
-        return hash_stream(file)
+        return hash_stream(file, on_bytes=on_bytes)
 
 
-def hash_stream(stream: BinaryIO) -> str:
+def hash_stream(stream: BinaryIO, *, on_bytes: Callable[[int], object] | None = None) -> str:
     """Read the stream to its end and return its digest."""
     state = hashlib.sha256()
     while piece := stream.read(_CHUNK_BYTES):
         state.update(piece)
+        if on_bytes is not None:
+            on_bytes(len(piece))
     return f"sha256:{state.hexdigest()}"
 
 
-def get_digest(path: Path | str) -> str:
+def get_digest(path: Path | str, *, on_bytes: Callable[[int], object] | None = None) -> str:
     """Return the file's digest, hashing it only if it has changed since it was last hashed.
 
     Unchanged means the same device, inode, size, and times of the last change of content and of inode.
@@ -61,7 +64,7 @@ def get_digest(path: Path | str) -> str:
     key, state = _state_of(path)
     if known.get(key, [])[1:] == state:
         return str(known[key][0])
-    digest = hash_file(path)
+    digest = hash_file(path, on_bytes=on_bytes)
     if _state_of(path) == (key, state):
         _write_verified({**known, key: [digest, *state]})
     return digest

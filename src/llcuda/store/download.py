@@ -15,11 +15,12 @@ import shutil
 import time
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from types import NoneType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin
 
 from llcuda.errors import DownloadError
 from llcuda.store.atomic_files import place_file, sync, writing
+from llcuda.store.progress_bar import show_bar
 from llcuda.store.resumption import Action, DownloadProgress, ServerAnswer, decide, request_headers
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ class Download:
         total, since = self.progress.total, (time.monotonic(), self.progress.received)
         self._require_bound(total or 0)
         self._require_space((total or 0) - self.progress.received)
-        with self._bar() as bar:
+        name = self.url.partition("?")[0].rpartition("/")[2]
+        with show_bar(name, total, initial=self.progress.received, is_shown=self.shown) as bar:
             for piece in _read_pieces(response):
                 wanted = piece if total is None else piece[: total - self.progress.received]
                 if not wanted:
@@ -311,18 +313,6 @@ class Download:
                 f"{RESERVE_BYTES} are left alone",
                 hint="Free some space, or set LLCUDA_HOME (HF_HOME for models of the hub) to a larger disk.",
             )
-
-    def _bar(self) -> Any:
-        from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415 - loaded only when needed
-
-        return tqdm(  # type: ignore[no-untyped-call]
-            desc=self.url.partition("?")[0].rpartition("/")[2][-40:],
-            total=self.progress.total,
-            initial=self.progress.received,
-            unit="B",
-            unit_scale=True,
-            disable=None if self.shown else True,
-        )
 
     def _read_progress(self) -> DownloadProgress:
         try:

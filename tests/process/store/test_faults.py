@@ -70,7 +70,7 @@ def wait_for(process: subprocess.Popen[str], word: str) -> None:
 
 
 def temporary_files(home: Path) -> list[Path]:
-    return [path for path in (home / "models" / "blobs").iterdir() if path.name.endswith(".part")]
+    return [path for path in (home / "models" / "blobs" / "sha256").iterdir() if path.name.endswith(".part")]
 
 
 def test_a_process_killed_while_writing_leaves_no_file_that_can_be_seen(home: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_process_killed_while_writing_leaves_no_file_that_can_be_seen(home: Pa
         wait_for(process, "writing")
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert ModelStore().list() == ()
+    assert ModelStore().list() == {}
     (left,) = temporary_files(home)
 
     # What it left is swept away by the next one, once it is old.
@@ -112,5 +112,5 @@ def test_a_disk_without_space_is_an_error_that_says_what_to_do(home: Path) -> No
         [sys.executable, "-c", WRITE_WITH_LIMIT, str(path)], capture_output=True, text=True, check=True
     )
     assert "Free some space" in result.stdout
-    assert ModelStore().list() == ()
+    assert ModelStore().list() == {}
     assert temporary_files(home) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llcuda.errors import DownloadError, ModelFormatError, ModelNotFoundError, UsageError
-from llcuda.models import inspect_model, list_models, remove_model, resolve, resolve_model
+from llcuda.models import inspect_model, list_models, put_model, remove_model, resolve, resolve_model
 from llcuda.models.hub_cache import cache_dir, cached_digest, list_cached, list_cached_repositories, remove_cached
 from llcuda.models.registry import read_registry
 from llcuda.store import ModelStore
@@ -193,8 +193,7 @@ class TestStore:
             resolve_model("sha256:" + "0" * 64)
 
     def test_a_name_in_the_store_is_a_models_name(self, home: Path) -> None:
-        store = ModelStore()
-        store.link("my-own", store.adopt(write_model(home / "x.gguf")))
+        put_model(write_model(home / "x.gguf"), "my-own")
         assert resolve_model("my-own").source == "store"
         with pytest.raises(ModelNotFoundError) as caught:
             resolve_model("my-onw")
@@ -202,13 +201,13 @@ class TestStore:
 
     def test_a_stored_model_is_listed_and_removed(self, home: Path) -> None:
         file = write_model(home / "x.gguf")
-        size = file.stat().st_size
-        digest = ModelStore().adopt(file)
-        assert [model.name for model in list_models() if model.source == "store"] == [digest]
-        assert inspect_model(digest).digest == digest
-        assert remove_model(digest).bytes_freed == size
-        with pytest.raises(ModelNotFoundError):
-            remove_model(digest)
+        digest = put_model(file, is_copied=True).layers[0].digest
+        assert [model.name for model in list_models() if model.source == "store"] == ["x"]
+        assert inspect_model(digest).digest == inspect_model("x").digest == digest
+        assert remove_model("x").bytes_freed > file.stat().st_size
+        for name in ("x", digest):
+            with pytest.raises(ModelNotFoundError):
+                remove_model(name)
 
 
 class TestRegistryNames:

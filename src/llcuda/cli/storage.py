@@ -1,0 +1,198 @@
+"""`llcuda storage`: the files of models on this disk, by name and by digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llcuda.cli.arguments import add_command
+from llcuda.cli.output import format_bytes, format_table, print_note, show
+from llcuda.cli.parser import add_commands
+from llcuda.errors import ChecksumMismatchError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from llcuda.cli.arguments import Commands
+    from llcuda.store import StoredModel
+
+__all__ = ["add_parser", "read_bytes"]
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)(i?)b?", re.IGNORECASE)
+_SHOWN_DIGITS = 19
+"""Of a digest in a table: enough to be told from others."""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its own commands."""
+    actions = add_commands(commands.add_parser("storage", help="keep models by digest, and give their space back"))
+    summary = "take a model on this disk into the store, without a copy if the disk can"
+    put = _add(actions, run_put, name="put", summary=summary)
+    put.add_argument("file", help="a .gguf file, the first of several parts, or a folder")
+    put.add_argument("--name", help="what it is called in the store (default: as the file)")
+    put.add_argument("--copy", action="store_true", help="make a copy, which no other program can change in place")
+    get = _add(actions, run_get, name="get", summary="write a model's file, or any file of the store by its digest")
+    get.add_argument("-o", "--output", metavar="FILE", required=True, help="where to; a folder for several files")
+    _add(actions, run_list, name="list", summary="show the models in the store, the last used first")
+    inspect = _add(actions, run_show, name="show", summary="show what is known of a model, and its files")
+    remove = _add(actions, run_remove, name="rm", summary="forget a name, and remove what no other name leads to")
+    for action in (get, inspect, remove):
+        action.add_argument("model", help="a name in the store, or sha256:…")
+    _add(actions, run_verify, name="verify", summary="read every file that has changed since it was last read")
+    summary = "remove what no name leads to, and the models used longest ago"
+    collect = _add(actions, run_collect, name="gc", summary=summary)
+    collect.add_argument("--keep", metavar="SIZE", type=read_bytes, help="such as 20GB; without it no model is removed")
+    _add(actions, run_usage, name="du", summary="show what the store takes")
+
+
+def _add(
+    actions: Commands, run: Callable[[argparse.Namespace], int], *, name: str, summary: str
+) -> argparse.ArgumentParser:
+    parser = add_command(actions, run, name=name, summary=summary)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def read_bytes(text: str) -> int:
+    """Return how many bytes ``20GB``, ``1.5 GiB`` or ``300`` are. Raises UsageError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or (found[3] and not found[2]):
+        raise UsageError(f"{text!r} is not a size", hint="Write 20GB, 1.5GiB, or a number of bytes.")
+    unit = found[2].lower()
+    return int(float(found[1]) * (_BINARY_UNITS if found[3] else _UNITS)[unit])
+
+
+def run_put(arguments: argparse.Namespace) -> int:
+    """Take the model in, and say what it is called."""
+    from llcuda.models import put_model  # noqa: PLC0415 - `--help` needs no models
+
+    model = put_model(arguments.file, arguments.name, is_copied=arguments.copy)
+    name = arguments.name or model.names[0]
+    show(_to_json(model), f"{name}, {format_bytes(model.bytes)}: use it with -m {name}", as_json=arguments.json)
+    return 0
+
+
+def run_get(arguments: argparse.Namespace) -> int:
+    """Write the files, and say where."""
+    from llcuda.errors import ModelNotFoundError  # noqa: PLC0415
+    from llcuda.store import ModelStore, parse_digest  # noqa: PLC0415
+
+    store, target = ModelStore(), Path(arguments.output)
+    try:
+        layers = {layer.file: layer.digest for layer in store.get_model(_to_name(arguments.model)).layers}
+    except ModelNotFoundError:
+        if not arguments.model.startswith("sha256"):
+            raise
+        digest = parse_digest(arguments.model)
+        layers = {digest.replace(":", "-"): digest}
+    if len(layers) > 1 and not target.is_dir():
+        raise UsageError(f"the model has {len(layers)} files, and {target} is no folder")
+    written = [target / file if target.is_dir() else target for file in layers]
+    for path, digest in zip(written, layers.values(), strict=True):
+        store.export(digest, path)
+    show([str(path) for path in written], "\n".join(map(str, written)), as_json=arguments.json)
+    return 0
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """Print the models."""
+    from llcuda.store import ModelStore  # noqa: PLC0415
+
+    models = ModelStore().models()
+    header = ("name", "size", "quantisation", "files", "last used", "digest")
+    show([_to_json(model) for model in models], format_table(header, map(_to_row, models)), as_json=arguments.json)
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Print what is known of a model."""
+    from llcuda.store import ModelStore  # noqa: PLC0415
+
+    model = ModelStore().get_model(_to_name(arguments.model))
+    facts = {name: value for name, value in dataclasses.asdict(model.facts).items() if value is not None}
+    rows = [("names", ", ".join(model.names)), ("digest", model.digest), *facts.items()]
+    files = [(layer.file, format_bytes(layer.bytes), layer.digest) for layer in model.layers]
+    text = "\n\n".join([format_table(("", model.names[0]), rows), format_table(("file", "size", "digest"), files)])
+    show(_to_json(model), text, as_json=arguments.json)
+    return 0
+
+
+def run_remove(arguments: argparse.Namespace) -> int:
+    """Forget the name, and say what that freed."""
+    from llcuda.store import ModelStore  # noqa: PLC0415
+
+    store, name = ModelStore(), _to_name(arguments.model)
+    names = store.get_model(name).names if name not in store.tags() else (name,)
+    freed = sum(store.untag(one) for one in names)
+    show({"names": names, "bytes_freed": freed}, "\n".join(names), as_json=arguments.json)
+    print_note(f"{format_bytes(freed)} freed")
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Read what has changed, and say what is wrong. The exit code is that of a wrong digest if anything is."""
+    from llcuda.store import ModelStore  # noqa: PLC0415
+
+    checked = dict(ModelStore().verify())
+    wrong = [digest for digest, is_right in checked.items() if not is_right]
+    lines = [f"{digest} was changed, and is set aside" for digest in wrong]
+    text = "\n".join([f"{len(checked)} files, {len(wrong)} wrong", *lines])
+    show({"files": len(checked), "wrong": wrong}, text, as_json=arguments.json)
+    return ChecksumMismatchError.exit_code if wrong else 0
+
+
+def run_collect(arguments: argparse.Namespace) -> int:
+    """Remove what is not needed, and say what that freed."""
+    from llcuda.store import ModelStore  # noqa: PLC0415
+
+    collected = ModelStore().collect(arguments.keep)
+    text = "\n".join(collected.models)
+    show(dataclasses.asdict(collected), text, as_json=arguments.json)
+    print_note(f"{collected.files} files removed, {format_bytes(collected.bytes_freed)} freed")
+    return 0
+
+
+def run_usage(arguments: argparse.Namespace) -> int:
+    """Print what the store takes."""
+    from llcuda.store import ModelStore  # noqa: PLC0415
+
+    store = ModelStore()
+    usage = store.usage()
+    rows = [
+        ("folder", str(store.root)),
+        ("models", str(usage.models)),
+        ("files", str(usage.files)),
+        ("size", format_bytes(usage.bytes)),
+        ("shared with files elsewhere", format_bytes(usage.shared_bytes)),
+        ("without a name", format_bytes(usage.unnamed_bytes)),
+    ]
+    show({"folder": str(store.root), **dataclasses.asdict(usage)}, format_table(("", ""), rows), as_json=arguments.json)
+    return 0
+
+
+def _to_name(text: str) -> str:
+    """Return a digest in its one form, and any other name as it is."""
+    from llcuda.store import parse_digest  # noqa: PLC0415
+
+    return parse_digest(text) if re.match("sha256[:-]", text) else text
+
+
+def _to_json(model: StoredModel) -> dict[str, Any]:
+    return {**dataclasses.asdict(model), "bytes": model.bytes}
+
+
+def _to_row(model: StoredModel) -> tuple[str, ...]:
+    return (
+        ", ".join(model.names),
+        format_bytes(model.bytes),
+        model.facts.quantisation or "-",
+        str(len(model.layers)),
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used)),
+        model.digest[:_SHOWN_DIGITS],
+    )
