@@ -38,9 +38,15 @@ def add_parser(commands: Commands) -> None:
     inspect = add_command(actions, run_inspect, name="inspect", summary="show what a model's header says")
     _add_memory_flags(inspect)
     remove = add_command(actions, run_remove, name="rm", summary="remove a downloaded model from this disk")
-    for action in (pull, inspect, remove):
+    quantize = add_command(actions, run_quantize, name="quantize", summary="make a smaller model, and store it")
+    for action in (pull, inspect, remove, quantize):
         action.add_argument("model", help="a name, a path, repo:file, a URL, or sha256:…")
-    for action in (listing, pull, inspect, remove):
+    quantize.add_argument("quantisation", metavar="TYPE", help="such as Q4_K_M; llcuda-quantize --help lists them")
+    quantize.add_argument("--name", help="what it is called in the store (default: the model's name and the type)")
+    quantize.add_argument("--imatrix", metavar="FILE", help="an importance matrix, as llcuda-imatrix writes it")
+    quantize.add_argument("--allow-requantize", action="store_true", help="also a model that is quantised already")
+    quantize.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores)")
+    for action in (listing, pull, inspect, remove, quantize):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -73,6 +79,20 @@ def run_pull(arguments: argparse.Namespace) -> int:
     model = pull_model(arguments.model)
     text = f"{model.path}, {format_bytes(model.info.file_bytes)}: use it with -m {arguments.model}"
     show(_to_facts(model), text, as_json=arguments.json)
+    return 0
+
+
+def run_quantize(arguments: argparse.Namespace) -> int:
+    """Quantise the model, and say what the result is called."""
+    from llcuda.models import quantise_model  # noqa: PLC0415
+
+    model = quantise_model(
+        arguments.model, arguments.quantisation, stored_as=arguments.name, imatrix=arguments.imatrix,
+        is_requantised=arguments.allow_requantize, threads=arguments.threads,
+    )  # fmt: skip
+    name = arguments.name or model.names[-1]
+    text = f"{name}, {format_bytes(model.bytes)}: use it with -m {name}"
+    show(dataclasses.asdict(model), text, as_json=arguments.json)
     return 0
 
 

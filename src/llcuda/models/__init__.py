@@ -11,6 +11,7 @@ from llcuda.models.listing import (
     put_model,
     remove_model,
 )
+from llcuda.models.quantise import quantise_model
 from llcuda.models.registry import get_draft
 from llcuda.models.resolve import ModelFile, resolve_model
 
@@ -23,6 +24,7 @@ __all__ = [
     "list_models",
     "pull_model",
     "put_model",
+    "quantise_model",
     "remove_model",
     "resolve_model",
 ]

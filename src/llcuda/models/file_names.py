@@ -31,10 +31,14 @@ def is_model(file: str) -> bool:
     return name.endswith(".gguf") and not any(mark in name for mark in _COMPANIONS)
 
 
+def strip_suffixes(file: str) -> str:
+    """Return a model's file name without ``.gguf`` and which part of it the file is."""
+    return re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", file, flags=re.IGNORECASE)
+
+
 def parse_quantisation(file: str) -> str | None:
     """Return the quantisation that the file's name ends with, in capitals, or None if it names none."""
-    stem = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", file, flags=re.IGNORECASE)
-    labels = _LABEL.findall(stem)
+    labels = _LABEL.findall(strip_suffixes(file))
     return labels[-1].upper().replace("FP", "F").replace("MXF4", "MXFP4").replace("NVF4", "NVFP4") if labels else None
 
 

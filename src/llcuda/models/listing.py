@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llcuda.errors import ModelNotFoundError, UsageError
 from llcuda.gguf import estimate_memory, read_gguf
 from llcuda.models import hub_cache, names
-from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation
+from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation, strip_suffixes
 from llcuda.models.registry import find_entry, read_registry, suggest_names
 from llcuda.models.resolve import ModelFile, demo_path, is_local, resolve_model
 from llcuda.models.stored import describe_facts
@@ -92,6 +92,12 @@ def pull_model(name: str, *, progress: bool = True) -> ModelFile:
     return model
 
 
+def check_stored_name(name: str) -> None:
+    """Raise UsageError for a name that always means another kind of model."""
+    if isinstance(names.parse_name(name), (names.DemoName, names.PathName, names.DigestName)):
+        raise UsageError(f"{name!r} cannot be the name of a model in the store", hint="Choose another with --name.")
+
+
 def put_model(
     path: str | PathLike[str], name: str | None = None, *, is_copied: bool = False, progress: bool = True
 ) -> StoredModel:
@@ -103,9 +109,8 @@ def put_model(
     cannot be written.
     """
     model = resolve_model(Path(path), progress=False)
-    name = name or list_parts(model.path.name)[0].removesuffix(".gguf")
-    if isinstance(names.parse_name(name), (names.DemoName, names.PathName, names.DigestName)):
-        raise UsageError(f"{name!r} cannot be the name of a model in the store", hint="Choose another with --name.")
+    name = name or strip_suffixes(model.path.name)
+    check_stored_name(name)
     store = ModelStore()
     files = [*model.parts, *([model.mmproj] if model.mmproj else [])]
     for attempt in range(_MAX_ATTEMPTS):

@@ -35,7 +35,7 @@ def test_models_go_out_and_in(home: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert hash_file(tmp_path / "layout" / "blobs" / "sha256" / digest[7:]) == digest
 
     monkeypatch.setenv("LLCUDA_HOME", str(tmp_path / "second"))
-    ModelStore()
+    (tmp_path / "second").mkdir()
     copy(tmp_path / "layout", tmp_path / "second" / "models", name="mine")
     found = ModelStore().get_model("mine")
     assert (found.digest, found.layers, found.facts) == (model.digest, model.layers, model.facts)
