@@ -8,6 +8,7 @@ programs=(
   ip:iproute2
   prometheus
   skopeo
+  strace
 )
 
 as_root=()

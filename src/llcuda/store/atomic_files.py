@@ -37,14 +37,14 @@ def place_file(path: Path) -> Iterator[BinaryIO]:
         _remove_abandoned(path.parent)
         file = temporary.open("xb")
     try:
-        with file:
+        with writing(path), file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            with writing(path):
-                yield file
-                sync(file)
+            yield file
+            sync(file)
             move_into_place(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:
@@ -90,6 +90,18 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(error, ModelError):
             raise
         raise _describe(error, path) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what cannot be read into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ModelError):
+            raise
+        reason = f"{path} cannot be read: {error.strerror}"
+        raise ModelError(reason, hint="Check the disk, and who may read it.") from error
 
 
 def _describe(error: OSError, path: Path) -> ModelError:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from llcuda.errors import ChecksumMismatchError, ModelError, ModelNotFoundError, UsageError
-from llcuda.store.atomic_files import move_into_place, place_file, sync, sync_folder, temporary_path, writing
+from llcuda.store.atomic_files import move_into_place, place_file, reading, sync, sync_folder, temporary_path, writing
 from llcuda.store.digests import get_digest, hash_file, parse_digest, remember_digest, require_digest, verify_file
 
 if TYPE_CHECKING:
@@ -64,15 +64,16 @@ class Blobs:
         A file that has changed since it was last read is read again, and taken out of the way if it is another now.
         """
         path = self.path(digest)
-        if not _is_regular(path):
-            return None
-        try:
-            verify_file(path, digest)
-        except ChecksumMismatchError:
-            self._quarantine(path)
-            return None
-        except FileNotFoundError:
-            return None
+        with reading(path):
+            if not _is_regular(path):
+                return None
+            try:
+                verify_file(path, digest)
+            except ChecksumMismatchError:
+                self._quarantine(path)
+                return None
+            except FileNotFoundError:
+                return None
         return path
 
     def find(self, digest: str) -> Path:
@@ -84,7 +85,8 @@ class Blobs:
 
     def list(self) -> dict[str, Path]:
         """Return every file by its digest, in the order of these, without reading any."""
-        paths = sorted(path for path in self._folder.glob("[0-9a-f]" * 64) if _is_regular(path))
+        with reading(self._folder):
+            paths = sorted(path for path in self._folder.glob("[0-9a-f]" * 64) if _is_regular(path))
         return {f"sha256:{path.name}": path for path in paths}
 
     def write(self, document: bytes, digest: str) -> None:
@@ -123,10 +125,11 @@ class Blobs:
         UsageError for what is no file, ChecksumMismatchError if it is not the ``expected`` one, and ModelError if it
         changes meanwhile or the store cannot be written.
         """
-        if not file.is_file():
-            raise UsageError(f"{file} is not a file")
-        before = _content_state(file)
-        digest = get_digest(file, on_bytes=on_bytes)
+        with reading(file):
+            if not file.is_file():
+                raise UsageError(f"{file} is not a file")
+            before = _content_state(file)
+            digest = get_digest(file, on_bytes=on_bytes)
         require_digest(digest, expected, name=file)
         if self.get(digest):
             return Taken(digest, "present")
@@ -169,21 +172,24 @@ class Blobs:
         Raises ModelNotFoundError if it is not in the store.
         """
         path = self.path(digest)
-        if not _is_regular(path):
-            raise ModelNotFoundError(parse_digest(digest), "no file in the store has this digest")
-        status = path.stat()
-        path.unlink()
+        with writing(path):
+            if not _is_regular(path):
+                raise ModelNotFoundError(parse_digest(digest), "no file in the store has this digest")
+            status = path.stat()
+            path.unlink()
         return status.st_size if status.st_nlink == 1 else 0
 
     def is_held(self, digest: str) -> bool:
         """Tell whether a process has said with :func:`hold_files` that it uses the file."""
-        try:
-            with self.path(digest).open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+        path = self.path(digest)
+        with reading(path):
+            try:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                return False
+            except BlockingIOError:
+                return True
         return False
 
     def _quarantine(self, path: Path) -> None:
@@ -259,5 +265,5 @@ def _is_regular(path: Path) -> bool:
     """Return whether a file itself lies there: a link could lead out of the store."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False

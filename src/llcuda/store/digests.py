@@ -71,9 +71,10 @@ def get_digest(path: Path | str, *, on_bytes: Callable[[int], object] | None = N
 
 
 def remember_digest(path: Path | str, digest: str) -> None:
-    """Note the digest of a file that was hashed while it was written."""
-    key, state = _state_of(path)
-    _write_verified({**_read_verified(), key: [digest, *state]})
+    """Note the digest of a file that was hashed while it was written. If it cannot be, the file is read once more."""
+    with contextlib.suppress(OSError):
+        key, state = _state_of(path)
+        _write_verified({**_read_verified(), key: [digest, *state]})
 
 
 def verify_file(path: Path | str, digest: str) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from llcuda import settings
 from llcuda.errors import ModelError, ModelNotFoundError
-from llcuda.store.atomic_files import place_file, replace_link, writing
+from llcuda.store.atomic_files import place_file, reading, replace_link, writing
 from llcuda.store.blobs import Blobs
 from llcuda.store.layout import (
     INDEX,
@@ -61,6 +61,8 @@ class StoredModel:
     facts: ModelFacts
     last_used: float
     """Seconds since 1970; when it was taken in, if nobody has asked for it."""
+    config: str
+    """The digest of its config."""
 
     @property
     def bytes(self) -> int:
@@ -180,7 +182,8 @@ class ModelStore(Blobs):
     def usage(self) -> Usage:
         """Return what the store takes."""
         named, models = self._named(), self.models()
-        sizes = {digest: path.stat() for digest, path in self.list().items()}
+        with reading(self.root):
+            sizes = {digest: path.stat() for digest, path in self.list().items()}
         return Usage(
             len(models), len(sizes), sum(status.st_size for status in sizes.values()),
             sum(status.st_size for status in sizes.values() if status.st_nlink > 1),
@@ -220,16 +223,20 @@ class ModelStore(Blobs):
 
     def _parts(self, model: StoredModel) -> set[str]:
         """Return the digests of a model's files and its config."""
-        try:
-            config = {read_manifest(self.path(model.digest).read_bytes()).config}
-        except (OSError, ModelError):
-            config = set()
-        return config | {layer.digest for layer in model.layers}
+        return {model.config, *(layer.digest for layer in model.layers)}
 
     def _named(self) -> set[str]:
-        """Return the digests of everything that a name leads to."""
-        found = ((digest, self._read_model(digest)) for digest in set(self.tags().values()))
-        return {part for digest, model in found for part in ({digest, *self._parts(model)} if model else {digest})}
+        """Return the digests of everything that a name leads to.
+
+        Raises ModelError for a manifest that is damaged: nobody can say what it names, and so what may be removed.
+        """
+        named: set[str] = set()
+        for name, digest in self.tags().items():
+            model = self._read_model(digest)
+            if model is None and self.path(digest).exists():
+                raise ModelError(f"the manifest of {name} is damaged", hint=f"Forget it: llcuda storage rm {name}")
+            named |= {digest, *(self._parts(model) if model else ())}
+        return named
 
     def _remove_files(self, digests: set[str]) -> list[int]:
         freed = []
@@ -240,22 +247,28 @@ class ModelStore(Blobs):
         return freed
 
     def _read_model(self, digest: str) -> StoredModel | None:
-        """Return a model without its names, or None if its manifest is not here, or is none."""
+        """Return a model without its names, or None if its manifest is not here, or is damaged."""
+        path, used = self.path(digest), self._used_path(digest)
+        with reading(path):
+            try:
+                document = path.read_bytes()
+                since = (used if used.exists() else path).stat().st_mtime
+            except (FileNotFoundError, NotADirectoryError):
+                return None
         try:
-            document = self.path(digest).read_bytes()
             manifest = read_manifest(document)
-            facts = self._read_facts(manifest.config)
-            used = self._used_path(digest)
-            since = (used if used.exists() else self.path(digest)).stat().st_mtime
-        except (OSError, ModelError):
+        except ModelError:
             return None
-        return StoredModel(digest, (), manifest.layers, facts, since) if digest_of(document) == digest else None
+        facts = self._read_facts(manifest.config)
+        is_right = digest_of(document) == digest
+        return StoredModel(digest, (), manifest.layers, facts, since, manifest.config) if is_right else None
 
     def _read_facts(self, config: str) -> ModelFacts:
-        try:
-            return read_config(self.path(config).read_bytes())
-        except (OSError, ModelError):
-            return ModelFacts()
+        with reading(self.path(config)):
+            try:
+                return read_config(self.path(config).read_bytes())
+            except (FileNotFoundError, ModelError):
+                return ModelFacts()
 
     def _with_names(self, model: StoredModel, tags: Mapping[str, str]) -> StoredModel:
         return replace(model, names=tuple(name for name, digest in tags.items() if digest == model.digest))
@@ -299,9 +312,8 @@ class ModelStore(Blobs):
         with writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / "index.lock").open("wb")
-        with lock:
-            with writing(self.root):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with writing(self.root), lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield self._read_index()
 
     def _write_index(self, index: Mapping[str, tuple[str, int]]) -> None:
