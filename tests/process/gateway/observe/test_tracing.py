@@ -226,13 +226,16 @@ class TestCollectorsThatFail:
         self, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
+        # Until then a connection that is refused is tried again, and nothing said.
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1" if fault == "dead" else "3600")
         with Receiver(status=400 if fault == "refusing" else 200, is_silent=fault == "silent") as receiver:
             endpoint = "http://127.0.0.1:9" if fault == "dead" else receiver.url
             with caplog.at_level(logging.WARNING), serving(endpoint) as client:
                 for _ in range(20):
                     assert client.post(CHAT, json=chat({"tokens": 2})).status_code == 200
                     time.sleep(0.02)
+                if fault != "silent":
+                    wait_until(lambda: "takes no traces" in caplog.text)
             assert not receiver.released.is_set()
             assert receiver.bodies == []
         lines = [record for record in caplog.records if "takes no traces" in record.getMessage()]
