@@ -227,6 +227,12 @@ class DownloadError(ModelError, OSError):
         super().__init__(f"{url} could not be downloaded: {reason}", hint=hint)
 
 
+class StorageError(ModelError, OSError):
+    """A remote that keeps models does not do as it should."""
+
+    hint = "Check the address of the remote and the network, and try again: what is there already is not sent again."
+
+
 class DraftMismatchError(ModelError, ValueError):
     """The ``draft`` model, a name or a path, cannot draft for the model: it has another vocabulary."""
 

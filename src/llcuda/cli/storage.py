@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import time
 from pathlib import Path
@@ -34,12 +35,17 @@ def add_parser(commands: Commands) -> None:
     actions = add_commands(commands.add_parser("storage", help="keep models by digest, and give their space back"))
     summary = "take a model on this disk into the store, without a copy if the disk can"
     put = _add(actions, run_put, name="put", summary=summary)
-    put.add_argument("file", help="a .gguf file, the first of several parts, or a folder")
+    put.add_argument("file", help="a .gguf file, the first of several parts, a folder, or a name in the store")
     put.add_argument("--name", help="what it is called in the store (default: as the file)")
     put.add_argument("--copy", action="store_true", help="make a copy, which no other program can change in place")
     get = _add(actions, run_get, name="get", summary="write a model's file, or any file of the store by its digest")
-    get.add_argument("-o", "--output", metavar="FILE", required=True, help="where to; a folder for several files")
-    _add(actions, run_list, name="list", summary="show the models in the store, the last used first")
+    get.add_argument("-o", "--output", metavar="FILE", help="where to; a folder for several files")
+    listing = _add(actions, run_list, name="list", summary="show the models in the store, the last used first")
+    for action in (put, get, listing):
+        action.add_argument(
+            "--storage-url", metavar="URL", default=os.environ.get("LLCUDA_STORAGE_URL"),
+            help="a remote: file:///folder, or http(s):// of WebDAV or SeaweedFS (default: $LLCUDA_STORAGE_URL)",
+        )  # fmt: skip
     inspect = _add(actions, run_show, name="show", summary="show what is known of a model, and its files")
     remove = _add(actions, run_remove, name="rm", summary="forget a name, and remove what no other name leads to")
     for action in (get, inspect, remove):
@@ -69,28 +75,50 @@ def read_bytes(text: str) -> int:
 
 
 def run_put(arguments: argparse.Namespace) -> int:
-    """Take the model in, and say what it is called."""
+    """Take the model in, unless it is, have it at the remote if there is one, and say what it is called."""
     from llcuda.models import put_model  # noqa: PLC0415 - `--help` needs no models
+    from llcuda.storage import open_remote, push_model  # noqa: PLC0415
+    from llcuda.store import ModelStore  # noqa: PLC0415
 
-    model = put_model(arguments.file, arguments.name, is_copied=arguments.copy)
-    name = arguments.name or model.names[0]
-    show(_to_json(model), f"{name}, {format_bytes(model.bytes)}: use it with -m {name}", as_json=arguments.json)
+    remote = open_remote(arguments.storage_url) if arguments.storage_url else None
+    store, name = ModelStore(), _to_name(arguments.file)
+    is_stored = remote is not None and not Path(arguments.file).exists() and store.is_in(name)
+    model = store.get_model(name) if is_stored else put_model(arguments.file, arguments.name, is_copied=arguments.copy)
+    name = name if is_stored else arguments.name or model.names[0]
+    if remote is not None:
+        push_model(store, name, remote)
+    where = f" at {remote.url}" if remote else ""
+    show(_to_json(model), f"{name}, {format_bytes(model.bytes)}{where}: use it with -m {name}", as_json=arguments.json)
     return 0
 
 
 def run_get(arguments: argparse.Namespace) -> int:
-    """Write the files, and say where."""
+    """Have the files in the store, from the remote if they are only there, write them, and say where."""
     from llcuda.errors import ModelNotFoundError  # noqa: PLC0415
-    from llcuda.store import ModelStore, parse_digest  # noqa: PLC0415
+    from llcuda.storage import open_remote, pull_blob, pull_model  # noqa: PLC0415
+    from llcuda.store import ModelStore  # noqa: PLC0415
 
-    store, target = ModelStore(), Path(arguments.output)
+    remote = open_remote(arguments.storage_url) if arguments.storage_url else None
+    if remote is None and arguments.output is None:
+        raise UsageError("without a remote there is nothing to get", hint="Say where to with -o, or add --storage-url.")
+    store, name = ModelStore(), _to_name(arguments.model)
+    is_digest = name.startswith("sha256:")
+    if remote is not None and not store.is_in(name):
+        if is_digest:
+            pull_blob(store, name, remote)
+        else:
+            pull_model(store, name, remote)
     try:
-        layers = {layer.file: layer.digest for layer in store.get_model(_to_name(arguments.model)).layers}
+        layers = {layer.file: layer.digest for layer in store.get_model(name).layers}
     except ModelNotFoundError:
-        if not arguments.model.startswith("sha256"):
+        if not is_digest:
             raise
-        digest = parse_digest(arguments.model)
-        layers = {digest.replace(":", "-"): digest}
+        layers = {name.replace(":", "-"): name}
+    if arguments.output is None:
+        paths = [str(store.find(digest)) for digest in layers.values()]
+        show(paths, f"use it with -m {name}", as_json=arguments.json)
+        return 0
+    target = Path(arguments.output)
     if len(layers) > 1 and not target.is_dir():
         raise UsageError(f"the model has {len(layers)} files, and {target} is no folder")
     written = [target / file if target.is_dir() else target for file in layers]
@@ -101,9 +129,16 @@ def run_get(arguments: argparse.Namespace) -> int:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Print the models."""
+    """Print the models, those of the remote if there is one."""
+    from llcuda.storage import list_remote, open_remote  # noqa: PLC0415
     from llcuda.store import ModelStore  # noqa: PLC0415
 
+    if arguments.storage_url:
+        remote = list_remote(open_remote(arguments.storage_url))
+        rows = [(one.name, format_bytes(one.bytes), str(len(one.layers)), one.digest[:_SHOWN_DIGITS]) for one in remote]
+        plain = [{**dataclasses.asdict(one), "bytes": one.bytes} for one in remote]
+        show(plain, format_table(("name", "size", "files", "digest"), rows), as_json=arguments.json)
+        return 0
     models = ModelStore().models()
     header = ("name", "size", "quantisation", "files", "last used", "digest")
     show([_to_json(model) for model in models], format_table(header, map(_to_row, models)), as_json=arguments.json)

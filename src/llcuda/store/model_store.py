@@ -117,6 +117,20 @@ class ModelStore(Blobs):
                 self._write_index({**index, name: self._write_model(layers, replace(facts, name=facts.name or name))})
         return self.get_model(name)
 
+    def add_manifest(self, name: str, document: bytes, config: bytes) -> StoredModel:
+        """Let ``name`` lead to the model of a manifest from elsewhere, whose files are here.
+
+        Raises ModelError for what is no manifest, and ModelNotFoundError if a file is not here.
+        """
+        manifest = read_manifest(document)
+        with self._changing() as index:
+            for layer in manifest.layers:
+                self.find(layer.digest)
+            for one in (config, document):
+                self.write(one, digest_of(one))
+            self._write_index({**index, name: (digest_of(document), len(document))})
+        return self.get_model(name)
+
     def tag(self, name: str, digest: str) -> None:
         """Let ``name`` lead to the model whose manifest has this digest too. Raises ModelNotFoundError."""
         with self._changing() as index:
