@@ -95,7 +95,7 @@ def _run(arguments: Sequence[str], quantisation: str, *, progress: bool) -> None
         hint = "`llcuda-quantize --help` lists them: Q4_K_M, Q8_0 …"
         raise UsageError(f"llama.cpp has no quantisation {quantisation!r}", hint=hint)
     found = _REQUANTIZING.search(reason)
-    hint = "Quantise the F16 model, or allow it again with is_requantised=True (--allow-requantize)." if found else ""
+    hint = "Quantise the F16 model, or use `llcuda models quantize --allow-requantize`." if found else ""
     raise ModelError(f"the model cannot be quantised: {reason}", hint=hint)
 
 

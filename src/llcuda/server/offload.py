@@ -154,7 +154,7 @@ class _LoadLog:
 
     def read(self, line: str) -> None:
         # Not at its start: the dots that show a load's progress have no line of their own.
-        begun = _PREFIX.search(line)
+        begun = _PREFIX.search(line) or (None if self.models else _BACKEND.match(line))
         if not begun or (self._closed and begun[1] != "load_model"):
             return
         source, text = begun[1], line[begun.end() :]
@@ -218,6 +218,8 @@ class _LoadLog:
 
 # What a model's file says of itself is logged too, and may look like a line. Only what follows the prefix is one.
 _PREFIX = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} [DIWE] (?:\w+ +)?(\w+): *")
+# At its start llama-server writes warnings past its log, which can come between a line and its prefix.
+_BACKEND = re.compile(r"(load_backend): *")
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|LoRA|compute|output|DSV4 \S+ state) +buffer size = +(\d+\.\d+) MiB")
 # The function that logs it -> patterns, whose groups are named after facts of the model that is being loaded.
 _MODEL_FACTS = {

@@ -230,6 +230,14 @@ def test_a_cpu_backend_that_does_not_load_is_no_gpu_lost() -> None:
     assert read_offload([line.replace("cpu-alderlake", "cuda")]).backend_error
 
 
+def test_a_backends_line_that_lost_its_prefix_is_one_until_a_model_is_read() -> None:
+    line = "load_backend: failed to load /x/libggml-cuda.so: libcuda.so.1: cannot open shared object file"
+    warning = "0.00.012.980 E warning: consult docs/build.md for compilation instructions"
+    assert "libcuda.so.1" in read_offload([warning, line]).backend_error
+    loading = "0.00.022.216 I llama_model_loader: loaded meta data with 33 key-value pairs and 29 tensors from x"
+    assert not read_offload([loading, line]).backend_error  # a file may say what it likes
+
+
 def test_a_rehearsal_is_not_the_load() -> None:
     text = (LOGS / "recorded-full-verbosity-5.log").read_text()
     assert text.count("model buffer size") == 4
