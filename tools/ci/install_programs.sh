@@ -6,6 +6,7 @@ programs=(
   chromium
   curl
   ip:iproute2
+  nginx:nginx-light
   prometheus
   skopeo
   strace

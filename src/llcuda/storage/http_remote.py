@@ -35,6 +35,7 @@ _MAX_LISTING_BYTES = 16 << 20
 _OK, _CREATED, _NO_CONTENT, _MULTI_STATUS = 200, 201, 204, 207
 _NOT_FOUND, _NOT_ALLOWED, _CONFLICT = 404, 405, 409
 _SERVER_ERROR = 500
+_ANY_ANSWER = tuple(range(_OK, _SERVER_ERROR))
 _MISSING = frozenset({_NOT_FOUND, 410})
 _NO_FOLDER = frozenset({_NOT_FOUND, _CONFLICT})
 _HINTS = {
@@ -122,9 +123,10 @@ class HttpRemote:
         with self._ask("PUT", address, fine=fine, open_body=open_body) as answer:
             is_kept = answer.status_code not in _NO_FOLDER
         if not is_kept:
-            # Of WebDAV's servers some make no folders by themselves.
-            for folder in reversed(PurePosixPath(key).parents[:-1]):
-                with self._ask("MKCOL", f"{self._address(str(folder))}/", fine=(_OK, _CREATED, _NOT_ALLOWED)):
+            # Of WebDAV's servers some make no folders by themselves; what is above ours may be closed to us.
+            parts = urlsplit(address)
+            for folder in reversed(PurePosixPath(parts.path).parents[:-1]):
+                with self._ask("MKCOL", parts._replace(path=f"{folder}/").geturl(), fine=_ANY_ANSWER):
                     pass
             with self._ask("PUT", address, fine=fine[:3], open_body=open_body):
                 pass
@@ -184,8 +186,10 @@ class HttpRemote:
         for attempt in range(1, _ATTEMPTS + 1):
             body = open_body() if open_body else None
             try:
+                # Of a compressed answer the length would be another than the file's.
+                sent = {"Accept-Encoding": "identity", **(headers or {})}
                 answer = requests.request(
-                    method, address, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False, stream=True
+                    method, address, data=body, headers=sent, timeout=_TIMEOUT, allow_redirects=False, stream=True
                 )
             except requests.exceptions.RequestException as error:
                 reason, status = str(error), 0
