@@ -18,6 +18,7 @@
     │   ├── ModelFormatError(ValueError)
     │   ├── ChecksumMismatchError
     │   ├── DownloadError(OSError)
+    │   ├── StorageError(OSError)
     │   └── DraftMismatchError(ValueError)
     ├── ServerError                      6
     │   ├── ServerExitedError
@@ -46,7 +47,7 @@ __all__ = [
     "DeviceError", "DownloadError", "DraftMismatchError", "DriverTooOldError", "InstallError", "LlcudaError",
     "ModelError", "ModelFormatError", "ModelNotFoundError", "NoDeviceError", "OutOfMemoryError", "PortInUseError",
     "RequestError", "RequestTimeoutError", "ResponseError", "SchemaMismatchError", "ServerError", "ServerExitedError",
-    "ServerNotReadyError", "UnsupportedDeviceError", "UsageError",
+    "ServerNotReadyError", "StorageError", "UnsupportedDeviceError", "UsageError",
 ]  # fmt: skip
 
 _OK = 200

@@ -46,6 +46,7 @@ REFUSALS: dict[type[errors.LlcudaError], Refusal] = {
     errors.ModelNotFoundError: Refusal(404, "model_not_found", "the model was not found"),
     errors.ModelFormatError: Refusal(503, "model_unusable", f"the model's file cannot be used{_LOG}"),
     errors.ChecksumMismatchError: Refusal(503, "model_unusable", f"the model's file is not the one meant{_LOG}"),
+    errors.StorageError: Refusal(503, "model_unusable", "the remote that keeps models does not answer"),
     errors.DownloadError: Refusal(503, "model_unavailable", f"the model could not be downloaded{_LOG}", retry_after=30),
     errors.DraftMismatchError: Refusal(503, "model_unusable", "the draft has another vocabulary than the model"),
     errors.ServerError: Refusal(503, "worker_failed", f"a worker failed{_LOG}", retry_after=1),

@@ -30,6 +30,7 @@ EXAMPLES: list[errors.LlcudaError] = [
     errors.ModelFormatError(PATH, "not GGUF", offset=3),
     errors.ChecksumMismatchError(PATH, expected="sha256:a", actual="sha256:b"),
     errors.DownloadError("https://user:sk-hidden@hub.example/x", "refused", status=403),
+    errors.StorageError(f"https://user:sk-hidden@hub.example/x: {PATH}"),
     errors.DraftMismatchError(PATH, "vocabulary"),
     errors.ServerExitedError(f"it ended: {PATH}", returncode=1, log_tail=LOG),
     errors.ServerNotReadyError(f"{PATH} is not ready", timeout=3, log_tail=LOG),
