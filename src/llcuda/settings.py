@@ -79,6 +79,16 @@ def is_offline() -> bool:
     return is_set("LLCUDA_OFFLINE") or is_set("HF_HUB_OFFLINE")
 
 
+def is_frozen() -> bool:
+    """Return whether only the models that ``llcuda.lock`` pins may be used: LLCUDA_FROZEN."""
+    return is_set("LLCUDA_FROZEN")
+
+
+def storage_urls() -> list[str]:
+    """Return the addresses of the remote that keeps models and of its mirrors: LLCUDA_STORAGE_URL, between spaces."""
+    return os.environ.get("LLCUDA_STORAGE_URL", "").split()
+
+
 def package_version() -> str:
     """Return the version of llcuda that runs."""
     return str(sys.modules["llcuda"].__version__)

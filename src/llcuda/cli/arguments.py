@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -25,17 +27,22 @@ __all__ = [
     "add_command",
     "add_draft_flags",
     "add_file_flags",
+    "add_frozen_flag",
     "add_model_flags",
     "add_prompt",
     "add_sampling_flags",
     "add_system_flag",
     "loaded_engine",
     "parse_value",
+    "read_bytes",
     "read_prompt",
     "sampling_options",
 ]
 
 _LOADING = ("ctx_size", "gpu_layers", "device", "require_gpu", "fallback", "draft", "draft_keep", "threads", "verbose")
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)(i?)b?", re.IGNORECASE)
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop_sequences")
 
 
@@ -65,6 +72,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="demo, a path, a name from `llcuda models list`, repo:file on the hub, a URL, or sha256:…",
     )
+    add_frozen_flag(group)
     group.add_argument("--ctx-size", type=int, metavar="N", help="context size in tokens (default: the model's)")
     group.add_argument(
         "--device",
@@ -89,6 +97,25 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any other option of llama-server, such as cache-type-k=q8_0; may be repeated",
     )
+
+
+def add_frozen_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--frozen``, which holds for everything that this process loads."""
+    group.add_argument("--frozen", action=_Frozen, nargs=0, help="use only what llcuda.lock pins (LLCUDA_FROZEN=1)")
+
+
+class _Frozen(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        os.environ["LLCUDA_FROZEN"] = "1"
+
+
+def read_bytes(text: str) -> int:
+    """Return how many bytes ``20GB``, ``1.5 GiB`` or ``300`` are. Raises UsageError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or (found[3] and not found[2]):
+        raise UsageError(f"{text!r} is not a size", hint="Write 20GB, 1.5GiB, or a number of bytes.")
+    unit = found[2].lower()
+    return int(float(found[1]) * (_BINARY_UNITS if found[3] else _UNITS)[unit])
 
 
 def add_file_flags(group: argparse._ArgumentGroup, *, dest: str) -> None:

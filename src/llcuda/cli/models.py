@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.arguments import add_command
+from llcuda.cli.arguments import add_command, add_frozen_flag, read_bytes
 from llcuda.cli.output import format_bytes, format_table, print_note, show
 from llcuda.cli.parser import add_commands
 from llcuda.errors import LlcudaError
+from llcuda.settings import storage_urls
 
 if TYPE_CHECKING:
     import argparse
@@ -31,22 +33,33 @@ _COMPUTATION_BYTES = 256 * _MIB
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its own commands."""
-    actions = add_commands(commands.add_parser("models", help="list, download, inspect and remove models"))
+    actions = add_commands(commands.add_parser("models", help="list, download, inspect, share and remove models"))
     listing = add_command(actions, run_list, name="list", summary="show the models that are known and on this disk")
     listing.add_argument("--on-disk", action="store_true", help="only those that need no download")
     pull = add_command(actions, run_pull, name="pull", summary="download a model ahead of time, and verify it")
+    add_frozen_flag(pull)
+    push = add_command(actions, run_push, name="push", summary="have a model at a remote or in a registry")
+    tag = add_command(actions, run_tag, name="tag", summary="give a model another name, in the store")
     inspect = add_command(actions, run_inspect, name="inspect", summary="show what a model's header says")
     _add_memory_flags(inspect)
     remove = add_command(actions, run_remove, name="rm", summary="remove a downloaded model from this disk")
+    lock = add_command(actions, run_lock, name="lock", summary="pin a model's digests in llcuda.lock, for --frozen")
     quantize = add_command(actions, run_quantize, name="quantize", summary="make a smaller model, and store it")
-    for action in (pull, inspect, remove, quantize):
-        action.add_argument("model", help="a name, a path, repo:file, a URL, or sha256:…")
+    for action in (pull, push, tag, inspect, remove, quantize):
+        action.add_argument("model", help="a name, a path, repo:file, an address, or sha256:…")
+    push.add_argument(
+        "to", nargs="*", metavar="URL", default=storage_urls(),
+        help="oci://HOST/REPOSITORY:TAG, or the address of a remote (default: $LLCUDA_STORAGE_URL)",
+    )  # fmt: skip
+    push.add_argument("--limit-rate", metavar="SIZE", type=read_bytes, help="bytes a second at most, such as 10MB")
+    tag.add_argument("name", help="the new name")
+    lock.add_argument("model", nargs="+", help="what is named when a model is loaded")
     quantize.add_argument("quantisation", metavar="TYPE", help="such as Q4_K_M; llcuda-quantize --help lists them")
     quantize.add_argument("--name", help="what it is called in the store (default: the model's name and the type)")
     quantize.add_argument("--imatrix", metavar="FILE", help="an importance matrix, as llcuda-imatrix writes it")
     quantize.add_argument("--allow-requantize", action="store_true", help="also a model that is quantised already")
     quantize.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores)")
-    for action in (listing, pull, inspect, remove, quantize):
+    for action in (listing, pull, push, tag, inspect, remove, lock, quantize):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -65,9 +78,9 @@ def run_list(arguments: argparse.Namespace) -> int:
 
     models = [model for model in list_models() if model.on_disk or not arguments.on_disk]
     rooms = _find_rooms()
-    fitting = [(model, need := _measure_need(model), _find_room(need, rooms)) for model in models]
+    fitting = [(model, need := _measure_need(model), _find_room(need, *rooms)) for model in models]
     plain = [{**_to_json(model), "needs_bytes": need, "fits": room} for model, need, room in fitting]
-    header = ("name", "parameters", "quantisation", "size", "on disk", "needs", "fits")
+    header = ("name", "parameters", "quantisation", "size", "context", "on disk", "needs", "fits", "last used")
     show(plain, format_table(header, (_to_row(*row) for row in fitting)), as_json=arguments.json)
     return 0
 
@@ -79,6 +92,37 @@ def run_pull(arguments: argparse.Namespace) -> int:
     model = pull_model(arguments.model)
     text = f"{model.path}, {format_bytes(model.info.file_bytes)}: use it with -m {arguments.model}"
     show(_to_facts(model), text, as_json=arguments.json)
+    return 0
+
+
+def run_push(arguments: argparse.Namespace) -> int:
+    """Have the model at the remote, and say how it is named from there."""
+    from llcuda.models import push_model  # noqa: PLC0415
+
+    to = arguments.to[0] if len(arguments.to) == 1 else arguments.to
+    model = push_model(arguments.model, to, bytes_per_second=arguments.limit_rate)
+    show(dataclasses.asdict(model), f"{model.digest}, {format_bytes(model.bytes)}, {to}", as_json=arguments.json)
+    return 0
+
+
+def run_tag(arguments: argparse.Namespace) -> int:
+    """Give the model a name."""
+    from llcuda.models import tag_model  # noqa: PLC0415
+
+    model = tag_model(arguments.model, arguments.name)
+    text = f"{arguments.name}, {format_bytes(model.bytes)}: use it with -m {arguments.name}"
+    show(dataclasses.asdict(model), text, as_json=arguments.json)
+    return 0
+
+
+def run_lock(arguments: argparse.Namespace) -> int:
+    """Pin the models, and say what is pinned."""
+    from llcuda.models import lock_model  # noqa: PLC0415
+
+    pinned = [lock_model(name) for name in arguments.model]
+    rows = [(one.name, file, digest) for one in pinned for file, digest in one.files.items()]
+    plain = [dataclasses.asdict(one) for one in pinned]
+    show(plain, format_table(("name", "file", "digest"), rows), as_json=arguments.json)
     return 0
 
 
@@ -129,13 +173,12 @@ def _to_json(model: ListedModel) -> dict[str, Any]:
     return {**dataclasses.asdict(model), "path": str(model.path) if model.path else None}
 
 
-def _find_rooms() -> dict[str, int]:
-    """Return how many bytes are free, on each GPU and for the CPU; nothing for a place that does not say."""
+def _find_rooms() -> tuple[int, int]:
+    """Return how many bytes are free on the GPUs together, and for the CPU."""
     from llcuda.devices import find_devices  # noqa: PLC0415
     from llcuda.server.free_memory import read_free_memory  # noqa: PLC0415
 
-    free = {f"GPU {gpu.index}": gpu.memory_free_mib for gpu in find_devices().gpus}
-    return {place: mib * _MIB for place, mib in {**free, "CPU": read_free_memory()}.items() if mib is not None}
+    return sum(gpu.memory_free_mib or 0 for gpu in find_devices().gpus) * _MIB, (read_free_memory() or 0) * _MIB
 
 
 def _measure_need(model: ListedModel) -> int:
@@ -148,20 +191,24 @@ def _measure_need(model: ListedModel) -> int:
     return model.bytes + model.bytes // 8 + _COMPUTATION_BYTES
 
 
-def _find_room(need: int, rooms: dict[str, int]) -> str | None:
-    """Return the first GPU that has room for so much, else the CPU, or None."""
-    return next((place for place, free in rooms.items() if need <= free), None)
+def _find_room(need: int, gpus: int, cpu: int) -> str:
+    """Return whether a model fits this machine: on its GPUs, or partly there, or on the CPU if it has no GPU."""
+    if need <= (gpus or cpu):
+        return "yes"
+    return "partly" if gpus and need <= gpus + cpu else "no"
 
 
-def _to_row(model: ListedModel, need: int, room: str | None) -> tuple[str, ...]:
+def _to_row(model: ListedModel, need: int, room: str) -> tuple[str, ...]:
     return (
         model.name,
         _format_parameters(model.parameters),
         model.quantisation or "-",
         format_bytes(model.bytes),
+        str(model.context or "-"),
         "yes" if model.on_disk else "",
         format_bytes(need),
-        room or "no",
+        room,
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used)) if model.last_used else "",
     )
 
 

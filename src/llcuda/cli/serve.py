@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.arguments import add_command, add_file_flags
+from llcuda.cli.arguments import add_command, add_file_flags, add_frozen_flag
 from llcuda.cli.output import keep_saying, print_json, print_note
 from llcuda.errors import UsageError
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "describe"]
 
-_EPILOG = """every flag but --check, --json and --access-log is also a variable, LLCUDA_SERVE_WORKERS for --workers, and
-every flag but these and --config a key of the file, workers; a flag wins over a variable, and that over the file. One
-more key is read from LLCUDA_SERVE_API_KEY: it is no flag, because every user of a machine can read a command line.
-SIGHUP reads the file again, but ends a gateway that was started at a terminal, without nohup. docs/serve-options.md
-says more."""
+_EPILOG = """every flag but --check, --json, --access-log and --frozen is also a variable, LLCUDA_SERVE_WORKERS for
+--workers, and every flag but these and --config a key of the file, workers; a flag wins over a variable, and that over
+the file. One more key is read from LLCUDA_SERVE_API_KEY: it is no flag, because every user of a machine can read a
+command line. SIGHUP reads the file again, but ends a gateway that was started at a terminal, without nohup.
+docs/serve-options.md says more."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -44,6 +44,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--config", metavar="FILE", help="read what is not said here from this TOML file")
     parser.add_argument("--check", action="store_true", help="start nothing: print what holds, as such a file")
     parser.add_argument("--json", action="store_true", help="with --check, print JSON")
+    add_frozen_flag(parser)
     parser.add_argument("--access-log", action="store_true", help="print a line for each request")
     for title in dict.fromkeys(option.group for option in OPTIONS):
         group = parser.add_argument_group(title)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llcuda.cli.arguments import add_command
+from llcuda.cli.arguments import add_command, read_bytes
 from llcuda.cli.output import format_bytes, format_table, print_note, show
 from llcuda.cli.parser import add_commands
 from llcuda.errors import ChecksumMismatchError, UsageError
+from llcuda.settings import storage_urls
 
 if TYPE_CHECKING:
     import argparse
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from llcuda.cli.arguments import Commands
     from llcuda.store import StoredModel
 
-__all__ = ["add_parser", "read_bytes"]
+__all__ = ["add_parser"]
 
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)(i?)b?", re.IGNORECASE)
 _SHOWN_DIGITS = 19
 """Of a digest in a table: enough to be told from others."""
 
@@ -43,9 +40,13 @@ def add_parser(commands: Commands) -> None:
     listing = _add(actions, run_list, name="list", summary="show the models in the store, the last used first")
     for action in (put, get, listing):
         action.add_argument(
-            "--storage-url", metavar="URL", default=os.environ.get("LLCUDA_STORAGE_URL"),
-            help="a remote: file:///folder, or http(s):// of WebDAV or SeaweedFS (default: $LLCUDA_STORAGE_URL)",
+            "--storage-url", metavar="URL", action="append",
+            help="a remote: file, http(s), s3, gs, az or oci; repeat it for mirrors (default: $LLCUDA_STORAGE_URL)",
         )  # fmt: skip
+    for action in (put, get):
+        action.add_argument(
+            "--limit-rate", metavar="SIZE", type=read_bytes, help="bytes a second at most, such as 10MB"
+        )
     inspect = _add(actions, run_show, name="show", summary="show what is known of a model, and its files")
     remove = _add(actions, run_remove, name="rm", summary="forget a name, and remove what no other name leads to")
     for action in (get, inspect, remove):
@@ -65,28 +66,20 @@ def _add(
     return parser
 
 
-def read_bytes(text: str) -> int:
-    """Return how many bytes ``20GB``, ``1.5 GiB`` or ``300`` are. Raises UsageError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or (found[3] and not found[2]):
-        raise UsageError(f"{text!r} is not a size", hint="Write 20GB, 1.5GiB, or a number of bytes.")
-    unit = found[2].lower()
-    return int(float(found[1]) * (_BINARY_UNITS if found[3] else _UNITS)[unit])
-
-
 def run_put(arguments: argparse.Namespace) -> int:
     """Take the model in, unless it is, have it at the remote if there is one, and say what it is called."""
     from llcuda.models import put_model  # noqa: PLC0415 - `--help` needs no models
     from llcuda.storage import open_remote, push_model  # noqa: PLC0415
     from llcuda.store import ModelStore  # noqa: PLC0415
 
-    remote = open_remote(arguments.storage_url) if arguments.storage_url else None
+    urls = arguments.storage_url or storage_urls()
+    remote = open_remote(urls) if urls else None
     store, name = ModelStore(), _to_name(arguments.file)
     is_stored = remote is not None and not Path(arguments.file).exists() and store.is_in(name)
     model = store.get_model(name) if is_stored else put_model(arguments.file, arguments.name, is_copied=arguments.copy)
     name = name if is_stored else arguments.name or model.names[0]
     if remote is not None:
-        push_model(store, name, remote)
+        push_model(store, name, remote, bytes_per_second=arguments.limit_rate)
     where = f" at {remote.url}" if remote else ""
     show(_to_json(model), f"{name}, {format_bytes(model.bytes)}{where}: use it with -m {name}", as_json=arguments.json)
     return 0
@@ -98,16 +91,17 @@ def run_get(arguments: argparse.Namespace) -> int:
     from llcuda.storage import open_remote, pull_blob, pull_model  # noqa: PLC0415
     from llcuda.store import ModelStore  # noqa: PLC0415
 
-    remote = open_remote(arguments.storage_url) if arguments.storage_url else None
+    urls = arguments.storage_url or storage_urls()
+    remote = open_remote(urls) if urls else None
     if remote is None and arguments.output is None:
         raise UsageError("without a remote there is nothing to get", hint="Say where to with -o, or add --storage-url.")
     store, name = ModelStore(), _to_name(arguments.model)
     is_digest = name.startswith("sha256:")
     if remote is not None and not store.is_in(name):
         if is_digest:
-            pull_blob(store, name, remote)
+            pull_blob(store, name, remote, bytes_per_second=arguments.limit_rate)
         else:
-            pull_model(store, name, remote)
+            pull_model(store, name, remote, bytes_per_second=arguments.limit_rate)
     try:
         layers = {layer.file: layer.digest for layer in store.get_model(name).layers}
     except ModelNotFoundError:
@@ -133,8 +127,8 @@ def run_list(arguments: argparse.Namespace) -> int:
     from llcuda.storage import list_remote, open_remote  # noqa: PLC0415
     from llcuda.store import ModelStore  # noqa: PLC0415
 
-    if arguments.storage_url:
-        remote = list_remote(open_remote(arguments.storage_url))
+    if urls := arguments.storage_url or storage_urls():
+        remote = list_remote(open_remote(urls))
         rows = [(one.name, format_bytes(one.bytes), str(len(one.layers)), one.digest[:_SHOWN_DIGITS]) for one in remote]
         plain = [{**dataclasses.asdict(one), "bytes": one.bytes} for one in remote]
         show(plain, format_table(("name", "size", "files", "digest"), rows), as_json=arguments.json)

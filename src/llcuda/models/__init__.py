@@ -8,12 +8,12 @@ from llcuda.models.listing import (
     inspect_model,
     list_models,
     pull_model,
-    put_model,
     remove_model,
 )
 from llcuda.models.quantise import quantise_model
 from llcuda.models.registry import get_draft
 from llcuda.models.resolve import ModelFile, resolve_model
+from llcuda.models.storing import lock_model, push_model, put_model, tag_model
 
 __all__ = [
     "ListedModel",
@@ -22,9 +22,12 @@ __all__ = [
     "get_draft",
     "inspect_model",
     "list_models",
+    "lock_model",
     "pull_model",
+    "push_model",
     "put_model",
     "quantise_model",
     "remove_model",
     "resolve_model",
+    "tag_model",
 ]

@@ -110,9 +110,7 @@ def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
             return place(digest=file.digest)
         try:
             check = functools.partial(require_magic, name=label)
-            Download(
-                url, part, headers=hub_headers(), max_bytes=file.bytes, check_start=check, shown=progress
-            ).run()
+            Download(url, part, headers=hub_headers(), max_bytes=file.bytes, check_start=check, shown=progress).run()
         except DownloadError as error:
             raise _explain(error, name, file.path) from error
         try:

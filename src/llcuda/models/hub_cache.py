@@ -104,6 +104,17 @@ def cached_digest(path: Path) -> str | None:
         return None
 
 
+def find_name(path: Path) -> str | None:
+    """Return the name of a file of the cache, with its commit, or None if the path is not one of the cache's."""
+    try:
+        folder, snapshots, commit, *file = path.relative_to(cache_dir()).parts
+    except ValueError:
+        return None
+    if not folder.startswith("models--") or snapshots != "snapshots" or not file:
+        return None
+    return f"{folder.removeprefix('models--').replace('--', '/', 1)}@{commit}:{'/'.join(file)}"
+
+
 def find_blobs(hexadecimal: str) -> list[Path]:
     """Return where the file with this digest lies, in whichever repository."""
     return sorted(cache_dir().glob(f"models--*/blobs/{hexadecimal}"))

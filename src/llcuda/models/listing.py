@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llcuda.errors import ModelNotFoundError, UsageError
+from llcuda import settings, storage
+from llcuda.errors import LlcudaError, ModelNotFoundError, UsageError
 from llcuda.gguf import estimate_memory, read_gguf
 from llcuda.models import hub_cache, names
-from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation, strip_suffixes
+from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
 from llcuda.models.resolve import ModelFile, demo_path, is_local, resolve_model
-from llcuda.models.stored import describe_facts
 from llcuda.store import ModelStore, verify_file
-from llcuda.store.progress_bar import show_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from os import PathLike
+    from pathlib import Path
 
     from llcuda.gguf import MemoryEstimate
-    from llcuda.store import StoredModel
-
-_MAX_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,10 @@ class ListedModel:
     """Of the files on the disk, else about what a download takes."""
     on_disk: bool
     path: Path | None
+    context: int | None = None
+    """Tokens that the model was made for."""
+    last_used: float | None = None
+    """Seconds since 1970, for one on the disk: when it was last opened or asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def inspect_model(name: str) -> ModelFile:
     Raises ModelNotFoundError if it is not here.
     """
     parsed = names.parse_name(name, is_file=is_local(name))
-    is_remote = isinstance(parsed, names.UrlName) or _get_hub_name(parsed) is not None
+    is_remote = isinstance(parsed, (names.UrlName, names.ArtifactName)) or _get_hub_name(parsed) is not None
     if is_remote and not _list_files(parsed):
         raise ModelNotFoundError(name, "it is not on this disk", hint=f"`llcuda models pull {name}` downloads it.")
     return resolve_model(name, progress=False)
@@ -82,6 +82,11 @@ def pull_model(name: str, *, progress: bool = True) -> ModelFile:
 
     Raises what :func:`resolve_model` raises, and ChecksumMismatchError.
     """
+    parsed = names.parse_name(name, is_file=is_local(name))
+    if isinstance(parsed, names.ArtifactName) and not settings.is_offline() and not settings.is_frozen():
+        # A tag may lead to another model by now. What is here already is not fetched.
+        remote = storage.open_remote(parsed.repository)
+        storage.pull_model(ModelStore(), parsed.reference, remote, stored_name=name, progress=progress)
     model = resolve_model(name, progress=progress)
     if model.source in {"registry", "hub"}:
         for path in (*model.parts, *([model.mmproj] if model.mmproj else [])):
@@ -90,40 +95,6 @@ def pull_model(name: str, *, progress: bool = True) -> ModelFile:
     elif model.digest:
         verify_file(model.parts[0], model.digest)
     return model
-
-
-def check_stored_name(name: str) -> None:
-    """Raise UsageError for a name that always means another kind of model."""
-    if isinstance(names.parse_name(name), (names.DemoName, names.PathName, names.DigestName)):
-        raise UsageError(f"{name!r} cannot be the name of a model in the store", hint="Choose another with --name.")
-
-
-def put_model(
-    path: str | PathLike[str], name: str | None = None, *, is_copied: bool = False, progress: bool = True
-) -> StoredModel:
-    """Take a model on this disk into the store, all its parts and its projector, and return it.
-
-    It takes no space of its own if the disk can clone or link files; ``is_copied`` makes a copy, which nobody else
-    changes. The ``name`` is that of the file if it is left out. A terminal shows a bar if ``progress``. Raises what
-    :func:`resolve_model` raises, UsageError for a name that means another kind of model, and ModelError if the store
-    cannot be written.
-    """
-    model = resolve_model(Path(path), progress=False)
-    name = name or strip_suffixes(model.path.name)
-    check_stored_name(name)
-    store = ModelStore()
-    files = [*model.parts, *([model.mmproj] if model.mmproj else [])]
-    for attempt in range(_MAX_ATTEMPTS):
-        with show_bar(name, sum(file.stat().st_size for file in files), is_shown=progress, delay=1.0) as bar:
-            taken = {file.name: store.take_in(file, is_copied=is_copied, on_bytes=bar.update) for file in files}
-        digests = {file: one.digest for file, one in taken.items()}
-        try:
-            return store.add(name, digests, describe_facts(model.info, source=model.path.name))
-        except ModelNotFoundError:
-            # Another process has removed one of them at this moment.
-            if attempt + 1 == _MAX_ATTEMPTS:
-                raise
-    raise AssertionError
 
 
 def remove_model(name: str) -> Removal:
@@ -161,6 +132,8 @@ def _list_files(parsed: names.ModelName) -> list[str]:
         case names.DigestName():
             named = next((model.names for model in store.models() if model.digest == parsed.digest), ())
             return [*named] or [parsed.digest] if store.get(parsed.digest) else []
+        case names.ArtifactName():
+            return [parsed.text] if store.get_link(parsed.text) else []
         case names.UrlName():
             return [url for url in names.list_part_urls(parsed.url).values() if store.get_link(url)]
         case names.HubName() | names.RegistryName():
@@ -186,17 +159,16 @@ def _list_demos() -> Iterator[ListedModel]:
     for name in names.DEMOS:
         path = demo_path(name)
         if path.is_file():
-            model = resolve_model(name)
-            yield ListedModel(
-                name, "demo", model.info.quantisation, model.info.parameters, model.info.file_bytes, True, path
-            )
+            yield _describe(name, "demo", path)
 
 
 def _list_registry() -> Iterator[ListedModel]:
     for entry in read_registry():
         path = hub_cache.list_cached(entry.repository).get(entry.file)
-        size = path.stat().st_size if path else entry.bytes
-        yield ListedModel(entry.name, "registry", entry.quantisation, entry.parameters, size, path is not None, path)
+        yield ListedModel(
+            entry.name, "registry", entry.quantisation, entry.parameters, path.stat().st_size if path else entry.bytes,
+            path is not None, path, entry.context, path.stat().st_atime if path else None,
+        )  # fmt: skip
 
 
 def _list_cached() -> Iterator[ListedModel]:
@@ -204,16 +176,26 @@ def _list_cached() -> Iterator[ListedModel]:
         cached = hub_cache.list_cached(repository)
         for first in sorted({list_parts(file)[0] for file in cached if is_model(file)}):
             parts = [cached[part] for part in list_parts(first) if part in cached]
-            size = sum(part.stat().st_size for part in parts)
-            name = f"{repository}:{first}"
-            yield ListedModel(name, "hub", parse_quantisation(first), None, size, True, cached.get(first))
+            size, used = sum(part.stat().st_size for part in parts), max(part.stat().st_atime for part in parts)
+            yield _describe(f"{repository}:{first}", "hub", cached.get(first), size=size, used=used)
 
 
 def _list_store() -> Iterator[ListedModel]:
     store = ModelStore()
     for model in store.models():
-        facts = model.facts
-        parameters = int(facts.parameters) if facts.parameters and facts.parameters.isdecimal() else None
-        quantisation = facts.quantisation or parse_quantisation(model.names[0])
-        path = store.path(model.layers[0].digest)
-        yield ListedModel(model.names[0], "store", quantisation, parameters, model.bytes, path.exists(), path)
+        path = store.path(next(layer.digest for layer in model.layers if layer.is_weights))
+        for name in model.names:
+            yield _describe(name, "store", path if path.exists() else None, size=model.bytes, used=model.last_used)
+
+
+def _describe(
+    name: str, source: str, path: Path | None, *, size: int | None = None, used: float | None = None
+) -> ListedModel:
+    """Return a line of a model whose header says what it is, or cannot be read."""
+    quantisation, parameters, context = parse_quantisation(name.rpartition(":")[2]), None, None
+    with suppress(LlcudaError, OSError):
+        if path is not None:
+            info = read_gguf(path)
+            quantisation, parameters, context = info.quantisation, info.parameters, info.context_length
+            size = info.file_bytes if size is None else size
+    return ListedModel(name, source, quantisation, parameters, size or 0, path is not None, path, context, used)

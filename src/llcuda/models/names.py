@@ -1,4 +1,4 @@
-"""What the name of a model means: a demo, a path, a digest, a file on the hub, a URL, or a name of the registry."""
+"""What the name of a model means: a demo, a path, a digest, a file on the hub, an address, or a registry's name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from llcuda.errors import UsageError
 from llcuda.models.file_names import list_parts
+from llcuda.storage import split_reference
 from llcuda.store import parse_digest
 
 DEMOS = ("demo", "demo-draft")
@@ -20,6 +21,8 @@ _QUANTISATION = re.compile(_WORD)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _HUB_FILE = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/(.+)")
+_HUB_PAGE = re.compile(r"/([^/:]+/[^/:]+)(?:/tree/([^/]+))?/?(?::([^/]+))?")
+_OLLAMA = re.compile(r"(?:ollama://|(?:https?://)?(?:registry\.)?ollama\.(?:com|ai)/)")
 
 _MAX_PART, _MAX_FILE = 255, 1024
 
@@ -77,7 +80,17 @@ class RegistryName:
     name: str
 
 
-ModelName = DemoName | PathName | DigestName | HubName | UrlName | RegistryName
+@dataclass(frozen=True, slots=True)
+class ArtifactName:
+    """A model in an OCI registry: ``oci://HOST/REPOSITORY``, and its tag or its digest."""
+
+    text: str
+    """The name as it was given."""
+    repository: str
+    reference: str
+
+
+ModelName = DemoName | PathName | DigestName | HubName | UrlName | ArtifactName | RegistryName
 
 
 def parse_name(text: str, *, is_file: bool = False) -> ModelName:
@@ -91,14 +104,54 @@ def parse_name(text: str, *, is_file: bool = False) -> ModelName:
         return DemoName(text.lower())
     if re.match(r"sha256[:-]", text):
         return DigestName(parse_digest(text))
+    if not is_file:
+        _refuse_foreign(text)
     if _SCHEME.match(text):
-        return _parse_url(text)
+        return _parse_address(text)
     return _parse_unmarked(text, is_file=is_file)
+
+
+def _refuse_foreign(text: str) -> None:
+    """Refuse what another program would know, with the form that works here."""
+    if _OLLAMA.match(text):
+        raise UsageError(
+            f"{text!r} is a name of Ollama's",
+            hint="Name the same model on the hub, as org/repo:Q4_K_M, or take the file that Ollama has by its digest: "
+            "sha256:… of its layer application/vnd.ollama.image.model.",
+        )
+    host, slash, _ = text.partition("/")
+    if slash and (":" in host or host in {"docker.io", "ghcr.io", "quay.io"}) and not _SCHEME.match(text):
+        raise UsageError(f"{text!r} is no name of a model", hint=f"If it is in a registry, write oci://{text}.")
+
+
+def _parse_address(text: str) -> ModelName:
+    scheme = text.partition("://")[0].lower()
+    if scheme == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+            raise UsageError(
+                f"{text}: a file:// address has no host", hint="Write file:///folder/model.gguf, or a path."
+            )
+        return PathName(unquote(parts.path))
+    if scheme in {"oci", "oci+http"}:
+        repository, reference = split_reference(text)
+        return ArtifactName(text, repository, reference or "latest")
+    if scheme in {"s3", "gs", "az"}:
+        raise UsageError(
+            f"{text}: a bucket is a remote, not a model",
+            hint="Set LLCUDA_STORAGE_URL to the address of the bucket, and name the model as it is called there.",
+        )
+    return _parse_url(text)
 
 
 def _parse_unmarked(text: str, *, is_file: bool) -> ModelName:
     if is_file or text.startswith(("/", "./", "../", "~")):
         return PathName(text)
+    host, slash, rest = text.partition("/")
+    if slash and host.lower() in _HUB_HOSTS:
+        return (
+            _parse_url(f"https://{text}") if _HUB_FILE.fullmatch(f"/{rest}") else _parse_unmarked(rest, is_file=False)
+        )
     repository, colon, suffix = text.partition(":")
     repository, _, revision = repository.partition("@")
     if _REPOSITORY.fullmatch(repository) and (colon or revision or not text.lower().endswith(".gguf")):
@@ -139,12 +192,19 @@ def _parse_url(text: str) -> ModelName:
     url, _, fragment = text.partition("#")
     parts = urlsplit(url)
     if parts.scheme.lower() not in {"http", "https"} or not parts.hostname:
-        raise UsageError(f"{text}: only http:// and https:// addresses can be downloaded")
+        raise UsageError(
+            f"{text}: only http://, https:// and oci:// addresses can be downloaded",
+            hint="`llcuda storage get --storage-url …` gets a model from other places.",
+        )
     path = unquote(parts.path)
     if parts.hostname in _HUB_HOSTS and (match := _HUB_FILE.fullmatch(path)):
         repository, revision, file = match.groups()
         if _REPOSITORY.fullmatch(repository) and file.lower().endswith(".gguf"):
             return _parse_hub(repository, file, revision)
+    if parts.hostname in _HUB_HOSTS and (match := _HUB_PAGE.fullmatch(path)):
+        repository, revision, suffix = match.groups()
+        if _REPOSITORY.fullmatch(repository):
+            return _parse_hub(repository, suffix or "", revision or "main")
     if not path.lower().endswith(".gguf"):
         raise UsageError(f"{text} is not the address of a .gguf file")
     digest = parse_digest(fragment.replace("=", ":", 1)) if fragment.startswith("sha256=") else None

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from llcuda.errors import ModelError, UsageError
 from llcuda.gguf import read_gguf
 from llcuda.models.file_names import parse_quantisation, strip_suffixes
-from llcuda.models.listing import check_stored_name
 from llcuda.models.resolve import resolve_model
 from llcuda.models.stored import describe_facts
+from llcuda.models.storing import check_stored_name
 from llcuda.native import child_environment, find_executable, find_guard
 from llcuda.store import ModelStore, get_digest
 from llcuda.store.atomic_files import temporary_path, writing

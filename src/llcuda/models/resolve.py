@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from llcuda import settings
 from llcuda.errors import ChecksumMismatchError, DownloadError, ModelFormatError, ModelNotFoundError
 from llcuda.gguf import GGUFInfo, combine_parts, read_gguf, require_magic
-from llcuda.models import hub_cache, names
+from llcuda.models import hub_cache, model_lock, names
 from llcuda.models.file_names import choose_file, choose_projector, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, suggest_names
 from llcuda.models.stored import describe_facts, find_elsewhere
@@ -45,6 +47,11 @@ class ModelFile:
     parts: tuple[Path, ...]
     """Every file that the model consists of, the projector apart."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every part, and the projector."""
+        return (*self.parts, *([self.mmproj] if self.mmproj else []))
+
     def __repr__(self) -> str:
         """Return what it is, without its header."""
         return f"<ModelFile {self.name}: {self.info.architecture}, {self.info.quantisation}, {self.path}>"
@@ -58,19 +65,68 @@ def resolve_model(name: str | PathLike[str], *, progress: bool = True) -> ModelF
     for what cannot be a name.
     """
     text = os.fspath(name)
+    if not settings.is_frozen():
+        return _resolve(name, text, progress=progress)
+    pinned = model_lock.find(text)
+    model = _resolve(pinned.source, pinned.source, progress=progress)
+    pinned.require(model.files)
+    return dataclasses.replace(model, name=text)
+
+
+def _resolve(name: str | PathLike[str], text: str, *, progress: bool) -> ModelFile:
     is_path = isinstance(name, os.PathLike)
     parsed = names.PathName(text) if is_path else names.parse_name(text, is_file=is_local(text))
     if isinstance(parsed, names.PathName):
         return _resolve_path(parsed, text)
     if isinstance(parsed, names.DemoName):
         return _describe(parsed.name, [demo_path(parsed.name)], source="demo")
-    return _find_stored(text, parsed) or _resolve_remote(parsed, text, progress=progress)
+    if stored := _find_stored(text, parsed):
+        return stored
+    try:
+        return _resolve_elsewhere(parsed, text, progress=progress)
+    except (ModelNotFoundError, DownloadError):
+        if isinstance(parsed, (names.UrlName, names.ArtifactName)) or not _pull_from_remote(text, progress=progress):
+            raise
+    return _find_stored(text, parsed) or _resolve_elsewhere(parsed, text, progress=progress)
 
 
-def _resolve_remote(
-    parsed: names.DigestName | names.HubName | names.UrlName | names.RegistryName, text: str, *, progress: bool
+def _pull_from_remote(name: str, *, progress: bool) -> bool:
+    """Have the model in the store from the remote that the settings name, and tell whether it has it."""
+    urls = settings.storage_urls()
+    if not urls or settings.is_offline():
+        return False
+    from llcuda.storage import open_remote, pull_blob, pull_model  # noqa: PLC0415 - loaded only when needed
+
+    pull = pull_blob if re.match("sha256[:-]", name) else pull_model
+    try:
+        pull(ModelStore(), name, open_remote(urls), progress=progress)
+    except ModelNotFoundError:
+        return False
+    return True
+
+
+def _resolve_artifact(parsed: names.ArtifactName, *, progress: bool) -> ModelFile:
+    """Return a model of a registry, which is in the store from then on, under the name that was given."""
+    _refuse_offline(parsed.text)
+    from llcuda.storage import open_remote, pull_model  # noqa: PLC0415 - loaded only when needed
+
+    remote = open_remote(parsed.repository)
+    pull_model(ModelStore(), parsed.reference, remote, stored_name=parsed.text, progress=progress)
+    found = _find_stored(parsed.text, parsed)
+    if found is None:
+        raise ModelNotFoundError(parsed.text, "its files were removed at this moment", hint="Try again.")
+    return found
+
+
+def _resolve_elsewhere(
+    parsed: names.DigestName | names.HubName | names.UrlName | names.ArtifactName | names.RegistryName,
+    text: str,
+    *,
+    progress: bool,
 ) -> ModelFile:
     match parsed:
+        case names.ArtifactName():
+            return _resolve_artifact(parsed, progress=progress)
         case names.DigestName():
             return _resolve_digest(parsed.digest)
         case names.HubName():
@@ -91,13 +147,14 @@ def _find_stored(name: str, parsed: names.ModelName) -> ModelFile | None:
         return None
     model = store.get_model(known)
     paths = {path.name if len(model.layers) > 1 else layer.file: path
-             for layer, path in zip(model.layers, store.paths(model), strict=True)}  # fmt: skip
+             for layer, path in zip(model.layers, store.paths(model), strict=True) if layer.is_weights}  # fmt: skip
     parts = [path for file, path in paths.items() if is_model(file)] or list(paths.values())
     projector = choose_projector(paths, next(iter(paths)))
     source: ModelSource = "url" if isinstance(parsed, names.UrlName) else "store"
     return _describe(
-        name, parts, source=source, mmproj=paths[projector] if projector else None, digest=model.layers[0].digest
-    )
+        name, parts, source=source, mmproj=paths[projector] if projector else None,
+        digest=next(layer.digest for layer in model.layers if layer.is_weights),
+    )  # fmt: skip
 
 
 def _resolve_digest(digest: str) -> ModelFile:

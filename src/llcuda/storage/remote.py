@@ -1,70 +1,79 @@
-"""What a remote is: files by their keys, of which a key says what must be in it.
-
-::
-
-    blobs/sha256/<64 hex>       files, configs and manifests, as in the store on this disk
-    names/<name>                the manifest of the model with this name, which is percent-encoded
-"""
+"""What a remote is: files by their digests, and manifests by the names of models."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
-from llcuda.errors import UsageError
+from llcuda.errors import StorageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Remote", "open_remote"]
+    from llcuda.storage.upload import Upload
 
-_SCHEMES = "file://, http:// and https://"
+__all__ = ["InterruptedTransferError", "RangesRefusedError", "Remote", "read_whole"]
+
+_ATTEMPTS = 5
+_FIRST_PAUSE = 0.5
+
+
+class InterruptedTransferError(Exception):
+    """A transfer broke off, and may go on if it is asked for again."""
+
+
+class RangesRefusedError(InterruptedTransferError):
+    """The server sends a file from its beginning, whatever part is asked for."""
+
+
+def read_whole(read_range: Callable[[int, int], Iterator[bytes]], size: int) -> bytes:
+    """Return a small file of ``size`` bytes; it is asked for again if it breaks off. Raises StorageError."""
+    reason = "it has fewer bytes than the remote says"
+    for attempt in range(_ATTEMPTS):
+        try:
+            data = b"".join(read_range(0, size)) if size else b""
+        except InterruptedTransferError as error:
+            reason = str(error)
+        else:
+            if len(data) == size:
+                return data
+        time.sleep(_FIRST_PAUSE * 2**attempt)
+    raise StorageError(reason)
 
 
 class Remote(Protocol):
-    """A place that keeps files by their keys. Each method raises StorageError if the place does not do as it should."""
+    """A place that keeps models. Each method raises StorageError if the place does not do as it should."""
 
     url: str
 
-    def find_bytes(self, key: str) -> int | None:
-        """Return how many bytes a file has, or None if there is none."""
+    def find_bytes(self, digest: str) -> int | None:
+        """Return how many bytes the file with this digest has, or None if there is none."""
         ...
 
-    def read(self, key: str, *, max_bytes: int) -> bytes | None:
-        """Return a small file, or None if there is none. Raises StorageError if it is larger."""
+    def read_range(self, digest: str, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes of a file from ``start`` to ``end``.
+
+        Several threads read parts of one file at a time. Raises InterruptedTransferError for what may go well the next
+        time, and RangesRefusedError if only a whole file can be had: from ``start`` 0.
+        """
         ...
 
-    def fetch(self, key: str, part: Path, *, is_shown: bool) -> None:
-        """Have a file at ``part``, going on where an earlier attempt has ended."""
+    def put(self, digest: str, upload: Upload) -> None:
+        """Keep a file under its digest; it is there as a whole, or not at all."""
         ...
 
-    def put(self, key: str, file: Path, *, is_shown: bool) -> None:
-        """Keep a file under a key; it is there as a whole, or not at all."""
+    def require_name(self, name: str) -> None:
+        """Raise UsageError if no model can have this name here."""
         ...
 
-    def write(self, key: str, data: bytes) -> None:
-        """Keep a small file under a key, in place of what was there."""
+    def read_manifest(self, name: str, *, max_bytes: int) -> bytes | None:
+        """Return the manifest of the model with this name, or None if there is none."""
         ...
 
-    def list_names(self, folder: str) -> list[str]:
-        """Return what is in a folder, without the folder's own name."""
+    def write_manifest(self, name: str, document: bytes) -> None:
+        """Let a name lead to a model, whose files are there."""
         ...
 
-
-def open_remote(url: str) -> Remote:
-    """Return the remote at an address. Raises UsageError for one that cannot be, or that has a password in it."""
-    parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
-        from llcuda.storage.folder_remote import FolderRemote  # noqa: PLC0415 - loaded only when needed
-
-        return FolderRemote(url)
-    if parts.scheme in {"http", "https"} and parts.hostname:
-        if parts.username is not None or parts.password is not None:
-            raise UsageError(
-                "an address with a password in it would be seen by every user of this machine",
-                hint="Put the password into ~/.netrc, and leave it out of the address.",
-            )
-        from llcuda.storage.http_remote import HttpRemote  # noqa: PLC0415 - loaded only when needed
-
-        return HttpRemote(url)
-    raise UsageError(f"{url!r} is not the address of a remote", hint=f"It begins with {_SCHEMES}.")
+    def list_names(self) -> list[str]:
+        """Return the names of the models."""
+        ...

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
 
-from llcuda.errors import ChecksumMismatchError, ModelNotFoundError
+from llcuda.errors import ModelError, ModelNotFoundError, StorageError
+from llcuda.storage.ranged_download import RangedDownload
+from llcuda.storage.rate_limit import RateLimit
+from llcuda.storage.upload import Upload
 from llcuda.store import parse_digest
 from llcuda.store.download import forget_partial, lock_partial
 from llcuda.store.layout import MAX_BYTES, digest_of, read_manifest
+from llcuda.store.progress_bar import show_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from llcuda.storage.remote import Remote
     from llcuda.store import Layer, ModelStore, StoredModel
 
 __all__ = ["RemoteModel", "list_remote", "pull_blob", "pull_model", "push_model"]
-
-_NAMES = "names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,75 +42,126 @@ class RemoteModel:
         return sum(layer.bytes for layer in self.layers)
 
 
-def push_model(store: ModelStore, name: str, remote: Remote, *, progress: bool = True) -> StoredModel:
-    """Have the model, whose name or manifest's digest this is, at the remote under each of its names; return it.
+def push_model(
+    store: ModelStore,
+    name: str,
+    remote: Remote,
+    *,
+    remote_name: str | None = None,
+    progress: bool = True,
+    bytes_per_second: int | None = None,
+) -> StoredModel:
+    """Have the model, whose name or manifest's digest this is, at the remote; return it.
 
-    The name comes last, so that whoever finds it finds its files. Raises ModelNotFoundError, and StorageError.
+    It is called ``remote_name`` there, else as here; a digest stands for each of the model's names. The name comes
+    last, so that whoever finds it finds its files. Raises ModelNotFoundError, and StorageError.
     """
     model = store.get_model(name)
-    for digest in (*(layer.digest for layer in model.layers), model.config, model.digest):
+    remote_names = [remote_name] if remote_name else [name] if name in model.names else model.names
+    for one in remote_names:
+        remote.require_name(one)
+    limit = RateLimit(bytes_per_second)
+    for digest, label in {**{layer.digest: layer.file for layer in model.layers}, model.config: "config"}.items():
         path = store.find(digest)
         # A server that was killed may have kept a part of it.
-        if remote.find_bytes(_blob(digest)) != path.stat().st_size:
-            remote.put(_blob(digest), path, is_shown=progress)
+        if remote.find_bytes(digest) != path.stat().st_size:
+            with _count_bytes(label, path.stat().st_size, is_shown=progress) as on_bytes:
+                remote.put(digest, Upload(path, limit=limit, on_bytes=on_bytes))
     document = store.find(model.digest).read_bytes()
-    for one in [name] if name in model.names else model.names:
-        remote.write(_name(one), document)
+    for one in remote_names:
+        remote.write_manifest(one, document)
     return model
 
 
-def pull_model(store: ModelStore, name: str, remote: Remote, *, progress: bool = True) -> StoredModel:
-    """Have the model with this name at the remote in the store under the same name, and return it.
+def pull_model(
+    store: ModelStore,
+    name: str,
+    remote: Remote,
+    *,
+    stored_name: str | None = None,
+    progress: bool = True,
+    bytes_per_second: int | None = None,
+) -> StoredModel:
+    """Have the model with this name at the remote in the store, as ``stored_name`` or under the same name; return it.
 
     Raises ModelNotFoundError if the remote has none, ChecksumMismatchError for a file that is another than its
     manifest says, ModelError for what is no manifest, and StorageError.
     """
-    document = remote.read(_name(name), max_bytes=MAX_BYTES)
+    document = remote.read_manifest(name, max_bytes=MAX_BYTES)
     if document is None:
         raise ModelNotFoundError(name, f"{remote.url} has no model of this name")
     manifest = read_manifest(document)
+    limit = RateLimit(bytes_per_second)
     for layer in manifest.layers:
-        pull_blob(store, layer.digest, remote, progress=progress)
-    config = remote.read(_blob(manifest.config), max_bytes=MAX_BYTES)
-    if config is None:
-        raise ModelNotFoundError(name, f"{remote.url} lacks a part of it, {manifest.config}")
-    if digest_of(config) != manifest.config:
-        raise ChecksumMismatchError(_blob(manifest.config), expected=manifest.config, actual=digest_of(config))
-    return store.add_manifest(name, document, config)
+        _pull(store, layer.digest, remote, size=layer.bytes, label=layer.file, limit=limit, progress=progress)
+    if (remote.find_bytes(manifest.config) or 0) > MAX_BYTES:
+        raise ModelError(f"{remote.url}: the config of {name} has more than {MAX_BYTES} bytes")
+    config = _pull(store, manifest.config, remote, size=None, label="config", limit=limit, progress=progress)
+    return store.add_manifest(stored_name or name, document, config.read_bytes())
 
 
-def pull_blob(store: ModelStore, digest: str, remote: Remote, *, progress: bool = True) -> Path:
+def pull_blob(
+    store: ModelStore, digest: str, remote: Remote, *, progress: bool = True, bytes_per_second: int | None = None
+) -> Path:
     """Have the file with this digest in the store, and return its path. Raises what :func:`pull_model` raises."""
     digest = parse_digest(digest)
+    limit = RateLimit(bytes_per_second)
+    return _pull(store, digest, remote, size=None, label=digest, limit=limit, progress=progress)
+
+
+def list_remote(remote: Remote) -> tuple[RemoteModel, ...]:
+    """Return the models of a remote, in the order of their names. What is no model is left out. Raises StorageError."""
+    models = (_read_model(remote, name) for name in sorted(remote.list_names()))
+    return tuple(model for model in models if model is not None)
+
+
+def _read_model(remote: Remote, name: str) -> RemoteModel | None:
+    try:
+        document = remote.read_manifest(name, max_bytes=MAX_BYTES)
+        return None if document is None else RemoteModel(name, digest_of(document), read_manifest(document).layers)
+    except StorageError:
+        raise
+    except ModelError:
+        return None
+
+
+def _pull(
+    store: ModelStore,
+    digest: str,
+    remote: Remote,
+    *,
+    size: int | None,
+    label: str,
+    limit: RateLimit,
+    progress: bool,
+) -> Path:
+    """Have a file in the store: of two processes that want it one fetches it."""
     if known := store.get(digest):
         return known
     with lock_partial(store.root / "downloads", digest) as part:
         if known := store.get(digest):
             return known
-        if remote.find_bytes(_blob(digest)) is None:
+        size = remote.find_bytes(digest) if size is None else size
+        if size is None:
             raise ModelNotFoundError(digest, f"{remote.url} has no file with this digest")
-        remote.fetch(_blob(digest), part, is_shown=progress)
+        read_range, url = partial(remote.read_range, digest), f"{remote.url}/{digest}"
+        with _count_bytes(label, size, is_shown=progress) as on_bytes:
+            actual = RangedDownload(read_range, part, size, url=url, limit=limit, on_bytes=on_bytes).run()
         try:
-            store.adopt(part, expected=digest)
+            store.adopt(part, expected=digest, digest=actual)
         finally:
             forget_partial(part)
     return store.find(digest)
 
 
-def list_remote(remote: Remote) -> tuple[RemoteModel, ...]:
-    """Return the models of a remote, in the order of their names. Raises StorageError, and ModelError."""
-    found = []
-    for quoted in sorted(remote.list_names(_NAMES)):
-        name = unquote(quoted)
-        document = remote.read(_name(name), max_bytes=MAX_BYTES)
-        if document is not None:
-            found.append(RemoteModel(name, digest_of(document), read_manifest(document).layers))
-    return tuple(found)
+@contextlib.contextmanager
+def _count_bytes(label: str, size: int, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
+    """Yield what tells a bar of bytes, from any thread."""
+    lock = threading.Lock()
+    with show_bar(label, size, is_shown=is_shown, delay=1.0) as bar:
 
+        def on_bytes(count: int) -> None:
+            with lock:
+                bar.update(count)
 
-def _blob(digest: str) -> str:
-    return f"blobs/{digest.replace(':', '/')}"
-
-
-def _name(name: str) -> str:
-    return f"{_NAMES}/{quote(name, safe='')}"
+        yield on_bytes

@@ -94,12 +94,13 @@ class Blobs:
         with place_file(self.path(digest)) as file:
             file.write(document)
 
-    def adopt(self, file: Path, *, expected: str | None = None) -> str:
+    def adopt(self, file: Path, *, expected: str | None = None, digest: str | None = None) -> str:
         """Move a file of the same disk into the store and return its digest.
 
-        Raises ChecksumMismatchError, and leaves the file where it is, if it is not the ``expected`` one.
+        It is read to know its ``digest``, unless that was computed while it was written. Raises ChecksumMismatchError,
+        and leaves the file where it is, if it is not the ``expected`` one.
         """
-        digest = hash_file(file)
+        digest = digest or hash_file(file)
         require_digest(digest, expected, name=file)
         path = self.path(digest)
         with writing(path):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import ipaddress
 import json
 import logging
 import shutil
+import socket
 import time
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from types import NoneType
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from llcuda.errors import DownloadError
 from llcuda.store.atomic_files import place_file, sync, writing
@@ -44,6 +46,8 @@ _SMALL_TIMEOUT = 60.0
 _CHUNK_BYTES = 1 << 16
 """What a broken connection can lose."""
 _MAX_REDIRECTS = 10
+_NOTES = (".json", ".chunks")
+_MAX_CONNECTIONS = 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NOTED_KINDS = frozenset({(int, str), (int, NoneType), (NoneType, str), (NoneType, NoneType)})
 _FIRST_PAUSE = 0.5
@@ -79,7 +83,7 @@ def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None =
 
     sent = {**(headers or {}), **request_headers(DownloadProgress())}
     try:
-        with _open_session() as session, _open(session, url, headers=sent, stall_timeout=STALL_TIMEOUT) as response:
+        with open_session() as session, follow_redirects(session, url, headers=sent) as response:
             answer = _to_answer(response)
             if answer.status != _OK:
                 return answer, b""
@@ -92,7 +96,7 @@ def fetch_small(url: str, *, max_bytes: int, headers: Mapping[str, str] | None =
 
 def _read_small(url: str, response: requests.Response, max_bytes: int) -> bytes:
     data, deadline = bytearray(), time.monotonic() + _SMALL_TIMEOUT
-    for piece in _read_pieces(response):
+    for piece in read_pieces(response):
         data += piece
         if len(data) > max_bytes:
             raise DownloadError(url, f"more than {max_bytes} bytes come", hint="Check the address.")
@@ -104,26 +108,38 @@ def _read_small(url: str, response: requests.Response, max_bytes: int) -> bytes:
 def forget_partial(part: Path) -> None:
     """Remove a partial file, or a whole one that nobody needs, and what was noted of it."""
     part.unlink(missing_ok=True)
-    part.with_suffix(".json").unlink(missing_ok=True)
+    for suffix in _NOTES:
+        part.with_suffix(suffix).unlink(missing_ok=True)
 
 
-def _open_session() -> requests.Session:
+def open_session() -> requests.Session:
+    """Return a session that several threads may use, and that follows no redirect."""
     import requests  # noqa: PLC0415 - loaded only when needed
 
     class Session(requests.Session):
         def get_redirect_target(self, _: requests.Response) -> None:
             """See no redirects: before one is followed, or not, requests reads the whole body that came with it."""
 
-    return Session()
+    session = Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_MAX_CONNECTIONS))
+    return session
 
 
-def _open(
-    session: requests.Session, url: str, *, headers: Mapping[str, str], stall_timeout: float
+def follow_redirects(
+    session: requests.Session,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    stall_timeout: float = STALL_TIMEOUT,
+    method: str = "GET",
 ) -> requests.Response:
     """Return the answer with its body unread, after redirects; each is looked at before it is followed."""
     sent, target = dict(headers), url
     for _ in range(_MAX_REDIRECTS + 1):
-        response = session.get(target, headers=sent, stream=True, timeout=(CONNECT_TIMEOUT, stall_timeout))
+        response = session.request(
+            method, target, headers=sent, stream=True, timeout=(CONNECT_TIMEOUT, stall_timeout), allow_redirects=False
+        )
         location = response.headers.get("location")
         if response.status_code not in _REDIRECTS or location is None:
             return response
@@ -149,18 +165,69 @@ def _join(url: str, target: str, location: str) -> str:
         raise DownloadError(
             url, f"it is redirected to {following[:200]}, which is not encrypted", hint="Check the address."
         )
+    if urlsplit(following).hostname != urlsplit(target).hostname and _is_link_local(following):
+        raise DownloadError(
+            url, f"it is redirected to {following[:200]}, an address of this machine's own network alone",
+            hint="A cloud keeps its machines' credentials there. Check the address.",
+        )  # fmt: skip
     return following
+
+
+def _is_link_local(url: str) -> bool:
+    """Return whether the host of an address is one that no router passes on, however it is written."""
+    try:
+        parts = urlsplit(url)
+        found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return False  # it will be refused, or not be found
+    addresses = (ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found)
+    return any((getattr(address, "ipv4_mapped", None) or address).is_link_local for address in addresses)
 
 
 def _to_answer(response: requests.Response) -> ServerAnswer:
     return ServerAnswer(response.status_code, {name.lower(): value for name, value in response.headers.items()})
 
 
-def _read_pieces(response: requests.Response) -> Iterator[bytes]:
+def read_pieces(response: requests.Response) -> Iterator[bytes]:
     """Yield what has come as soon as it has, and as it is: to decode it could make a thousand times as much of it."""
     read = getattr(response.raw, "read1", response.raw.read)  # urllib3 before 2.2 waits until a piece is full
     while piece := read(_CHUNK_BYTES, decode_content=False):
         yield piece
+
+
+def require_space(url: str, part: Path, missing: int) -> None:
+    """Raise DownloadError if the disk of ``part`` has no room for so many bytes of ``url`` and the reserve."""
+    free = shutil.disk_usage(part.parent).free
+    if missing + RESERVE_BYTES > free:
+        raise DownloadError(
+            url,
+            f"{missing} bytes are missing and {free} are free in {part.parent}, of which "
+            f"{RESERVE_BYTES} are left alone",
+            hint="Free some space, or set LLCUDA_HOME (HF_HOME for models of the hub) to a larger disk.",
+        )
+
+
+class Pace:
+    """Watches that what comes does not trickle."""
+
+    def __init__(self, seconds: float, received: int = 0) -> None:
+        """Look every so many seconds, from the ``received`` bytes that are there."""
+        self._seconds = seconds
+        self._since = time.monotonic(), received
+
+    def require(self, received: int) -> None:
+        """Raise requests' Timeout if too few bytes came since the last look."""
+        import requests  # noqa: PLC0415 - loaded only when needed
+
+        now = time.monotonic()
+        started, before = self._since
+        if now - started < self._seconds:
+            return
+        if received - before < _SLOWEST * self._seconds:
+            raise requests.exceptions.Timeout(
+                f"it comes too slowly: {received - before} bytes in {now - started:.1f} s"
+            )
+        self._since = now, received
 
 
 @dataclass
@@ -194,7 +261,7 @@ class Download:
         Raises DownloadError, also if too many bytes come or they come too slowly, and ModelError on a full disk.
         """
         try:
-            with _open_session() as session, writing(self.part), self.part.open("ab") as file:
+            with open_session() as session, writing(self.part), self.part.open("ab") as file:
                 self._ask_until_whole(session, file)
         finally:
             if not self.complete and None in {self.progress.validator, self.progress.total}:
@@ -222,7 +289,7 @@ class Download:
 
         sent = {**self.headers, **request_headers(self.progress)}
         try:
-            with _open(session, self.url, headers=sent, stall_timeout=self.stall_timeout) as response:
+            with follow_redirects(session, self.url, headers=sent, stall_timeout=self.stall_timeout) as response:
                 return self._follow(response, file)
         except (requests.exceptions.InvalidSchema, requests.exceptions.SSLError, requests.exceptions.InvalidURL,
                 requests.exceptions.MissingSchema) as error:  # fmt: skip
@@ -251,23 +318,23 @@ class Download:
         return "" if self.complete else f"the connection ended after {received} of {total} bytes"
 
     def _receive(self, response: requests.Response, file: BinaryIO) -> None:
-        total, since = self.progress.total, (time.monotonic(), self.progress.received)
+        total, pace = self.progress.total, Pace(self.stall_timeout, self.progress.received)
         self._require_bound(total or 0)
-        self._require_space((total or 0) - self.progress.received)
+        require_space(self.url, self.part, (total or 0) - self.progress.received)
         name = self.url.partition("?")[0].rpartition("/")[2]
         with show_bar(name, total, initial=self.progress.received, is_shown=self.shown) as bar:
-            for piece in _read_pieces(response):
+            for piece in read_pieces(response):
                 wanted = piece if total is None else piece[: total - self.progress.received]
                 if not wanted:
                     break
                 self._write(wanted, file)
                 bar.update(len(wanted))
-                since = self._require_pace(since)
+                pace.require(self.progress.received)
 
     def _write(self, piece: bytes, file: BinaryIO) -> None:
         before = self.progress.received
         self._require_bound(before + len(piece))
-        self._require_space(len(piece))
+        require_space(self.url, self.part, len(piece))
         file.write(piece)
         file.flush()  # what has come stays if this process is killed
         self.progress = replace(self.progress, received=before + len(piece))
@@ -284,17 +351,6 @@ class Download:
         check(start)
         self.progress = progress
 
-    def _require_pace(self, since: tuple[float, int]) -> tuple[float, int]:
-        """Return the moment, and what was there then, from which on the next bytes are timed."""
-        import requests  # noqa: PLC0415 - loaded only when needed
-
-        now, received = time.monotonic(), self.progress.received
-        if now - since[0] < self.stall_timeout:
-            return since
-        if (more := received - since[1]) < _SLOWEST * self.stall_timeout:
-            raise requests.exceptions.Timeout(f"it comes too slowly: {more} bytes in {now - since[0]:.1f} s")
-        return now, received
-
     def _require_bound(self, size: int) -> None:
         stated = MAX_UNSTATED_BYTES if self.progress.total is None else self.progress.total
         bound = stated if self.max_bytes is None else self.max_bytes
@@ -302,16 +358,6 @@ class Download:
             self.progress = DownloadProgress()  # nothing of it will ever be of use
             raise DownloadError(
                 self.url, f"more than the {bound} bytes that it should have", hint="It is not the file meant."
-            )
-
-    def _require_space(self, missing: int) -> None:
-        free = shutil.disk_usage(self.part.parent).free
-        if missing + RESERVE_BYTES > free:
-            raise DownloadError(
-                self.url,
-                f"{missing} bytes are missing and {free} are free in {self.part.parent}, of which "
-                f"{RESERVE_BYTES} are left alone",
-                hint="Free some space, or set LLCUDA_HOME (HF_HOME for models of the hub) to a larger disk.",
             )
 
     def _read_progress(self) -> DownloadProgress:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "INDEX", "LAYOUT", "MARKER", "Layer", "Manifest", "ModelFacts", "digest_of", "read_config", "read_index",
-    "read_manifest", "write_config", "write_index", "write_manifest",
+    "DOCUMENT_TYPES", "INDEX", "LAYOUT", "MARKER", "Layer", "Manifest", "ModelFacts", "digest_of", "read_config",
+    "read_index", "read_manifest", "write_config", "write_index", "write_manifest",
 ]  # fmt: skip
 
 MARKER, LAYOUT = "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
@@ -31,9 +32,18 @@ MAX_LAYERS = 1024
 
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+DOCUMENT_TYPES = (_MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
+"""What a registry may call a manifest."""
 _MODEL_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 _CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
 _WEIGHT_TYPE = "application/vnd.cncf.model.weight.v1.raw"
+_DOCKER_NAMES = {
+    "application/vnd.docker.ai.gguf.v3": "model.gguf",
+    "application/vnd.docker.ai.mmproj": "mmproj.gguf",
+}
+"""What files of Docker's artifacts are called, whose manifests do not say it."""
+_OTHER_TYPES = re.compile(r"vnd\.cncf\.model\.(?!weight\.v)|vnd\.docker\.ai\.(?:license|chat)")
+"""Of licences, pages, code, data and templates: the files that no weights are in."""
 _TAG = "org.opencontainers.image.ref.name"
 _FILE_NAMES = ("org.cncf.model.filepath", "org.opencontainers.image.title")
 _FACTS = (("descriptor", ("name", "sourceURL", "createdAt")), ("config", ("architecture", "quantization", "paramSize")))
@@ -47,6 +57,8 @@ class Layer:
     bytes: int
     file: str
     """Its name; never a path."""
+    is_weights: bool = True
+    """Whether it is a part of the model or its projector, and not a licence or a page about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,8 @@ def read_manifest(document: bytes) -> Manifest:
     if type(layers) is not list or not 0 < len(layers) <= MAX_LAYERS:
         raise ModelError(f"the manifest names no files, or more than {MAX_LAYERS}")
     read = tuple(map(_read_layer, layers))
+    if not any(layer.is_weights for layer in read):
+        raise ModelError("the manifest names no weights")
     if len({layer.file for layer in read}) != len(read):
         raise ModelError("the manifest has two files of one name")
     return Manifest(read, _read_descriptor(config)[0])
@@ -177,10 +191,16 @@ def read_index(document: bytes) -> dict[str, tuple[str, int]]:
 
 def _read_layer(given: Any) -> Layer:
     digest, size = _read_descriptor(given)
-    file = PurePosixPath(_annotation(given, _FILE_NAMES) or digest.replace(":", "-")).name
+    kind = str(given.get("mediaType"))
+    default = _DOCKER_NAMES.get(kind) or digest.replace(":", "-")
+    file = PurePosixPath(_annotation(given, _FILE_NAMES) or default).name
     if not _is_file_name(file):
         raise ModelError(f"{file!r} in the manifest is not the name of a file")
-    return Layer(digest, size, file)
+    if ".weight.v1.tar" in kind:
+        raise ModelError(
+            f"{file!r} is packed as {kind}", hint="Push the model with its files as they are: as …weight.v1.raw."
+        )
+    return Layer(digest, size, file, _OTHER_TYPES.search(kind) is None)
 
 
 def _is_file_name(text: str) -> bool:

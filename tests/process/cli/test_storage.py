@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llcuda import InferenceEngine
-from llcuda.cli.storage import read_bytes
+from llcuda.cli.arguments import read_bytes
 from llcuda.errors import UsageError
 from llcuda.models import put_model, resolve_model
 from llcuda.store import ModelStore

@@ -1,8 +1,9 @@
-"""Real servers that keep files: nginx with its DAV module, rclone's WebDAV, SeaweedFS's filer."""
+"""Real servers that keep files: nginx with its DAV module, rclone's WebDAV, SeaweedFS, and docker's registry."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ from tests.processes import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SERVERS", "serve"]
+__all__ = ["SECRET_KEY", "SERVERS", "find_port", "find_url", "serve", "use_bucket"]
 
 _NGINX = """
 {user} daemon off; worker_processes 1; error_log stderr; pid {folder}/pid;
@@ -34,6 +35,12 @@ http {{
     }}
   }}
 }}
+"""
+
+_REGISTRY = """
+version: 0.1
+storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}", secret: the-same-after-a-restart}}
 """
 
 
@@ -64,19 +71,48 @@ def _rclone(folder: Path, port: int) -> list[str]:
     return [_find("rclone"), "serve", "webdav", "--addr", f"127.0.0.1:{port}", "--config", "", str(folder / "data")]
 
 
-def _seaweed(folder: Path, port: int) -> list[str]:
+def _seaweed(folder: Path, port: int, *more: str) -> list[str]:
     (folder / "data").mkdir(exist_ok=True)
-    # Each of its servers takes a second port, 10,000 above, for gRPC.
-    master, volume = (find_port() for _ in range(2))
+    # Each of its servers takes a second port, 10,000 above, for gRPC. A server that comes again finds the old ports.
+    noted = folder / "ports"
+    if not noted.exists():
+        noted.write_text(" ".join(str(find_port()) for _ in range(5)))
+    master, volume, filer_grpc, master_grpc, volume_grpc = noted.read_text().split()
     return [
         _find("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-filer",
-        f"-filer.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port.grpc={find_port()}",
-        f"-master.port.grpc={find_port()}", f"-volume.port.grpc={find_port()}", "-volume.max=10",
-        "-master.volumeSizeLimitMB=64",
+        f"-filer.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port.grpc={filer_grpc}",
+        f"-master.port.grpc={master_grpc}", f"-volume.port.grpc={volume_grpc}", "-volume.max=100",
+        "-master.volumeSizeLimitMB=64", *more,
     ]  # fmt: skip
 
 
-SERVERS: dict[str, Callable[[Path, int], list[str]]] = {"nginx": _nginx, "rclone": _rclone, "seaweed": _seaweed}
+def _seaweed_s3(folder: Path, port: int) -> list[str]:
+    identity = {
+        "name": "llcuda", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List"],
+    }  # fmt: skip
+    config = folder / "s3.json"
+    config.write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
+    noted = folder / "s3-ports"
+    if not noted.exists():
+        noted.write_text(" ".join(str(find_port()) for _ in range(2)))
+    filer, grpc = noted.read_text().split()
+    return _seaweed(folder, int(filer), "-s3", f"-s3.port={port}", f"-s3.port.grpc={grpc}", f"-s3.config={config}")
+
+
+def _registry(folder: Path, port: int) -> list[str]:
+    config = folder / "registry.yml"
+    passwords = folder / "htpasswd"
+    login = f"auth: {{htpasswd: {{realm: models, path: {passwords}}}}}" if passwords.exists() else ""
+    config.write_text(_REGISTRY.format(folder=folder, port=port) + login, encoding="utf-8")
+    return [_find("docker-registry"), "serve", str(config)]
+
+
+ACCESS_KEY, SECRET_KEY = "a-key", "a-secret-that-nobody-may-see"
+SERVERS: dict[str, Callable[[Path, int], list[str]]] = {
+    "nginx": _nginx, "rclone": _rclone, "seaweed": _seaweed, "s3": _seaweed_s3, "registry": _registry,
+}  # fmt: skip
+URLS = {"s3": "s3://bucket/models", "registry": "oci://127.0.0.1:{port}/some/models"}
 
 
 @contextlib.contextmanager
@@ -88,7 +124,7 @@ def serve(name: str, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes
             command, stdout=log, stderr=log, cwd=folder, start_new_session=True, env={**os.environ, "HOME": str(folder)}
         )
     try:
-        wait_until(lambda: process.poll() is not None or _answers(port))
+        wait_until(lambda: process.poll() is not None or _answers(name, folder, port))
         assert process.poll() is None, (folder / "log").read_text()
         yield process
     finally:
@@ -97,8 +133,32 @@ def serve(name: str, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes
         process.wait()
 
 
-def _answers(port: int) -> bool:
+def find_url(name: str, port: int) -> str:
+    """Return the address of a remote at a server."""
+    return URLS.get(name, "http://127.0.0.1:{port}/models").format(port=port)
+
+
+def use_bucket(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Let this process and its children find the server of S3, and what it wants to see."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+
+
+def _answers(name: str, folder: Path, port: int) -> bool:
     try:
+        if name == "registry":
+            return httpx.get(f"http://127.0.0.1:{port}/v2/", trust_env=False, timeout=10).status_code in {200, 401}
+        if name == "s3":
+            # Its own interface answers, whatever it thinks of the question, and the filer makes the bucket.
+            filer = (folder / "s3-ports").read_text().split()[0]
+            made = httpx.put(
+                f"http://127.0.0.1:{filer}/buckets/bucket/probe", content=b"x", trust_env=False, timeout=10
+            )
+            return (
+                made.is_success and httpx.get(f"http://127.0.0.1:{port}/", trust_env=False, timeout=10).is_client_error
+            )
         # SeaweedFS's filer answers before it can keep anything.
         address = f"http://127.0.0.1:{port}/probe"
         return httpx.put(address, content=b"x", trust_env=False, timeout=10).is_success

@@ -14,20 +14,21 @@ from llcuda.errors import ChecksumMismatchError, ModelError, ModelNotFoundError,
 from llcuda.models import put_model, resolve_model
 from llcuda.storage import list_remote, open_remote, pull_blob, pull_model, push_model
 from llcuda.store import ModelStore, hash_file
-from tests.process.storage.servers import SERVERS, find_port, serve
+from tests.process.storage.servers import SECRET_KEY, SERVERS, find_port, find_url, serve, use_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAME = "mine ü%2F?#"
+ODD_NAME, PLAIN_NAME = "mine ü%2F?#", "mine"
 
 
 @pytest.fixture
 def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
     """The store of one machine, with the demo model."""
     monkeypatch.setenv("LLCUDA_HOME", str(tmp_path / "first"))
-    put_model(resolve_model("demo").path, NAME)
+    for name in (ODD_NAME, PLAIN_NAME):
+        put_model(resolve_model("demo").path, name)
     return ModelStore()
 
 
@@ -37,59 +38,82 @@ def second(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "second" / "models")
 
 
-@pytest.fixture(params=["file", *SERVERS])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["file", "fsspec", *SERVERS])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     folder = tmp_path / "server"
     folder.mkdir()
     if request.param == "file":
         yield f"file://{folder}/a%20remote"
         return
+    if request.param == "fsspec":
+        pytest.importorskip("fsspec")
+        yield f"memory://{folder}"
+        return
     port = find_port()
+    if request.param == "s3":
+        use_bucket(monkeypatch, port)
     with serve(request.param, folder, port):
-        yield f"http://127.0.0.1:{port}/models"
+        yield find_url(request.param, port)
 
 
-def test_what_goes_comes_back(url: str, first: ModelStore, second: ModelStore) -> None:
+@pytest.fixture
+def name(url: str) -> str:
+    return PLAIN_NAME if url.startswith("oci:") else ODD_NAME
+
+
+def test_what_goes_comes_back(url: str, name: str, *, first: ModelStore, second: ModelStore) -> None:
     remote = open_remote(url)
     assert list_remote(remote) == ()
-    pushed = push_model(first, NAME, remote, progress=False)
+    pushed = push_model(first, name, remote, progress=False)
     (listed,) = list_remote(remote)
-    assert (listed.name, listed.digest, listed.layers) == (NAME, pushed.digest, pushed.layers)
-    pulled = pull_model(second, NAME, remote, progress=False)
+    assert (listed.name, listed.digest, listed.layers) == (name, pushed.digest, pushed.layers)
+    pulled = pull_model(second, name, remote, progress=False)
     assert (pulled.digest, pulled.layers, pulled.facts) == (pushed.digest, pushed.layers, pushed.facts)
     assert all(is_right for _, is_right in second.verify())
-    assert not list((second.root / "downloads").glob("*[0-9a-f]"))
+    assert [path.suffix for path in (second.root / "downloads").iterdir()] == [".lock", ".lock"]
     with pytest.raises(ModelNotFoundError, match="has no model of this name"):
         pull_model(second, "other", remote, progress=False)
 
 
-def test_a_digest_needs_no_manifest(url: str, first: ModelStore, second: ModelStore) -> None:
+def test_a_digest_needs_no_manifest(url: str, name: str, *, first: ModelStore, second: ModelStore) -> None:
     remote = open_remote(url)
-    digest = push_model(first, NAME, remote, progress=False).layers[0].digest
+    digest = push_model(first, name, remote, progress=False).layers[0].digest
     assert hash_file(pull_blob(second, digest, remote, progress=False)) == digest
     with pytest.raises(ModelNotFoundError, match="no file with this digest"):
         pull_blob(second, f"sha256:{'0' * 64}", remote, progress=False)
 
 
-def test_what_is_there_is_not_sent_again(url: str, first: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_is_not_sent_again(
+    url: str, name: str, *, first: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remote = open_remote(url)
-    push_model(first, NAME, remote, progress=False)
+    push_model(first, name, remote, progress=False)
     monkeypatch.setattr(remote, "put", lambda *_, **__: pytest.fail("it is sent again"), raising=True)
-    push_model(first, NAME, remote, progress=False)
+    push_model(first, name, remote, remote_name="another", progress=False)
+    assert sorted(model.name for model in list_remote(remote)) == sorted(["another", name])
 
 
-def test_a_file_that_is_another_is_refused(url: str, first: ModelStore, second: ModelStore) -> None:
+def test_a_file_that_is_another_is_refused(
+    url: str, name: str, *, first: ModelStore, second: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remote = open_remote(url)
-    pushed = push_model(first, NAME, remote, progress=False)
-    digest = pushed.layers[0].digest
-    remote.write(f"blobs/sha256/{digest[7:]}", b"x" * pushed.bytes)
+    pushed = push_model(first, name, remote, progress=False)
+    monkeypatch.setattr(remote, "read_range", lambda _, start, end: iter([b"x" * (end - start)]), raising=True)
     with pytest.raises(ChecksumMismatchError):
-        pull_model(second, NAME, remote, progress=False)
+        pull_model(second, name, remote, progress=False)
+    monkeypatch.undo()
     assert (second.list(), second.tags()) == ({}, {})
-    remote.write(f"names/{NAME}", b"[]")
-    remote.write("names/broken", b"{")
-    with pytest.raises(ModelError):
-        pull_model(second, "broken", remote, progress=False)
+    assert pull_model(second, name, remote, progress=False).digest == pushed.digest
+
+
+def test_what_is_no_manifest_is_an_error(tmp_path: Path, second: ModelStore) -> None:
+    remote = open_remote(f"file://{tmp_path}/remote")
+    for document in (b"[]", b"{", b"", b'{"layers":[]}', b"x" * (5 << 20)):
+        remote.write_manifest("broken", document)
+        with pytest.raises(ModelError):
+            pull_model(second, "broken", remote, progress=False)
+    assert (second.list(), second.tags()) == ({}, {})
+    assert list_remote(remote) == ()
 
 
 @pytest.mark.parametrize("server", ["nginx", "rclone"])
@@ -98,7 +122,7 @@ def test_a_server_that_dies_and_comes_back_costs_nothing_but_time(
 ) -> None:
     folder, port = tmp_path / "server", find_port()
     folder.mkdir()
-    url = f"http://127.0.0.1:{port}/models"
+    url = find_url(server, port)
     code = "from llcuda.cli import main; import sys; sys.exit(main())"
 
     def run(home: Path, *words: str) -> subprocess.Popen[str]:
@@ -107,28 +131,64 @@ def test_a_server_that_dies_and_comes_back_costs_nothing_but_time(
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     # Nobody is there when they begin.
-    with run(first.root.parent, "put", NAME) as pushing, serve(server, folder, port):
+    with run(first.root.parent, "put", PLAIN_NAME) as pushing, serve(server, folder, port):
         assert pushing.wait(100) == 0
-    with run(second.root.parent, "get", NAME) as pulling, serve(server, folder, port):
+    with run(second.root.parent, "get", PLAIN_NAME) as pulling, serve(server, folder, port):
         assert pulling.wait(100) == 0
-    assert second.get_model(NAME).digest == first.get_model(NAME).digest
+    assert second.get_model(PLAIN_NAME).digest == first.get_model(PLAIN_NAME).digest
+
+
+def test_a_mirror_gives_what_the_first_does_not(
+    tmp_path: Path, *, first: ModelStore, second: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llcuda.storage.http_requests._FIRST_PAUSE", 0.01)
+    absent, here, there = f"http://127.0.0.1:{find_port()}/x", f"file://{tmp_path}/here", f"file://{tmp_path}/there"
+    pushed = push_model(first, ODD_NAME, open_remote([here, there]), progress=False)
+    for one in (here, there):
+        assert [model.name for model in list_remote(open_remote(one))] == [ODD_NAME]
+    assert pull_model(second, ODD_NAME, open_remote([absent, here]), progress=False).digest == pushed.digest
+    third = ModelStore(tmp_path / "third" / "models")
+    for path in (tmp_path / "here" / "blobs").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert pull_model(third, ODD_NAME, open_remote([here, there]), progress=False).digest == pushed.digest
 
 
 def test_a_server_that_is_not_there_is_an_error(first: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcuda.storage.http_remote._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("llcuda.storage.http_requests._FIRST_PAUSE", 0.01)
     remote = open_remote(f"http://127.0.0.1:{find_port()}/x")
-    for action in (lambda: push_model(first, NAME, remote, progress=False), lambda: list_remote(remote)):
+    for action in (lambda: push_model(first, ODD_NAME, remote, progress=False), lambda: list_remote(remote)):
         with pytest.raises(StorageError):
             action()
 
 
 @pytest.mark.parametrize(
-    "url", ["", "models", "/models", "ftp://x/y", "file://host/x", "http:///x", "http://u:p@127.0.0.1/x", "s3://b/x"]
-)
+    "url",
+    [
+        "", "models", "/models", "file://host/x", "http:///x", "http://u:p@127.0.0.1/x", "s3://u:p@b/x", "nothing://b/x",
+        "oci://127.0.0.1/Models", "oci://127.0.0.1/x:tag", "oci://u:p@h/x", "oci://h/../x", "oci:///x", "ftp://u:p@h/x",
+    ],
+)  # fmt: skip
 def test_what_is_no_remote_is_refused(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_remote(url)
     assert "u:p" not in str(caught.value)
+
+
+def test_a_wrong_key_is_an_error_that_does_not_show_it(
+    tmp_path: Path, *, first: ModelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, port = tmp_path / "server", find_port()
+    folder.mkdir()
+    with serve("s3", folder, port):
+        use_bucket(monkeypatch, port)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret-that-nobody-may-see")
+        remote = open_remote(find_url("s3", port))
+        with pytest.raises(StorageError, match=r"PermissionDenied|Unauthenticated") as caught:
+            push_model(first, ODD_NAME, remote, progress=False)
+    told = f"{caught.value} {caught.value.hint} {caplog.text}"
+    assert "nobody-may-see" not in told
+    assert SECRET_KEY not in told
 
 
 def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,9 +160,13 @@ def test_models_list_says_where_each_fits(
     assert main(["models", "list", "--json"]) == 0
     listed = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
     named = ("demo", "phi-4-Q4_K_M", "gemma-3-27b-Q4_K_M", "qwen3-30b-a3b-Q4_K_M")
-    assert [listed[name]["fits"] for name in named] == ["GPU 0", "GPU 0", "CPU", None]
+    assert [listed[name]["fits"] for name in named] == ["yes", "yes", "partly", "partly"]
     assert all(model["needs_bytes"] > model["bytes"] for model in listed.values())
     main(["models", "list"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[-2:] == ["needs", "fits"]
-    assert lines[1].endswith("GPU 0")
+    assert lines[0].split()[-4:] == ["needs", "fits", "last", "used"]
+    assert lines[1].split()[-1] == "yes"
+    monkeypatch.setattr("llcuda.devices.find_devices", lambda: devices())
+    assert main(["models", "list", "--json"]) == 0
+    alone = {model["name"]: model["fits"] for model in json.loads(capsys.readouterr().out)}
+    assert [alone[name] for name in named] == ["yes", "yes", "yes", "no"]

@@ -18,6 +18,7 @@ from llcuda.models.file_names import (
     parse_quantisation,
 )
 from llcuda.models.names import (
+    ArtifactName,
     DemoName,
     DigestName,
     HubName,
@@ -67,6 +68,20 @@ class TestNames:
                 UrlName("https://example.org/x.gguf", f"sha256:{HEX}"),
             ),
             ("https://huggingface.co/org/repo/resolve/main/x.gguf", HubName("org/repo", file="x.gguf")),
+            ("hf.co/org/repo", HubName("org/repo")),
+            ("hf.co/org/repo:Q4_K_M", HubName("org/repo", quantisation="Q4_K_M")),
+            ("huggingface.co/org/repo/resolve/main/x.gguf", HubName("org/repo", file="x.gguf")),
+            ("https://huggingface.co/org/repo", HubName("org/repo")),
+            ("https://huggingface.co/org/repo/", HubName("org/repo")),
+            ("https://huggingface.co/org/repo/tree/v2", HubName("org/repo", revision="v2")),
+            ("https://hf.co/org/repo:Q8_0", HubName("org/repo", quantisation="Q8_0")),
+            ("file:///models/a%20b.gguf", PathName("/models/a b.gguf")),
+            ("oci://host:5000/a/b:v1", ArtifactName("oci://host:5000/a/b:v1", "oci://host:5000/a/b", "v1")),
+            ("oci+http://host/a", ArtifactName("oci+http://host/a", "oci+http://host/a", "latest")),
+            (
+                f"oci://host/a:v1@sha256:{HEX}",
+                ArtifactName(f"oci://host/a:v1@sha256:{HEX}", "oci://host/a", f"sha256:{HEX}"),
+            ),
             ("https://hf.co/org/repo/blob/main/s/x.gguf?download=true", HubName("org/repo", file="s/x.gguf")),
             ("https://huggingface.co/org/repo/resolve/v2/x.gguf", HubName("org/repo", file="x.gguf", revision="v2")),
         ],
@@ -83,8 +98,11 @@ class TestNames:
         [
             "", "  ", "a\0b", "sha256:abc", "sha256:../../x", "org/repo:../x.gguf", "org/repo:/etc/x.gguf",
             "org/repo:a//b.gguf", "org/repo:a\\b.gguf", "org/repo:./x.gguf", "org/repo:Q4 K", "org/repo@../..:Q8_0",
-            "org/repo@a..b", "file:///etc/passwd", "ftp://host/x.gguf", "http:///x.gguf", "https://example.org/",
+            "org/repo@a..b", "file://host/x.gguf", "ftp://host/x.gguf", "http:///x.gguf", "https://example.org/",
             "https://example.org/x.bin", "https://example.org/x.gguf#sha256=12", "javascript://x/y.gguf",
+            "ollama://llama3.2", "ollama.com/library/llama3.2:1b", "https://ollama.com/library/llama3.2",
+            "registry.example.org:5000/models/x:1", "docker.io/ai/smollm2", "s3://bucket/x.gguf", "oci://host",
+            "oci://host/UPPER", "oci://u:p@host/x", "oci://host/../x", "oci://host/x@sha256:12", "oci://host/x:" + "t" * 200,
         ],
     )  # fmt: skip
     def test_what_cannot_be_a_name_is_refused(self, text: str) -> None:
