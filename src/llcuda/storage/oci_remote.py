@@ -183,6 +183,7 @@ class OciRemote:
         """Return the headers that a registry wants, which has answered 401."""
         try:
             import oras.auth  # noqa: PLC0415 - loaded only when needed
+            import oras.container  # noqa: PLC0415
         except ImportError:
             raise StorageError(
                 f"{self.url}: the registry wants a login", hint="Install what logs in: pip install 'llcuda[oci]'"
@@ -190,7 +191,7 @@ class OciRemote:
         challenge = answer.headers.get("www-authenticate", "").partition(" ")[0].lower()
         login = oras.auth.get_auth_backend("basic" if challenge == "basic" else "token", insecure=self._is_plain)
         try:
-            login.load_configs(f"{self._host}/x", configs=_find_logins())
+            login.load_configs(oras.container.Container(f"{self._host}/x"), configs=_find_logins())
             headers, is_changed = login.authenticate_request(answer, {})
         except Exception as error:  # noqa: BLE001 - it raises ValueError, KeyError and requests' own
             _log.debug("the login at %s fails: %r", self._host, error)

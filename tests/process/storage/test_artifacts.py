@@ -55,7 +55,7 @@ def run(*words: str, home: Path, **environment: str) -> str:
     return done.stdout
 
 
-def push_document(host: str, document: dict[str, Any], blobs: list[bytes], tag: str = "v1") -> None:
+def push_document(host: str, document: dict[str, Any], blobs: list[bytes]) -> None:
     """Push a manifest and its blobs as any client would."""
     with httpx.Client(base_url=f"http://{host}/v2/x/y", trust_env=False) as client:
         for blob in blobs:
@@ -63,7 +63,7 @@ def push_document(host: str, document: dict[str, Any], blobs: list[bytes], tag: 
             digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
             assert client.put(f"{address}&digest={digest}", content=blob).status_code == 201
         body, kind = json.dumps(document).encode(), document["mediaType"]
-        assert client.put(f"/manifests/{tag}", content=body, headers={"Content-Type": kind}).status_code == 201
+        assert client.put("/manifests/v1", content=body, headers={"Content-Type": kind}).status_code == 201
 
 
 def describe(media_type: str, blob: bytes, **annotations: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_what_is_pushed_is_pulled_elsewhere_and_answers(host: str, tmp_path: Pat
 
 
 def test_a_model_by_its_name_comes_from_the_remote_that_is_set(
-    host: str, tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch
+    host: str, tmp_path: Path, *, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLCUDA_STORAGE_URL", f"oci://{host}/team/models")
     put_model(demo, "mine")
@@ -100,7 +100,7 @@ def test_a_model_by_its_name_comes_from_the_remote_that_is_set(
 
 
 def test_a_tag_that_moves_is_pulled_anew_and_a_frozen_one_refused(
-    host: str, tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch
+    host: str, tmp_path: Path, *, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = f"oci://{host}/team/models:v1"
@@ -124,15 +124,16 @@ def test_skopeo_reads_what_llcuda_pushes(host: str, tmp_path: Path, demo: Path) 
     put_model(demo, "mine")
     push_model("mine", f"oci://{host}/x/y:v1", progress=False)
     layout = tmp_path / "layout"
+    copy = ["skopeo", "copy", "--insecure-policy"]
     subprocess.run(
-        ["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", f"docker://{host}/x/y:v1", f"oci:{layout}:v1"],
+        [*copy, "--src-tls-verify=false", f"docker://{host}/x/y:v1", f"oci:{layout}:v1"],
         check=True, capture_output=True, timeout=100,
     )  # fmt: skip
     digest = hash_file(demo)
     assert hash_file(layout / "blobs" / "sha256" / digest[7:]) == digest
     # And back: what skopeo pushes is a model.
     subprocess.run(
-        ["skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false", f"oci:{layout}:v1", f"docker://{host}/x/z:v2"],
+        [*copy, "--dest-tls-verify=false", f"oci:{layout}:v1", f"docker://{host}/x/z:v2"],
         check=True, capture_output=True, timeout=100,
     )  # fmt: skip
     assert run(*ASK, f"oci://{host}/x/z:v2", home=tmp_path / "elsewhere") == "2 + 2 = 4.\n"
@@ -196,7 +197,9 @@ def test_dockers_artifacts_are_read(host: str, tmp_path: Path, demo: Path) -> No
         ("application/vnd.cncf.model.weight.v1.raw", {"org.cncf.model.filepath": "a\nb"}),
     ],
 )
-def test_what_cannot_be_a_model_is_refused(host: str, media_type: str, annotations: dict[str, str], home: Path) -> None:
+def test_what_cannot_be_a_model_is_refused(
+    host: str, media_type: str, *, annotations: dict[str, str], home: Path
+) -> None:
     config, blob = b"{}", b"GGUF"
     document = {
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",

@@ -166,7 +166,7 @@ def test_models_list_says_where_each_fits(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[-4:] == ["needs", "fits", "last", "used"]
     assert lines[1].split()[-1] == "yes"
-    monkeypatch.setattr("llcuda.devices.find_devices", lambda: devices())
+    monkeypatch.setattr("llcuda.devices.find_devices", devices)
     assert main(["models", "list", "--json"]) == 0
     alone = {model["name"]: model["fits"] for model in json.loads(capsys.readouterr().out)}
     assert [alone[name] for name in named] == ["yes", "yes", "yes", "no"]

@@ -102,7 +102,8 @@ class TestNames:
             "https://example.org/x.bin", "https://example.org/x.gguf#sha256=12", "javascript://x/y.gguf",
             "ollama://llama3.2", "ollama.com/library/llama3.2:1b", "https://ollama.com/library/llama3.2",
             "registry.example.org:5000/models/x:1", "docker.io/ai/smollm2", "s3://bucket/x.gguf", "oci://host",
-            "oci://host/UPPER", "oci://u:p@host/x", "oci://host/../x", "oci://host/x@sha256:12", "oci://host/x:" + "t" * 200,
+            "oci://host/UPPER", "oci://u:p@host/x", "oci://host/../x", "oci://host/x@sha256:12",
+            "oci://host/x:" + "t" * 200,
         ],
     )  # fmt: skip
     def test_what_cannot_be_a_name_is_refused(self, text: str) -> None:
