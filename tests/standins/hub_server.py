@@ -248,22 +248,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, data: bytes, headers: dict[str, str]) -> None:
         faults = self.hub.faults
-        start = self._range_start(headers.get("ETag"))
-        if start and faults.range_status:
+        asked = self._find_range(headers.get("ETag"))
+        start, end = asked or (0, None)
+        if asked and (start or end) and faults.range_status:
             self._send_error(faults.range_status)
             return
         if start >= len(data) > 0:
             self._send_error(416)
             return
-        body = data[start:]
+        body = data[start:end]
         if faults.wrong_bytes:
             body = body[:16] + bytes(byte ^ 1 for byte in body[16:])
-        self.send_response(206 if start else 200)
+        self.send_response(206 if asked else 200)
         for name, value in headers.items():
             self.send_header(name, value)
-        if start:
+        if asked:
             shown = start + 1 if faults.wrong_range_start else start
-            self.send_header("Content-Range", f"bytes {shown}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {shown}-{start + len(body) - 1}/{len(data)}")
         if faults.encoding:
             self.send_header("Content-Encoding", faults.encoding)
         if faults.no_length:
@@ -275,13 +276,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self._send_body(body)
 
-    def _range_start(self, tag: str | None) -> int:
+    def _find_range(self, tag: str | None) -> tuple[int, int | None] | None:
+        """Return from where to where the client wants the file, or None for all of it."""
         faults = self.hub.faults
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")
         if not match or faults.ignore_range or (condition and condition != tag and not faults.ignore_if_range):
-            return 0
-        return int(match[1])
+            return None
+        return int(match[1]), int(match[2]) + 1 if match[2] else None
 
     def _send_body(self, body: bytes) -> None:
         hub, faults = self.hub, self.hub.faults

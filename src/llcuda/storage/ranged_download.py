@@ -54,7 +54,6 @@ class RangedDownload:
         url: str,
         limit: RateLimit,
         on_bytes: Callable[[int], object],
-        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         """Fetch ``size`` bytes by ``read_range(start, end)`` to ``part``; ``on_bytes`` is told of all that is there.
 
@@ -62,7 +61,7 @@ class RangedDownload:
         """
         self._read_range, self._part, self._size, self._url = read_range, part, size, url
         self._limit, self._on_bytes = limit, on_bytes
-        self._chunk_bytes = chunk_bytes
+        self._chunk_bytes = CHUNK_BYTES
         self._changed = threading.Condition()
         self._received: list[int] = []
         self._waiting: deque[int] = deque()

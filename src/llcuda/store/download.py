@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import ipaddress
 import json
 import logging
 import shutil
-import socket
 import time
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from types import NoneType
@@ -175,6 +173,9 @@ def _join(url: str, target: str, location: str) -> str:
 
 def _is_link_local(url: str) -> bool:
     """Return whether the host of an address is one that no router passes on, however it is written."""
+    import ipaddress  # noqa: PLC0415 - loaded only when needed
+    import socket  # noqa: PLC0415
+
     try:
         parts = urlsplit(url)
         found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
