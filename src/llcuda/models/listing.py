@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llcuda import settings, storage
+from llcuda import settings
 from llcuda.errors import LlcudaError, ModelNotFoundError, UsageError
 from llcuda.gguf import estimate_memory, read_gguf
 from llcuda.models import hub_cache, names
@@ -84,6 +84,8 @@ def pull_model(name: str, *, progress: bool = True) -> ModelFile:
     """
     parsed = names.parse_name(name, is_file=is_local(name))
     if isinstance(parsed, names.ArtifactName) and not settings.is_offline() and not settings.is_frozen():
+        from llcuda import storage  # noqa: PLC0415 - loaded only when needed
+
         # A tag may lead to another model by now. What is here already is not fetched.
         remote = storage.open_remote(parsed.repository)
         storage.pull_model(ModelStore(), parsed.reference, remote, stored_name=name, progress=progress)

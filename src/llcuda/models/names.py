@@ -8,8 +8,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from llcuda.errors import UsageError
 from llcuda.models.file_names import list_parts
-from llcuda.storage import split_reference
 from llcuda.store import parse_digest
+from llcuda.store.references import split_reference
 
 DEMOS = ("demo", "demo-draft")
 """The models inside the package."""

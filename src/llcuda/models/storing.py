@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llcuda import storage
 from llcuda.errors import ModelNotFoundError, UsageError
 from llcuda.models import hub_cache, model_lock, names
 from llcuda.models.file_names import strip_suffixes
@@ -13,6 +12,7 @@ from llcuda.models.resolve import resolve_model
 from llcuda.models.stored import describe_facts
 from llcuda.store import ModelStore, get_digest
 from llcuda.store.progress_bar import show_bar
+from llcuda.store.references import split_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,9 +69,11 @@ def push_model(
     model that is not in the store is taken in under its name. Raises what :func:`resolve_model` raises, UsageError,
     and StorageError.
     """
+    from llcuda import storage  # noqa: PLC0415 - loaded only when needed
+
     remote_name = None
     if isinstance(url, str) and url.startswith(("oci://", "oci+http://")):
-        url, remote_name = storage.split_reference(url)
+        url, remote_name = split_reference(url)
     remote, store = storage.open_remote(url), ModelStore()
     if not store.is_in(name):
         model = resolve_model(name, progress=progress)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from llcuda.errors import UsageError
 from llcuda.storage.keyed_remote import KeyedRemote
 from llcuda.storage.mirrored_remote import MirroredRemote
-from llcuda.storage.references import split_reference
+from llcuda.store.references import split_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
