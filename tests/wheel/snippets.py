@@ -2,6 +2,7 @@
 
 A word after the language says what a block is: ``no-run`` cannot be run by a test, ``toml NAME`` is the file of that
 name, and ``sh serve`` starts a gateway, with its last line, for every block of the page after it, up to the next such.
+A block that names ``localhost:5000`` is given docker's registry, at another port.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.places import ROOT
+from tests.process.storage.servers import find_port, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "PAGES",
@@ -31,6 +38,7 @@ __all__ = [
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _FENCE = re.compile(r"^```(python|sh|toml)( [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TIMEOUT = 300
+_REGISTRY = "localhost:5000"
 
 # Commands that other tests run at length, or that need what a test machine may not have.
 _ELSEWHERE = ("pip install", "pip wheel", "nox", "git clone", "prepare_binaries", "tools.demo_model", "benchmarks")
@@ -112,15 +120,28 @@ def user_environment(directory: Path) -> dict[str, str]:
 
 def run(snippet: Snippet, directory: Path) -> str:
     """Run a block in the directory, which must succeed, and return what it printed."""
-    python = [sys.executable, "-W", "error", "-c", snippet.text]
-    result = subprocess.run(
-        python if snippet.language == "python" else ["bash", "-euc", runnable_text(snippet.text)],
-        cwd=directory,
-        env=user_environment(directory),
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        check=False,
-    )
+    with _beside_a_registry(snippet.text, directory) as text:
+        python = [sys.executable, "-W", "error", "-c", text]
+        result = subprocess.run(
+            python if snippet.language == "python" else ["bash", "-euc", runnable_text(text)],
+            cwd=directory,
+            env=user_environment(directory),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
     assert result.returncode == 0, f"{name(snippet)}\n{result.stdout}\n{result.stderr}"
     return result.stdout
+
+
+@contextmanager
+def _beside_a_registry(text: str, directory: Path) -> Iterator[str]:
+    """Yield the block with the port at which a registry listens, if it names one."""
+    if _REGISTRY not in text:
+        yield text
+        return
+    folder, port = directory / "registry", find_port()
+    folder.mkdir()
+    with serve("registry", folder, port):
+        yield text.replace(_REGISTRY, f"localhost:{port}")
