@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from llcuda.errors import StorageError
 from llcuda.storage.remote import InterruptedTransferError
 from llcuda.storage.upload import CHUNK_BYTES
+from llcuda.storage.upload_claim import claim_upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,9 +94,17 @@ class ObjectFiles:
             if upload.bytes <= CHUNK_BYTES:
                 self._create(key, b"".join(upload.pieces()))
             else:
-                self._store.put(key, upload.pieces(), chunk_size=CHUNK_BYTES, max_concurrency=_UPLOADS)
+                self._put_once(key, upload)
         except _errors() as error:
             raise self._refuse(key, error) from None
+
+    def _put_once(self, key: str, upload: Upload) -> None:
+        def is_there() -> bool:
+            return self.find_bytes(key) == upload.bytes
+
+        with claim_upload(self._store, key, is_there=is_there) as is_ours:
+            if is_ours and not is_there():
+                self._store.put(key, upload.pieces(), chunk_size=CHUNK_BYTES, max_concurrency=_UPLOADS)
 
     def write(self, key: str, data: bytes) -> None:
         """Keep a small object, in place of what was there."""

@@ -104,10 +104,26 @@ def _read_small(url: str, response: requests.Response, max_bytes: int) -> bytes:
 
 
 def forget_partial(part: Path) -> None:
-    """Remove a partial file, or a whole one that nobody needs, and what was noted of it."""
-    part.unlink(missing_ok=True)
-    for suffix in _NOTES:
-        part.with_suffix(suffix).unlink(missing_ok=True)
+    """Remove a partial file, or a whole one that nobody needs, and what was noted of it, if the disk lets it."""
+    for path in (part, *map(part.with_suffix, _NOTES)):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def forget_abandoned(folder: Path, *, age: float) -> int:
+    """Remove partial files that nobody has written to for ``age`` seconds, and return the bytes that this freed."""
+    return sum(_forget_if_abandoned(lock, age) for lock in folder.glob("*.lock"))
+
+
+def _forget_if_abandoned(lock: Path, age: float) -> int:
+    part = lock.with_suffix("")
+    with contextlib.suppress(OSError), lock.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        states = [path.stat() for path in (part, *map(part.with_suffix, _NOTES)) if path.exists()]
+        if states and time.time() - max(state.st_mtime for state in states) > age:
+            forget_partial(part)
+            return sum(state.st_blocks * 512 for state in states)
+    return 0
 
 
 def open_session() -> requests.Session:

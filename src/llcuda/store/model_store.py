@@ -207,8 +207,11 @@ class ModelStore(Blobs):
     def collect(self, most: int | None = None) -> Collected:
         """Remove files that no model names, and the models used longest ago until the rest takes ``most`` bytes.
 
-        A model that is in use, in any process, stays; so does a file that came within the last hour.
+        A model that is in use, in any process, stays; so does a file that came within the last hour. A download that
+        nobody has gone on with for an hour is removed, too.
         """
+        from llcuda.store.download import forget_abandoned  # noqa: PLC0415 - loaded only when needed
+
         removed: list[str] = []
         freed: list[int] = []
         with self._changing() as index:
@@ -221,7 +224,8 @@ class ModelStore(Blobs):
             named, now = self._named(), time.time()
             old = {d for d, path in self.list().items() if d not in named and now - path.stat().st_ctime > _GRACE}
             freed += self._remove_files(old)
-        return Collected(tuple(removed), len(freed), sum(freed))
+        partial = forget_abandoned(self.root / "downloads", age=_GRACE)
+        return Collected(tuple(removed), len(freed), sum(freed) + partial)
 
     def _drop(self, index: dict[str, tuple[str, int]], names: Sequence[str]) -> list[int]:
         """Forget names, and remove what no other leads to; return what each file freed. The index is locked."""

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import obstore.store
 import pytest
 
 from llcuda.storage import open_remote, pull_blob, pull_model, push_model
@@ -158,12 +159,53 @@ def test_two_processes_that_want_a_file_fetch_it_once(tmp_path: Path, *, first: 
     with serve("nginx", folder, port):
         push_model(first, "big", remote, progress=False)
         counter.passed = 0
-        threads = [
-            threading.Thread(target=lambda: pull_model(second, "big", remote, progress=False)) for _ in range(2)
-        ]
+        threads = [threading.Thread(target=lambda: pull_model(second, "big", remote, progress=False)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert counter.passed <= SIZE * 1.02
     assert second.is_in("big")
+
+
+def test_clients_that_put_one_file_at_once_send_it_once(
+    tmp_path: Path, *, first: ModelStore, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, port = tmp_path / "server", find_port()
+    folder.mkdir()
+    use_bucket(monkeypatch, port)
+    failures: list[BaseException] = []
+
+    def push() -> None:
+        try:
+            push_model(first, "big", open_remote(find_url("s3", port)), progress=False)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            failures.append(error)
+
+    with serve("s3", folder, port):
+        threads = [threading.Thread(target=push) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        second = ModelStore(tmp_path / "second" / "models")
+        assert counter.passed < SIZE + CHUNK_BYTES
+        pull_model(second, "big", open_remote(find_url("s3", port)), progress=False)
+    assert failures == []
+    assert second.is_in("big")
+
+
+def test_a_claim_whose_client_is_gone_is_taken_over(
+    tmp_path: Path, *, first: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, port = tmp_path / "server", find_port()
+    folder.mkdir()
+    use_bucket(monkeypatch, port)
+    monkeypatch.setattr("llcuda.storage.upload_claim._ABANDONED_AFTER", 2.0)
+    digest = layer_of(first).digest
+    with serve("s3", folder, port):
+        store = obstore.store.from_url(find_url("s3", port), client_options={"allow_http": True})
+        store.put(f"blobs/sha256/{digest[7:]}.uploading", b"a client that is gone")
+        remote = open_remote(find_url("s3", port))
+        push_model(first, "big", remote, progress=False)
+        assert remote.find_bytes(digest) == SIZE

@@ -22,20 +22,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llcuda.store import ModelFacts, ModelStore
+from llcuda.storage import list_remote, open_remote, pull_model, push_model
+from llcuda.store import ModelFacts, ModelStore, model_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OPERATIONS = ("put", "copy", "again", "untag", "collect", "export", "get")
-CHANGING = ("mkdir", "write", "linkat", "rename", "unlink", "rmdir", "fsync")
-OTHERS = ("openat", "ioctl", "flock", "newfstatat", "read", "getdents64", "lseek", "close")
+OPERATIONS = ("put", "copy", "again", "untag", "collect", "export", "get", "push", "pull")
+CHANGING = ("mkdir", "write", "pwrite64", "ftruncate", "linkat", "rename", "unlink", "rmdir", "fsync")
+OTHERS = ("openat", "pread64", "ioctl", "flock", "newfstatat", "read", "getdents64", "lseek", "close")
 FAULTS = ("signal=SIGKILL", "error=EIO", "error=ENOSPC")
 
 WORK = """
 import os, sys
 from pathlib import Path
 from llcuda.errors import LlcudaError
+from llcuda.storage import open_remote, pull_model, push_model
 from llcuda.store import ModelFacts, ModelStore, digests, model_store
 
 def work(name, folder, store):
@@ -50,6 +52,10 @@ def work(name, folder, store):
         store.export(store.get_link("old"), folder / "out")
     elif name == "get":
         assert store.get_link("old")
+    elif name == "push":
+        push_model(store, "old", open_remote(f"file://{folder}/pushed"), progress=False)
+    elif name == "pull":
+        pull_model(store, "new", open_remote(f"file://{folder}/remote"), progress=False)
 
 model_store._GRACE = -1.0
 for line in sys.stdin:
@@ -90,6 +96,7 @@ class Kernel:
         self.files = folder / "files"
         self.home = folder / "home"
         self._template = folder / "template"
+        self.remote, self.pushed = (open_remote(f"file://{self.files}/{name}") for name in ("remote", "pushed"))
         self.files.mkdir()
         for name in ("old", "new", "doomed"):
             (self.files / name).write_bytes(name.encode() * 5000)
@@ -99,6 +106,10 @@ class Kernel:
             model = store.add(name, {"m.gguf": store.take_in(self.files / name, is_copied=True).digest}, ModelFacts())
             store.paths(model)
             os.utime(store.root / "used" / model.digest[7:], ({"doomed": 1, "old": 2}[name],) * 2)
+        os.environ["LLCUDA_HOME"] = str(folder / "elsewhere")
+        other = ModelStore()
+        other.add("new", {"m.gguf": other.take_in(self.files / "new").digest}, ModelFacts())
+        push_model(other, "new", self.remote, progress=False)
         os.environ["LLCUDA_HOME"] = str(self.home)
         self._worker = subprocess.Popen(
             [sys.executable, "-c", WORK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -110,12 +121,13 @@ class Kernel:
         assert worker.stdin is not None
         assert worker.stdout is not None
         shutil.rmtree(self.home, ignore_errors=True)
+        shutil.rmtree(self.files / "pushed", ignore_errors=True)
         (self.files / "out").unlink(missing_ok=True)
         shutil.copytree(self._template, self.home)
         print(operation, self.home, self.files, file=worker.stdin, flush=True)
         child = worker.stdout.readline().strip()
         faults = [f"--inject={fault}" for fault in inject]
-        command = ["strace", "-p", child, "-o", str(trace), *faults]
+        command = ["strace", "-f", "-p", child, "-o", str(trace), *faults]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
             assert tracer.stderr is not None
             attached = tracer.stderr.readline()
@@ -145,7 +157,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 def count_calls(trace: str) -> Counter[str]:
-    return Counter(re.findall(r"^(\w+)\(", trace, re.MULTILINE))
+    return Counter(re.findall(r"^(?:\d+ +)?(\w+)\(", trace, re.MULTILINE))
 
 
 def check(kernel: Kernel, operation: str) -> None:
@@ -161,9 +173,19 @@ def check(kernel: Kernel, operation: str) -> None:
         assert (kernel.files / name).read_bytes() == name.encode() * 5000
     with contextlib.suppress(FileNotFoundError):
         assert (kernel.files / "out").read_bytes() == b"old" * 5000
+    for model in list_remote(kernel.pushed):
+        # What has a name at the remote has its files.
+        third = ModelStore(kernel.folder / "third")
+        assert pull_model(third, model.name, kernel.pushed, progress=False).digest == names["old"]
+        shutil.rmtree(third.root)
     # The space is given back by whoever comes next.
     for path in kernel.home.rglob("*.part"):
         os.utime(path, (1, 1))
+    pull_model(store, "new", kernel.remote, progress=False)
+    grace, model_store._GRACE = model_store._GRACE, -1.0
+    store.collect()
+    model_store._GRACE = grace
+    assert [path.name for path in (store.root / "downloads").glob("*") if path.suffix != ".lock"] == []
     store.add("next", {"m.gguf": store.take_in(kernel.files / "new").digest}, ModelFacts())
     assert store.is_in("next")
 
@@ -185,7 +207,15 @@ def inject(kernel: Kernel, operation: str, *, calls: tuple[str, ...], faults: tu
 
 
 @pytest.mark.parametrize(
-    ("operation", "fault"), [("put", "signal=SIGKILL"), ("put", "error=ENOSPC"), ("collect", "signal=SIGKILL")]
+    ("operation", "fault"),
+    [
+        ("put", "signal=SIGKILL"),
+        ("put", "error=ENOSPC"),
+        ("collect", "signal=SIGKILL"),
+        ("pull", "signal=SIGKILL"),
+        ("pull", "error=ENOSPC"),
+        ("push", "signal=SIGKILL"),
+    ],
 )
 @pytest.mark.timeout(900)
 def test_a_fault_at_any_call_that_changes_something(kernel: Kernel, operation: str, fault: str) -> None:

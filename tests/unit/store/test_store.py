@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -24,6 +25,7 @@ from llcuda.store import (
     place_file,
     verify_file,
 )
+from llcuda.store.download import lock_partial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -461,3 +463,24 @@ class TestCollecting:
             assert store.is_held(DIGEST)
         assert not store.is_held(DIGEST)
         assert not store.is_held(OTHER)
+
+
+def test_a_download_that_nobody_goes_on_with_is_collected(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models")
+    names = {"old": 1.0, "new": None, "held": 1.0}
+    with contextlib.ExitStack() as stack:
+        for name, changed in names.items():
+            with lock_partial(store.root / "downloads", name) as part:
+                part.write_bytes(b"x" * 10_000)
+                part.with_suffix(".chunks").write_bytes(b"x")
+                if changed:
+                    for path in (part, part.with_suffix(".chunks")):
+                        os.utime(path, (changed, changed))
+            if name == "held":
+                stack.enter_context(lock_partial(store.root / "downloads", name))
+        assert store.collect().bytes_freed >= 10_000
+        with lock_partial(store.root / "downloads", "new") as part:
+            assert part.exists()
+        held = store.root / "downloads" / sha256(b"held").hexdigest()
+        assert held.exists()
+    assert len([path for path in (store.root / "downloads").iterdir() if path.suffix == ".chunks"]) == 2
