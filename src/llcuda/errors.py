@@ -229,7 +229,9 @@ class DownloadError(ModelError, OSError):
 
 
 class StorageError(ModelError, OSError):
-    """A remote that keeps models does not do as it should."""
+    """A remote that keeps models does not do as it should; ``status`` is its HTTP status if there was one."""
+
+    status: int | None = None
 
     hint = "Check the address of the remote and the network, and try again: what is there already is not sent again."
 

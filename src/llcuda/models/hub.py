@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from llcuda import settings
-from llcuda.errors import ChecksumMismatchError, DownloadError, ModelNotFoundError
+from llcuda.errors import ChecksumMismatchError, DownloadError, ModelNotFoundError, StorageError
 from llcuda.gguf import require_magic
 from llcuda.models import hub_cache
 from llcuda.models.names import check_file
@@ -34,6 +34,8 @@ _HUB = "https://huggingface.co"
 _MAX_LISTING_BYTES = 32 << 20
 """The largest repositories have some 10,000 files, at 400 bytes each."""
 _MAX_FILE_BYTES = 1 << 50
+_LARGE_BYTES = 64 << 20
+"""From here on a file comes over several connections."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OK, _NOT_FOUND = 200, 404
 _LOGIN_STATUSES = frozenset({401, 403})
@@ -109,14 +111,32 @@ def fetch_file(name: HubName, file: HubFile, *, progress: bool = True) -> Path:
         if file.digest and _is_cached(name.repository, file.digest):
             return place(digest=file.digest)
         try:
-            check = functools.partial(require_magic, name=label)
-            Download(url, part, headers=hub_headers(), max_bytes=file.bytes, check_start=check, shown=progress).run()
+            digest = _download(url, part, file, label=label, progress=progress)
         except DownloadError as error:
             raise _explain(error, name, file.path) from error
         try:
-            return place(digest=_verify(part, file, label=label), part=part)
+            digest = digest or _verify(part, file, label=label)
+            require_digest(digest, file.digest, name=label)
+            return place(digest=digest, part=part)
         finally:
             forget_partial(part)
+
+
+def _download(url: str, part: Path, file: HubFile, *, label: str, progress: bool) -> str | None:
+    """Have the file at ``part``, and return its digest if it was computed meanwhile. Raises DownloadError."""
+    if file.digest is None or file.bytes is None or file.bytes < _LARGE_BYTES:
+        check = functools.partial(require_magic, name=label)
+        Download(url, part, headers=hub_headers(), max_bytes=file.bytes, check_start=check, shown=progress).run()
+        return None
+    from llcuda.storage.transfer import fetch_in_parts  # noqa: PLC0415 - loaded only when needed
+
+    shown = file.path.rpartition("/")[2]
+    try:
+        return fetch_in_parts(
+            url, part, size=file.bytes, expected=file.digest, headers=hub_headers(), label=shown, progress=progress
+        )
+    except StorageError as error:
+        raise DownloadError(label, error.message, status=error.status, hint=error.hint) from error
 
 
 def _is_cached(repository: str, digest: str) -> bool:
@@ -134,7 +154,6 @@ def _is_cached(repository: str, digest: str) -> bool:
 
 def _verify(part: Path, file: HubFile, *, label: str) -> str:
     size, digest = part.stat().st_size, hash_file(part)
-    require_digest(digest, file.digest, name=label)
     if file.bytes not in {None, size}:
         raise DownloadError(label, f"it has {size} bytes, not {file.bytes}", hint="Try again later.")
     return digest

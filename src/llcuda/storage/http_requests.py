@@ -40,12 +40,20 @@ class HttpRequests:
     """Requests to the servers of one remote, over connections that are kept."""
 
     def __init__(
-        self, hints: Mapping[int, str], *, authorise: Callable[[requests.Response], Mapping[str, str]] | None = None
+        self,
+        hints: Mapping[int, str] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        authorise: Callable[[requests.Response], Mapping[str, str]] | None = None,
     ) -> None:
-        """Explain statuses by ``hints``. If the server answers 401, ``authorise`` returns the headers it wants."""
-        self._hints = hints
+        """Explain statuses by ``hints``, and send ``headers`` with each request; a key among them goes nowhere else.
+
+        If the server answers 401, ``authorise`` returns the headers that it wants in their place.
+        """
+        self._hints = hints or {}
         self._authorise = authorise
-        self._credentials: dict[str, str] = {}
+        self._credentials = dict(headers or {})
+        self._targets: dict[str, str] = {}
         self._session: requests.Session | None = None
 
     @contextlib.contextmanager
@@ -98,20 +106,29 @@ class HttpRequests:
     def read_range(self, address: str, start: int, end: int) -> Iterator[bytes]:
         """Yield the bytes of a file from ``start`` to ``end``, which are all or fewer than asked for.
 
-        Raises RangesRefusedError if the server sends the file from its beginning, InterruptedTransferError for what may
-        go well the next time, and StorageError.
+        If the server sends its clients to another, that is asked for the next range at once. Raises RangesRefusedError
+        if the server sends the file from its beginning, InterruptedTransferError for what may go well the next time,
+        and StorageError.
         """
-        sent = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+        target, session = self._targets.get(address, address), self._open()
+        sent = {**self._credentials, "Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+        if session.should_strip_auth(address, target):  # type: ignore[no-untyped-call]
+            sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
         try:
-            with follow_redirects(self._open(), address, headers={**sent, **self._credentials}) as answer:
+            with follow_redirects(session, target, headers=sent) as answer:
                 if answer.status_code == _UNAUTHORISED and self._authorise:
                     self._credentials = dict(self._authorise(answer))
-                    raise InterruptedTransferError("the server wants a login anew")
+                    raise InterruptedTransferError(f"{address}: the server wants a login anew")
+                if target != address and answer.status_code not in {FOUND, _PARTIAL}:
+                    self._targets.pop(address, None)
+                    raise InterruptedTransferError(f"{address}: the server that has it answers {answer.status_code}")
                 self._require_range(address, answer, start)
+                self._targets[address] = answer.url
                 yield from _limit(read_pieces(answer), end - start)
         except DownloadError as error:
             raise StorageError(str(error), hint=error.hint) from None
         except _errors() as error:
+            self._targets.pop(address, None)
             raise InterruptedTransferError(f"{address}: {describe_failure(error)}") from None
 
     def read_small(self, answer: requests.Response, address: str, *, max_bytes: int) -> bytes:
@@ -130,7 +147,9 @@ class HttpRequests:
     def refuse(self, address: str, status: int, reason: str = "") -> StorageError:
         """Return the error of a status."""
         hint = self._hints.get(status, "Check the address of the remote and the network.")
-        return StorageError(f"{address}: {reason or f'the server answers {status}'}", hint=hint)
+        error = StorageError(f"{address}: {reason or f'the server answers {status}'}", hint=hint)
+        error.status = status or None
+        return error
 
     def _open(self) -> requests.Session:
         self._session = self._session or open_session()

@@ -69,14 +69,25 @@ class RangedDownload:
         self._busy = 0
         self._futile = 0
         self._failure: BaseException | None = None
+        self._was_resumed = False
 
     @property
     def received(self) -> int:
         """How many bytes are there."""
         return sum(self._received)
 
-    def run(self) -> str:
-        """Fetch what is missing, and return the digest of the whole. Raises StorageError, and ModelError."""
+    def run(self, expected: str) -> str:
+        """Fetch what is missing, and return the digest of the whole. Raises StorageError, and ModelError.
+
+        If it is not the ``expected`` one, and something was there before, all is fetched anew: that may be the fault.
+        """
+        digest = self._run_until_whole()
+        if digest != expected and self._was_resumed:
+            self._part.with_suffix(".chunks").unlink(missing_ok=True)
+            digest = self._run_until_whole()
+        return digest
+
+    def _run_until_whole(self) -> str:
         for _ in range(_MAX_RESTARTS):
             with contextlib.suppress(RangesRefusedError):
                 return self._run()
@@ -106,10 +117,11 @@ class RangedDownload:
             and len(noted) == len(head) + count * _COUNT.size
             and os.fstat(file.fileno()).st_size == self._size
         )
-        self._received = [0] * count
+        self._received, self._was_resumed = [0] * count, False
         if is_usable:
             given = [value for (value,) in _COUNT.iter_unpack(noted[len(head) :])]
             self._received = [min(value, self._length(number)) for number, value in enumerate(given)]
+            self._was_resumed = self.received > 0
         else:
             file.truncate(0)
             notes.seek(0)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llcuda.errors import ModelError, ModelNotFoundError, StorageError
+from llcuda.storage.http_requests import HttpRequests
 from llcuda.storage.ranged_download import RangedDownload
 from llcuda.storage.rate_limit import RateLimit
 from llcuda.storage.upload import Upload
@@ -18,13 +19,13 @@ from llcuda.store.layout import MAX_BYTES, digest_of, read_manifest
 from llcuda.store.progress_bar import show_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from llcuda.storage.remote import Remote
     from llcuda.store import Layer, ModelStore, StoredModel
 
-__all__ = ["RemoteModel", "list_remote", "pull_blob", "pull_model", "push_model"]
+__all__ = ["RemoteModel", "fetch_in_parts", "list_remote", "pull_blob", "pull_model", "push_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,20 @@ def pull_blob(
     return _pull(store, digest, remote, size=None, label=digest, limit=limit, progress=progress)
 
 
+def fetch_in_parts(
+    url: str, part: Path, *, size: int, expected: str, headers: Mapping[str, str], label: str, progress: bool = True
+) -> str:
+    """Download a file of ``size`` bytes to ``part``, a path of ``lock_partial``, over several connections.
+
+    What is there already is not fetched again, unless the digest of the whole is not the ``expected`` one. Returns what
+    it is, which the caller compares. Raises StorageError with the ``status`` of the server, and ModelError on a full
+    disk.
+    """
+    read_range = partial(HttpRequests(headers=headers).read_range, url)
+    with _count_bytes(label, size, is_shown=progress) as on_bytes:
+        return RangedDownload(read_range, part, size, url=url, limit=RateLimit(), on_bytes=on_bytes).run(expected)
+
+
 def list_remote(remote: Remote) -> tuple[RemoteModel, ...]:
     """Return the models of a remote, in the order of their names. What is no model is left out. Raises StorageError."""
     models = (_read_model(remote, name) for name in sorted(remote.list_names()))
@@ -146,7 +161,7 @@ def _pull(
             raise ModelNotFoundError(digest, f"{remote.url} has no file with this digest")
         read_range, url = partial(remote.read_range, digest), f"{remote.url}/{digest}"
         with _count_bytes(label, size, is_shown=progress) as on_bytes:
-            actual = RangedDownload(read_range, part, size, url=url, limit=limit, on_bytes=on_bytes).run()
+            actual = RangedDownload(read_range, part, size, url=url, limit=limit, on_bytes=on_bytes).run(digest)
         try:
             store.adopt(part, expected=digest, digest=actual)
         finally:

@@ -489,3 +489,49 @@ class TestManaging:
         resolve_model(REPO, progress=False)
         remembered = json.loads((tmp_path / "llcuda" / "models" / "verified.json").read_text())
         assert [entry[0] for entry in remembered.values()] == [f"sha256:{sha256(Q4).hexdigest()}"]
+
+
+class TestLargeFile:
+    """A file that comes in parts over several connections; smaller ones do not."""
+
+    @pytest.fixture(autouse=True)
+    def large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("llcuda.models.hub._LARGE_BYTES", 1)
+        monkeypatch.setattr("llcuda.storage.ranged_download.CHUNK_BYTES", 100)
+        monkeypatch.setattr("llcuda.storage.ranged_download._FIRST_PAUSE", 0.01)
+
+    def test_it_comes_in_parts_and_whole(self, hub: Hub, tmp_path: Path) -> None:
+        model = resolve_model(f"{REPO}:small-Q8_0.gguf", progress=False)
+        assert model.path.read_bytes() == Q8
+        assert model.digest == f"sha256:{sha256(Q8).hexdigest()}"
+        ranges = {headers["range"] for headers in hub.body_requests()}
+        assert ranges == {f"bytes={at}-{min(at + 100, len(Q8)) - 1}" for at in range(0, len(Q8), 100)}
+        assert not list((tmp_path / "hf" / "hub" / ".locks" / "llcuda").glob("*[0-9a-f]"))
+
+    def test_what_breaks_off_is_asked_for_again(self, hub: Hub) -> None:
+        hub.faults = Faults(cut_after=10, cuts=5)
+        assert resolve_model(REPO, progress=False).path.read_bytes() == Q4
+
+    def test_another_file_than_the_hub_states_is_not_kept(self, hub: Hub, tmp_path: Path) -> None:
+        hub.faults = Faults(wrong_bytes=True)
+        with pytest.raises(ChecksumMismatchError):
+            resolve_model(REPO, progress=False)
+        assert cache_files(tmp_path) == []
+
+    @pytest.mark.parametrize(("status", "match"), [(401, "login"), (403, "login"), (404, "no such file")])
+    def test_a_refusal_is_explained(self, hub: Hub, status: int, match: str) -> None:
+        hub.faults = Faults(raw=Raw("/resolve/", f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()))
+        with pytest.raises((DownloadError, ModelNotFoundError), match=match):
+            resolve_model(REPO, progress=False)
+
+    def test_the_server_that_it_is_sent_to_is_asked_at_once_and_without_the_token(
+        self, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        with serve() as other:
+            other.plain["moved"] = Q4
+            there = f"http://localhost:{other.port}/plain/moved"
+            hub.faults = Faults(raw=Raw("/resolve/", f"HTTP/1.1 302 x\r\nLocation: {there}\r\n\r\n".encode()))
+            assert resolve_model(f"{REPO}:small-Q4_K_M.gguf", progress=False).path.read_bytes() == Q4
+            assert not [headers for _, _, headers in other.requests if "authorization" in headers]
+            assert len(hub.body_requests()) <= 8 < len(other.requests)

@@ -26,7 +26,8 @@ _NGINX = """
 {user} daemon off; worker_processes 1; error_log stderr; pid {folder}/pid;
 events {{}}
 http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  access_log off; limit_rate {rate};
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; client_max_body_size 0;
   server {{
     listen 127.0.0.1:{port};
@@ -62,7 +63,10 @@ def _nginx(folder: Path, port: int) -> list[str]:
     (folder / "data").mkdir(exist_ok=True)
     config = folder / "nginx.conf"
     user = "user root;" if os.getuid() == 0 else ""
-    config.write_text(_NGINX.format(folder=folder, port=port, user=user), encoding="utf-8")
+    # Bytes a second for each connection, in nginx's own words: a benchmark's matter.
+    limit = folder / "limit-rate"
+    rate = limit.read_text() if limit.exists() else "0"
+    config.write_text(_NGINX.format(folder=folder, port=port, user=user, rate=rate), encoding="utf-8")
     return [_find("nginx"), "-c", str(config), "-p", str(folder)]
 
 
