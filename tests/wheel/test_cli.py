@@ -112,6 +112,8 @@ def read_until(terminal: int, words: bytes, *, seen: bytes = b"", ask: Callable[
 
 def is_stopped_in_the_middle(terminal: int, process: subprocess.Popen[bytes]) -> bool:
     """Ask for a long answer and interrupt it; false if it was complete before the signal came."""
+    os.write(terminal, b"/reset\n")  # so small a model answers otherwise after other answers
+    read_until(terminal, b"> ")
     os.write(terminal, b"Count to fifty.\n")
     start = read_until(terminal, b"1, 2")
     process.send_signal(signal.SIGINT)
