@@ -5,6 +5,7 @@ set -euo pipefail
 programs=(
   chromium
   curl
+  docker-registry
   ip:iproute2
   nginx:nginx-light
   prometheus

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import bcrypt
 import httpx
+import modelpack_client as modelpack
 import pytest
 
 from llcuda.errors import ChecksumMismatchError, ModelError, ModelNotFoundError, StorageError
@@ -142,7 +144,6 @@ def test_skopeo_reads_what_llcuda_pushes(host: str, tmp_path: Path, demo: Path) 
 def test_modelpack_client_reads_what_llcuda_pushes_and_writes_what_it_reads(
     host: str, tmp_path: Path, demo: Path
 ) -> None:
-    modelpack = pytest.importorskip("modelpack_client")
     put_model(demo, "mine")
     push_model("mine", f"oci://{host}/x/y:v1", progress=False)
     client = modelpack.ModelPackClient(insecure=True)
@@ -217,12 +218,10 @@ def test_what_cannot_be_a_model_is_refused(
 def test_a_login_is_taken_from_where_docker_keeps_it(
     tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("oras")
-    htpasswd = pytest.importorskip("bcrypt")
     folder, port = tmp_path / "registry", find_port()
     folder.mkdir()
     secret = "a-secret-that-nobody-may-see"
-    hashed = htpasswd.hashpw(secret.encode(), htpasswd.gensalt(4)).decode()
+    hashed = bcrypt.hashpw(secret.encode(), bcrypt.gensalt(4)).decode()
     (folder / "htpasswd").write_text(f"somebody:{hashed}\n")
     put_model(demo, "mine")
     name = f"oci://127.0.0.1:{port}/x/y:v1"

@@ -46,7 +46,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         yield f"file://{folder}/a%20remote"
         return
     if request.param == "fsspec":
-        pytest.importorskip("fsspec")
         yield f"memory://{folder}"
         return
     port = find_port()
