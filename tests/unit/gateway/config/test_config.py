@@ -311,7 +311,7 @@ def test_a_file_that_is_wrong_says_where_and_what_to_do(text: str, said: str, tm
         ("model = ['']", "model is not a text"),
         ("[[models]]\nname = 'a'", "[[models]] 1 has no model"),
         ("[[models]]\nmodel = 'demo'\nport = 3", "[[models]] 1: the key port is not known"),
-        ("[[models]]\nmodel = 'ftp://a.example/x.gguf'", "only http:// and https://"),
+        ("[[models]]\nmodel = 'ftp://a.example/x.gguf'", "only http://, https:// and oci://"),
         (f"[[models]]\nmodel = 'demo'\nname = '{'x' * 300}'", "is too long"),
     ],
 )
