@@ -23,7 +23,16 @@ from llcuda.errors import (
     ModelFormatError,
     ModelNotFoundError,
 )
-from llcuda.models import hub_cache, inspect_model, list_models, pull_model, registry, remove_model, resolve_model
+from llcuda.models import (
+    hub_cache,
+    inspect_model,
+    list_models,
+    lock_model,
+    pull_model,
+    registry,
+    remove_model,
+    resolve_model,
+)
 from llcuda.models.registry import RegistryEntry
 from tests.made_models.gguf_builder import STRING, U16, Tensor, small_model
 from tests.processes import wait_until
@@ -535,3 +544,15 @@ class TestLargeFile:
             assert resolve_model(f"{REPO}:small-Q4_K_M.gguf", progress=False).path.read_bytes() == Q4
             assert not [headers for _, _, headers in other.requests if "authorization" in headers]
             assert len(hub.body_requests()) <= 8 < len(other.requests)
+
+
+def test_a_model_of_the_hub_is_pinned_with_its_commit(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pinned = lock_model(REPO, progress=False)
+    assert pinned.source == f"{REPO}@{COMMIT}:small-Q4_K_M.gguf"
+    hub.requests.clear()
+    monkeypatch.setenv("LLCUDA_FROZEN", "1")
+    assert resolve_model(REPO, progress=False).path.read_bytes() == Q4
+    assert hub.requests == []
