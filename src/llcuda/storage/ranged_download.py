@@ -162,6 +162,8 @@ class RangedDownload:
                     raise self._failure
             while position < front:
                 piece = os.pread(file, min(_HASHED_BYTES, front - position), position)
+                if not piece:
+                    raise StorageError(f"{self._part} was cut off while it was written", hint="Try again.")
                 state.update(piece)
                 position += len(piece)
         return f"sha256:{state.hexdigest()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 from llcuda.errors import ChecksumMismatchError, LlcudaError, ModelError
 from llcuda.models import put_model
 from llcuda.storage import Remote, open_remote, pull_model, push_model
+from llcuda.storage.ranged_download import RangedDownload
 from llcuda.store import ModelStore, StoredModel, download
 from tests.made_models.gguf_builder import STRING, Tensor, small_model
 from tests.standins.hub_server import Faults, Hub, Raw, serve
@@ -173,4 +175,20 @@ def test_a_redirect_within_the_network_is_followed(place: Place) -> None:
     assert manifest == MODEL
     moved = b"HTTP/1.1 307 x\r\nLocation: /plain/moved\r\nContent-Length: 0\r\n\r\n"
     place.server.faults = Faults(raw=Raw(blob(), moved))
+    place.right()
+
+
+def test_a_partial_file_that_somebody_cuts_off_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_front = RangedDownload._find_front
+
+    def cut_off(download: RangedDownload, position: int) -> int:
+        front = find_front(download, position)
+        if front > position:
+            os.truncate(download._part, 0)
+        return front
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RangedDownload, "_find_front", cut_off)
+        with pytest.raises(ModelError):
+            place.pull()
     place.right()
