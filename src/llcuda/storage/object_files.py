@@ -29,10 +29,10 @@ __all__ = ["ObjectFiles"]
 
 _PIECE_BYTES = 1 << 20
 _RETRIES = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(minutes=3),
+    "max_retries": 100,
+    "retry_timeout": timedelta(minutes=2),
     # obstore's own would be through within two seconds; a server needs longer to start again.
-    "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=15), "base": 3},
+    "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=5), "base": 2},
 }
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")

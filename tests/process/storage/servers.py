@@ -86,7 +86,7 @@ def _seaweed(folder: Path, port: int, *more: str) -> list[str]:
         _find("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-filer",
         f"-filer.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port.grpc={filer_grpc}",
         f"-master.port.grpc={master_grpc}", f"-volume.port.grpc={volume_grpc}", "-volume.max=100",
-        "-master.volumeSizeLimitMB=64", *more,
+        "-master.volumeSizeLimitMB=64", "-master.telemetry=false", *more,
     ]  # fmt: skip
 
 
@@ -101,7 +101,11 @@ def _seaweed_s3(folder: Path, port: int) -> list[str]:
     if not noted.exists():
         noted.write_text(" ".join(str(find_port()) for _ in range(2)))
     filer, grpc = noted.read_text().split()
-    return _seaweed(folder, int(filer), "-s3", f"-s3.port={port}", f"-s3.port.grpc={grpc}", f"-s3.config={config}")
+    # Its catalogues would take ports that are always the same.
+    catalogues = ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+    return _seaweed(
+        folder, int(filer), "-s3", f"-s3.port={port}", f"-s3.port.grpc={grpc}", f"-s3.config={config}", *catalogues
+    )
 
 
 def _registry(folder: Path, port: int) -> list[str]:
