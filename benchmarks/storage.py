@@ -31,7 +31,7 @@ import pytest
 from benchmarks.machine import describe_machine, format_machine
 from llcuda.models import put_model, resolve_model
 from llcuda.storage import open_remote, pull_blob, pull_model, push_model
-from llcuda.storage.rate_limit import RateLimit
+from llcuda.storage.pieces import RateLimit
 from llcuda.store import ModelFacts, ModelStore
 from tests.process.storage.servers import find_port, find_url, serve, use_bucket
 

@@ -32,7 +32,9 @@ _EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = Parser(prog="llcuda-client", description="Ask any llama-server or llcuda gateway.", epilog=_EXAMPLES)
+    parser = Parser(
+        prog="llcuda-client", description="Ask any llama-server or llcuda gateway.", epilog=_EXAMPLES
+    )
     parser.add_argument("--version", action="version", version=f"llcuda {__version__}")
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
     parser.add_argument("--host", default="localhost", help="where the server runs (default: localhost)")

@@ -77,9 +77,9 @@ def run_list(arguments: argparse.Namespace) -> int:
     from llcuda.models import list_models  # noqa: PLC0415 - `--help` needs no models
 
     models = [model for model in list_models() if model.on_disk or not arguments.on_disk]
-    rooms = _find_rooms()
-    fitting = [(model, need := _measure_need(model), _find_room(need, *rooms)) for model in models]
-    plain = [{**_to_json(model), "needs_bytes": need, "fits": room} for model, need, room in fitting]
+    free = _find_free_memory()
+    fitting = [(model, need := _measure_need(model), _judge_fit(need, *free)) for model in models]
+    plain = [{**_to_json(model), "needs_bytes": need, "fits": fit} for model, need, fit in fitting]
     header = ("name", "parameters", "quantisation", "size", "context", "on disk", "needs", "fits", "last used")
     show(plain, format_table(header, (_to_row(*row) for row in fitting)), as_json=arguments.json)
     return 0
@@ -173,7 +173,7 @@ def _to_json(model: ListedModel) -> dict[str, Any]:
     return {**dataclasses.asdict(model), "path": str(model.path) if model.path else None}
 
 
-def _find_rooms() -> tuple[int, int]:
+def _find_free_memory() -> tuple[int, int]:
     """Return how many bytes are free on the GPUs together, and for the CPU."""
     from llcuda.devices import find_devices  # noqa: PLC0415
     from llcuda.server.free_memory import read_free_memory  # noqa: PLC0415
@@ -191,14 +191,14 @@ def _measure_need(model: ListedModel) -> int:
     return model.bytes + model.bytes // 8 + _COMPUTATION_BYTES
 
 
-def _find_room(need: int, gpus: int, cpu: int) -> str:
+def _judge_fit(need: int, gpus: int, cpu: int) -> str:
     """Return whether a model fits this machine: on its GPUs, or partly there, or on the CPU if it has no GPU."""
     if need <= (gpus or cpu):
         return "yes"
     return "partly" if gpus and need <= gpus + cpu else "no"
 
 
-def _to_row(model: ListedModel, need: int, room: str) -> tuple[str, ...]:
+def _to_row(model: ListedModel, need: int, fit: str) -> tuple[str, ...]:
     return (
         model.name,
         _format_parameters(model.parameters),
@@ -207,7 +207,7 @@ def _to_row(model: ListedModel, need: int, room: str) -> tuple[str, ...]:
         str(model.context or "-"),
         "yes" if model.on_disk else "",
         format_bytes(need),
-        room,
+        fit,
         time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used)) if model.last_used else "",
     )
 

@@ -12,7 +12,7 @@ from llcuda.gguf import estimate_memory, read_gguf
 from llcuda.models import hub_cache, names
 from llcuda.models.file_names import choose_file, is_model, list_parts, parse_quantisation
 from llcuda.models.registry import find_entry, read_registry, suggest_names
-from llcuda.models.resolve import ModelFile, demo_path, is_local, resolve_model
+from llcuda.models.resolve import ModelFile, demo_path, is_local, pull_artifact, resolve_model
 from llcuda.store import ModelStore, verify_file
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ def pull_model(name: str, *, progress: bool = True) -> ModelFile:
     """
     parsed = names.parse_name(name, is_file=is_local(name))
     if isinstance(parsed, names.ArtifactName) and not settings.is_offline() and not settings.is_frozen():
-        from llcuda import storage  # noqa: PLC0415 - loaded only when needed
-
-        # A tag may lead to another model by now. What is here already is not fetched.
-        remote = storage.open_remote(parsed.repository)
-        storage.pull_model(ModelStore(), parsed.reference, remote, stored_name=name, progress=progress)
+        pull_artifact(parsed, progress=progress)  # a tag may lead to another model by now
     model = resolve_model(name, progress=progress)
     if model.source in {"registry", "hub"}:
         for path in (*model.parts, *([model.mmproj] if model.mmproj else [])):

@@ -105,13 +105,17 @@ def _pull_from_remote(name: str, *, progress: bool) -> bool:
     return True
 
 
-def _resolve_artifact(parsed: names.ArtifactName, *, progress: bool) -> ModelFile:
-    """Return a model of a registry, which is in the store from then on, under the name that was given."""
+def pull_artifact(parsed: names.ArtifactName, *, progress: bool) -> None:
+    """Have a model of a registry in the store, under the name that was given; what is here already is not fetched."""
     _refuse_offline(parsed.text)
     from llcuda.storage import open_remote, pull_model  # noqa: PLC0415 - loaded only when needed
 
     remote = open_remote(parsed.repository)
     pull_model(ModelStore(), parsed.reference, remote, stored_name=parsed.text, progress=progress)
+
+
+def _resolve_artifact(parsed: names.ArtifactName, *, progress: bool) -> ModelFile:
+    pull_artifact(parsed, progress=progress)
     found = _find_stored(parsed.text, parsed)
     if found is None:
         raise ModelNotFoundError(parsed.text, "its files were removed at this moment", hint="Try again.")

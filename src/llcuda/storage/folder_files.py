@@ -13,7 +13,7 @@ from llcuda.store.atomic_files import reading
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llcuda.storage.upload import Upload
+    from llcuda.storage.pieces import Upload
 
 __all__ = ["FolderFiles"]
 

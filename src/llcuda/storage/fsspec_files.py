@@ -13,7 +13,7 @@ from llcuda.storage.remote import InterruptedTransferError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llcuda.storage.upload import Upload
+    from llcuda.storage.pieces import Upload
 
 __all__ = ["FsspecFiles"]
 

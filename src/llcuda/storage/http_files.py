@@ -18,7 +18,7 @@ from llcuda.storage.http_requests import FOUND, MISSING, HttpRequests
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from llcuda.storage.upload import Upload
+    from llcuda.storage.pieces import Upload
 
 __all__ = ["HttpFiles"]
 
@@ -100,8 +100,6 @@ class HttpFiles:
         with self._requests.ask("GET", address, fine=fine, headers={"Accept": "application/json"}) as answer:
             if answer.status_code in MISSING:
                 return None
-            if answer.status_code in {401, 403} and not answer.headers.get("dav"):
-                raise self._requests.refuse(address, answer.status_code)
             data = self._requests.read_small(answer, address, max_bytes=_MAX_LISTING_BYTES)
         try:
             return json.loads(data)

@@ -8,22 +8,25 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, unquote
 
-from llcuda.errors import ModelError
-from llcuda.storage.remote import read_whole
+from llcuda.errors import ModelError, StorageError
+from llcuda.storage.remote import InterruptedTransferError
 from llcuda.store.layout import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from llcuda.storage.upload import Upload
+    from llcuda.storage.pieces import Upload
 
 __all__ = ["Files", "KeyedRemote"]
 
 _NAMES = "names"
+_ATTEMPTS = 5
+_FIRST_PAUSE = 0.5
 
 
 class Files(Protocol):
@@ -83,7 +86,7 @@ class KeyedRemote:
             return None
         if size > max_bytes:
             raise ModelError(f"{self.url}/{key} has {size} bytes, and may have {max_bytes}")
-        return read_whole(partial(self._files.read_range, key), size)
+        return _read_whole(partial(self._files.read_range, key), size)
 
     def write_manifest(self, name: str, document: bytes) -> None:
         """Let a name lead to a model; its manifest is a file, too."""
@@ -93,6 +96,22 @@ class KeyedRemote:
     def list_names(self) -> list[str]:
         """Return the names of the models."""
         return [unquote(name) for name in self._files.list_names(_NAMES)]
+
+
+def _read_whole(read_range: Callable[[int, int], Iterator[bytes]], size: int) -> bytes:
+    """Return a small file of ``size`` bytes; it is asked for again if it breaks off. Raises StorageError."""
+    reason = "it has fewer bytes than the remote says"
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
+        try:
+            data = b"".join(read_range(0, size)) if size else b""
+        except InterruptedTransferError as error:
+            reason = str(error)
+        else:
+            if len(data) == size:
+                return data
+    raise StorageError(reason)
 
 
 def _blob(digest: str) -> str:

@@ -6,13 +6,13 @@ import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from llcuda.errors import StorageError
-from llcuda.storage.remote import InterruptedTransferError, RangesRefusedError
+from llcuda.storage.remote import InterruptedTransferError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from llcuda.storage.pieces import Upload
     from llcuda.storage.remote import Remote
-    from llcuda.storage.upload import Upload
 
 __all__ = ["MirroredRemote"]
 
@@ -41,8 +41,6 @@ class MirroredRemote:
                 for piece in remote.read_range(digest, start, end):
                     start += len(piece)
                     yield piece
-            except RangesRefusedError:
-                raise
             except (InterruptedTransferError, StorageError) as error:
                 if number == len(order):
                     raise

@@ -6,6 +6,7 @@ reads if boto3 is installed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from datetime import timedelta
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llcuda.errors import StorageError
+from llcuda.storage.pieces import CHUNK_BYTES
 from llcuda.storage.remote import InterruptedTransferError
-from llcuda.storage.upload import CHUNK_BYTES
 from llcuda.storage.upload_claim import claim_upload
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from obstore.store import ObjectStore
 
-    from llcuda.storage.upload import Upload
+    from llcuda.storage.pieces import Upload
 
 __all__ = ["ObjectFiles"]
 
@@ -63,19 +64,14 @@ class ObjectFiles:
             from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
 
             options["credential_provider"] = Boto3CredentialProvider()
-        try:
+        with self._translating(""):
             return from_url(self.url, **options)
-        except _errors() as error:
-            raise self._refuse("", error) from None
 
     def find_bytes(self, key: str) -> int | None:
         """Return how many bytes an object has, or None if there is none."""
-        try:
+        with self._translating(key), contextlib.suppress(FileNotFoundError):
             return int(self._store.head(key)["size"])
-        except FileNotFoundError:
-            return None
-        except _errors() as error:
-            raise self._refuse(key, error) from None
+        return None
 
     def read_range(self, key: str, start: int, end: int) -> Iterator[bytes]:
         """Yield a part of an object."""
@@ -83,20 +79,18 @@ class ObjectFiles:
             answer = self._store.get(key, options={"range": (start, end)})
             for piece in answer.stream(min_chunk_size=_PIECE_BYTES):
                 yield bytes(piece)
-        except FileNotFoundError as error:
+        except (StorageError, FileNotFoundError) as error:
             raise self._refuse(key, error) from None
         except _errors() as error:
             raise InterruptedTransferError(str(self._refuse(key, error))) from None
 
     def put(self, key: str, upload: Upload) -> None:
         """Upload a file, in parts if it is large; a part that breaks off is sent again."""
-        try:
+        with self._translating(key):
             if upload.bytes <= CHUNK_BYTES:
                 self._create(key, b"".join(upload.pieces()))
             else:
                 self._put_once(key, upload)
-        except _errors() as error:
-            raise self._refuse(key, error) from None
 
     def _put_once(self, key: str, upload: Upload) -> None:
         def is_there() -> bool:
@@ -108,17 +102,13 @@ class ObjectFiles:
 
     def write(self, key: str, data: bytes) -> None:
         """Keep a small object, in place of what was there."""
-        try:
+        with self._translating(key):
             self._store.put(key, data, use_multipart=False)
-        except _errors() as error:
-            raise self._refuse(key, error) from None
 
     def list_names(self, folder: str) -> list[str]:
         """Return the names of the objects directly under a prefix."""
-        try:
+        with self._translating(folder):
             found = self._store.list_with_delimiter(f"{folder}/")["objects"]
-        except _errors() as error:
-            raise self._refuse(folder, error) from None
         return [str(one["path"]).rpartition("/")[2] for one in found]
 
     def _create(self, key: str, data: bytes) -> None:
@@ -131,7 +121,16 @@ class ObjectFiles:
             if self.find_bytes(key) != len(data):
                 self.write(key, data)  # somebody kept something else there
 
+    @contextlib.contextmanager
+    def _translating(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except _errors() as error:
+            raise self._refuse(key, error) from None
+
     def _refuse(self, key: str, error: Exception) -> StorageError:
+        if isinstance(error, StorageError):
+            return error
         reason = " ".join(str(error).split("\n\nDebug source:")[0].split())
         hint = _HINTS.get(type(error).__name__, "Check the address, the network and the credentials.")
         return StorageError(f"{self.url}/{key}".rstrip("/") + f": {type(error).__name__}: {reason[:400]}", hint=hint)

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from llcuda import settings
 from llcuda.errors import StorageError, UsageError
 from llcuda.storage.http_requests import FOUND, MISSING, HttpRequests
-from llcuda.storage.upload import CHUNK_BYTES
+from llcuda.storage.pieces import CHUNK_BYTES
 from llcuda.store import parse_digest
 from llcuda.store.layout import DOCUMENT_TYPES, digest_of
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from llcuda.storage.upload import Upload
+    from llcuda.storage.pieces import Upload
 
 __all__ = ["OciRemote"]
 

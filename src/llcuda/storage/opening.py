@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -85,7 +84,7 @@ def _open_registry(url: str) -> Remote:
 
 def _is_known(scheme: str) -> bool:
     """Return whether fsspec is installed and knows the scheme."""
-    if importlib.util.find_spec("fsspec") is None or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+    if importlib.util.find_spec("fsspec") is None:
         return False
     from fsspec import available_protocols  # noqa: PLC0415 - loaded only when needed
 

@@ -18,8 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from llcuda.errors import StorageError
+from llcuda.storage.pieces import CHUNK_BYTES
 from llcuda.storage.remote import InterruptedTransferError, RangesRefusedError
-from llcuda.storage.upload import CHUNK_BYTES
 from llcuda.store.atomic_files import sync, writing
 from llcuda.store.download import STALL_TIMEOUT, require_space
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from llcuda.storage.rate_limit import RateLimit
+    from llcuda.storage.pieces import RateLimit
 
 __all__ = ["RangedDownload"]
 
@@ -198,8 +198,6 @@ class RangedDownload:
         before, reason = self._received[number], ""
         try:
             self._receive(number, file, notes)
-        except RangesRefusedError:
-            raise
         except InterruptedTransferError as error:
             reason = str(error)
         with self._changed:

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Protocol
 
-from llcuda.errors import StorageError
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from llcuda.storage.upload import Upload
+    from llcuda.storage.pieces import Upload
 
-__all__ = ["InterruptedTransferError", "RangesRefusedError", "Remote", "read_whole"]
-
-_ATTEMPTS = 5
-_FIRST_PAUSE = 0.5
+__all__ = ["InterruptedTransferError", "RangesRefusedError", "Remote"]
 
 
 class InterruptedTransferError(Exception):
     """A transfer broke off, and may go on if it is asked for again."""
 
 
-class RangesRefusedError(InterruptedTransferError):
+class RangesRefusedError(Exception):
     """The server sends a file from its beginning, whatever part is asked for."""
-
-
-def read_whole(read_range: Callable[[int, int], Iterator[bytes]], size: int) -> bytes:
-    """Return a small file of ``size`` bytes; it is asked for again if it breaks off. Raises StorageError."""
-    reason = "it has fewer bytes than the remote says"
-    for attempt in range(_ATTEMPTS):
-        try:
-            data = b"".join(read_range(0, size)) if size else b""
-        except InterruptedTransferError as error:
-            reason = str(error)
-        else:
-            if len(data) == size:
-                return data
-        time.sleep(_FIRST_PAUSE * 2**attempt)
-    raise StorageError(reason)
 
 
 class Remote(Protocol):

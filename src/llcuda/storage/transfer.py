@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from llcuda.errors import ModelError, ModelNotFoundError, StorageError
 from llcuda.storage.http_requests import HttpRequests
+from llcuda.storage.pieces import RateLimit, Upload
 from llcuda.storage.ranged_download import RangedDownload
-from llcuda.storage.rate_limit import RateLimit
-from llcuda.storage.upload import Upload
 from llcuda.store import parse_digest
 from llcuda.store.download import forget_partial, lock_partial
 from llcuda.store.layout import MAX_BYTES, digest_of, read_manifest

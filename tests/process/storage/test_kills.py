@@ -13,8 +13,7 @@ import obstore.store
 import pytest
 
 from llcuda.storage import open_remote, pull_blob, pull_model, push_model
-from llcuda.storage.rate_limit import RateLimit
-from llcuda.storage.upload import CHUNK_BYTES
+from llcuda.storage.pieces import CHUNK_BYTES, RateLimit
 from llcuda.store import Layer, ModelFacts, ModelStore, hash_file
 from tests.process.storage.servers import find_port, find_url, serve, use_bucket
 from tests.processes import wait_until
@@ -52,7 +51,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
 def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
     """A store with a file of several parts."""
     monkeypatch.setenv("LLCUDA_HOME", str(tmp_path / "first"))
-    for name in ("http_requests", "ranged_download", "remote"):
+    for name in ("http_requests", "ranged_download", "keyed_remote"):
         monkeypatch.setattr(f"llcuda.storage.{name}._FIRST_PAUSE", 1.0)
     (tmp_path / "big").write_bytes(os.urandom(SIZE))
     store = ModelStore()

@@ -1,21 +1,41 @@
-"""A file on its way to a remote: read in pieces, which a bar counts and a limit holds back."""
+"""What goes and comes in pieces: how large a part is, how many bytes a second, and a file that is read so."""
 
 from __future__ import annotations
 
 import io
+import threading
+import time
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from llcuda.storage.rate_limit import RateLimit
-
-__all__ = ["CHUNK_BYTES", "Upload"]
+__all__ = ["CHUNK_BYTES", "RateLimit", "Upload"]
 
 CHUNK_BYTES = 8 << 20
 """The part of a file that is sent or fetched at a time, and all that is sent again if a connection breaks."""
 _PIECE_BYTES = 1 << 18
+
+
+class RateLimit:
+    """Lets bytes pass, and waits if more of them came than a second may have."""
+
+    def __init__(self, bytes_per_second: int | None = None) -> None:
+        """Allow so many bytes a second; None allows any number."""
+        self._rate = bytes_per_second
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def pass_on(self, count: int) -> None:
+        """Wait until bytes that have come, or go now, are within the limit."""
+        if self._rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + count / self._rate
+            wait = self._free_at - now
+        time.sleep(wait)
 
 
 class Upload:
